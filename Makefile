@@ -1,0 +1,60 @@
+# `make help` lists the targets. PYTHON may name another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATASET ?= synthetic
+STORE := data/$(DATASET).h5
+SUITE ?= default
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data bench check leaderboard test test-slow test-gpu lint format speed clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  e.g. make bench MODEL=mmim DATASET=ravdess; further arguments in ARGS=\"--seeds 1111\""
+
+$(BIN)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(BIN)/.done ## make .venv with everything in it
+
+data/synthetic.h5: | $(BIN)/.done
+	$(BIN)/mmbench data synth --out $@
+
+data: data/synthetic.h5 ## make the generated data set
+
+bench: $(BIN)/.done $(if $(filter synthetic,$(DATASET)),data/synthetic.h5) ## train MODEL (default: all that fit) on DATASET and print the leaderboard
+	$(BIN)/mmbench run --dataset $(DATASET) --suite $(SUITE) $(if $(MODEL),--method $(MODEL)) $(ARGS)
+
+check: $(BIN)/.done data/synthetic.h5 ## compare small runs of all methods with the committed numbers
+	$(BIN)/mmbench check $(ARGS)
+
+leaderboard: $(BIN)/.done ## make the leaderboard from the records
+	$(BIN)/mmbench report
+
+test: $(BIN)/.done ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(BIN)/.done ## run the tests that take long
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: $(BIN)/.done ## run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: $(BIN)/.done ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/.done ## mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+speed: $(BIN)/.done ## measure speed and memory
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+clean: ## remove what can be made again (not data/)
+	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache *.egg-info

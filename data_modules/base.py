@@ -1,0 +1,238 @@
+"""The data module: a feature store, a split protocol and a fold, as batches on the device."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+
+from data_modules.card import DataCard
+from data_modules.corruption import Corruption, corrupt, kept_modalities, kept_steps, noise, sample_keys
+from data_modules.loading import BatchLoader, Ragged, ResidentSplit
+from data_modules.schema import MODALITIES, DataError, DataSpec, ModalitySpec
+from data_modules.store import Array, FeatureStore
+
+Normalize = Literal["none", "train"]
+
+
+class SplitLocked(RuntimeError):
+    """The test split was asked for before the protocol released it."""
+
+
+class FusionDataModule(LightningDataModule):
+    """Batches from a feature store.
+
+    Each stage loads only the splits it needs (``fit``: train and valid; ``test``: test), so nothing that trains has
+    the test samples in memory. The order of training batches is a function of (seed, epoch).
+
+    Args:
+        path: The store; by default ``<name>.h5`` in the folder that ``MMBENCH_DATA`` names (``data`` when unset).
+        protocol: Split protocol of the store; by default the only or first one.
+        fold: Fold of the protocol.
+        batch_size: Samples per batch.
+        modalities: Modalities to use; by default all.
+        limit: Use at most this many samples of each split, the same ones whatever the seed; 0 for all.
+        normalize: ``train`` standardises features by mean and deviation of the training split, ``none`` leaves them.
+        corruption: What goes missing or gets noisy, if anything.
+        bucketed: Whether training batches hold samples of similar length.
+        dialogue: Whether a batch element is a dialogue (the utterances of one group, in store order).
+        tokenizer: Hugging Face tokenizer (name or folder) that turns transcripts into text tokens; empty for none.
+        seed: Decides the order of training batches.
+
+    Raises:
+        DataError: When the store, the protocol, the fold or a modality does not exist.
+    """
+
+    name: ClassVar[str] = ""
+    card: ClassVar[DataCard | None] = None
+    normalize_default: ClassVar[Normalize] = "none"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        protocol: str | None = None,
+        fold: int = 0,
+        batch_size: int = 32,
+        modalities: tuple[str, ...] = (),
+        limit: int = 0,
+        normalize: Normalize | None = None,
+        corruption: Corruption | None = None,
+        bucketed: bool = False,
+        dialogue: bool = False,
+        tokenizer: str = "",
+        seed: int = 1111,
+    ) -> None:
+        super().__init__()
+        self.store = FeatureStore(path if path is not None else self.default_path())
+        if self.name and self.store.dataset != self.name:
+            raise DataError(f"{self.store.path} holds {self.store.dataset!r}, not {self.name!r}: give another path.")
+        self.protocol = protocol or next(iter(self.store.splits))
+        self.fold, self.batch_size, self.limit, self.seed = fold, batch_size, limit, seed
+        self.normalize = normalize or self.normalize_default
+        self.corruption = corruption or Corruption()
+        self.bucketed, self.dialogue, self.tokenizer = bucketed, dialogue, tokenizer
+        self.passes: tuple[float, ...] = (1.0,)
+        self.test_locked = False
+        self.rows = {name: self._limited(rows) for name, rows in self.store.rows(self.protocol, fold).items()}
+        self._splits: dict[str, ResidentSplit] = {}
+        self._scales: dict[str, tuple[Array, Array]] = {}
+        self._tokens: tuple[Array, Array] | None = None
+        if tokenizer:
+            from data_modules.features.tokens import tokenize
+
+            values, offsets, vocabulary = tokenize(list(self.store.transcripts), tokenizer)
+            self._tokens = values, offsets
+            text = ModalitySpec("text", vocabulary, int(np.diff(offsets).max()), "tokens", tokenizer)
+        spec = self.store.spec(self.protocol)
+        if tokenizer:
+            merged = {**spec.modalities, "text": text}
+            spec = replace(spec, modalities={name: merged[name] for name in MODALITIES if name in merged})
+        if modalities:
+            spec = spec.select(tuple(modalities))
+        self.spec: DataSpec = replace(spec, variant=self._variant(modalities), dialogue=dialogue)
+        if dialogue and (long := [m.name for m in spec.modalities.values() if m.max_length > 1]):
+            raise DataError(
+                f"Dialogues are made of utterance vectors; {', '.join(long)} of {spec.track} has sequences."
+            )
+
+    @classmethod
+    def default_path(cls) -> Path:
+        """Return where the data set's store is looked for."""
+        if not cls.name:
+            raise DataError("A store of your own needs its path: FusionDataModule('my_features.h5').")
+        path = Path(os.environ.get("MMBENCH_DATA", "data")) / f"{cls.name}.h5"
+        if not path.is_file() and cls.card:
+            raise DataError(f"There is no {cls.card.title} store at {path}. To make it: {cls.card.bring}")
+        return path
+
+    def _variant(self, modalities: tuple[str, ...]) -> str:
+        parts = ["-".join(name for name in MODALITIES if name in modalities)] if modalities else []
+        parts += [f"limit{self.limit}"] if self.limit else []
+        parts += [f"normalize-{self.normalize}"] if self.normalize != self.normalize_default else []
+        parts += ["tokens"] if self.tokenizer else []
+        parts += [self.corruption.variant] if self.corruption else []
+        return "+".join(parts)
+
+    def _limited(self, rows: Array) -> Array:
+        if not self.limit or len(rows) <= self.limit:
+            return rows
+        return np.sort(np.random.default_rng(len(rows)).choice(rows, self.limit, replace=False))
+
+    # Loading
+
+    def setup(self, stage: str) -> None:
+        """Load the splits of a stage (``fit``, ``validate``, ``test`` or ``predict``)."""
+        wanted = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
+        for split in wanted:
+            if split == "test" and self.test_locked:
+                raise SplitLocked("The test split is locked until selection is done; only the runner releases it.")
+            if split not in self._splits:
+                self._splits[split] = self._load(split)
+
+    def teardown(self, stage: str) -> None:
+        """Drop the splits of a stage from memory."""
+        for split in {"fit": ("train", "valid"), "validate": ("valid",)}.get(stage, ("test",)):
+            self._splits.pop(split, None)
+
+    def _load(self, split: str) -> ResidentSplit:
+        rows = self.rows[split]
+        keys = sample_keys(self.store.ids[rows])
+        present = kept_modalities(keys, tuple(self.spec.modalities), self.corruption)
+        complete: dict[str, Ragged] = {}
+        inputs: dict[str, Ragged] = {}
+        kept: dict[str, Ragged] = {}
+        for name, modality in self.spec.modalities.items():
+            values, offsets = self._read(name, rows)
+            spans = torch.from_numpy(offsets)
+            if self.normalize == "train" and modality.kind == "features":
+                mean, scale = self._scale(name)
+                values = (values - mean) / scale
+            complete[name] = Ragged.of(torch.from_numpy(values), spans)
+            if not self.corruption:
+                continue
+            tokens = modality.kind == "tokens"
+            steps = kept_steps(keys, offsets, name, self.corruption, tokens=tokens, present=present[name])
+            added = None
+            if self.corruption.noise and modality.kind == "features":
+                added = noise(keys, offsets, name, modality.dim, self.corruption) * self._scale(name)[1]
+            inputs[name] = Ragged.of(torch.from_numpy(corrupt(values, steps, added)), spans)
+            kept[name] = Ragged.of(torch.from_numpy(steps), spans)
+        return ResidentSplit(
+            inputs=inputs or complete,
+            target=torch.from_numpy(self.store.targets[rows]),
+            index=torch.from_numpy(rows),
+            complete=complete if inputs else None,
+            kept=kept or None,
+            **self._dialogues(rows),
+        )
+
+    def _read(self, name: str, rows: Array) -> tuple[Array, Array]:
+        if name == "text" and self._tokens is not None:
+            values, offsets = self._tokens
+            spans = [values[offsets[row] : offsets[row + 1]] for row in rows]
+            return np.concatenate(spans), np.concatenate([[0], np.cumsum([len(span) for span in spans])])
+        return self.store.read(name, rows)
+
+    def _scale(self, name: str) -> tuple[Array, Array]:
+        """Return mean and standard deviation of each feature over the steps of the training split."""
+        if name not in self._scales:
+            values, _ = self._read(name, self.rows["train"])
+            scale = values.std(axis=0, dtype=np.float64)
+            scale[scale < 1e-8] = 1.0
+            self._scales[name] = values.mean(axis=0, dtype=np.float64).astype(np.float32), scale.astype(np.float32)
+        return self._scales[name]
+
+    def _dialogues(self, rows: Array) -> dict[str, Any]:
+        if not self.dialogue:
+            return {}
+        _, groups = np.unique(self.store.groups[rows].astype(str), return_inverse=True)
+        order = np.argsort(groups, kind="stable")
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(groups))])
+        roles = {name: role for role, name in enumerate(sorted(set(self.store.speakers)))}
+        return {
+            "dialogues": Ragged.of(torch.from_numpy(order), torch.from_numpy(offsets)),
+            "speaker": torch.tensor([roles[name] for name in self.store.speakers[rows]]),
+        }
+
+    # Batches
+
+    def _loader(self, split: str, shuffle: bool = False) -> BatchLoader:
+        device, rank, world = torch.device("cpu"), 0, 1
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+        resident = self._splits[split].to(device)
+        if not shuffle:
+            return BatchLoader(resident, self.batch_size, rank=rank, world=world)
+        return BatchLoader(
+            resident,
+            self.batch_size,
+            shuffle=True,
+            seed=self.seed,
+            passes=self.passes,
+            bucketed=self.bucketed,
+            rank=rank,
+            world=world,
+        )
+
+    def train_dataloader(self) -> BatchLoader:
+        """Return the training batches, in the order of (seed, epoch)."""
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Return the validation batches, in store order."""
+        return self._loader("valid")
+
+    def test_dataloader(self) -> BatchLoader:
+        """Return the test batches, in store order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        """Return the test batches, in store order."""
+        return self._loader("test")

@@ -1,0 +1,38 @@
+"""What is said of a data set beside its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from data_modules.schema import MODALITIES, TargetKind
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """The identity of a data set.
+
+    Attributes:
+        title: Full name.
+        citation: Whom to cite.
+        licence: Terms of the data; the files are never part of this project.
+        content: What a sample is and what is predicted.
+        features: Usual feature sets and where they come from.
+        splits: How the split protocols were made.
+        defects: Known defects.
+        bring: What to type to get a store.
+        modalities: What the usual feature sets hold.
+        task: What is usually predicted.
+        counts: By ``<feature set>/<protocol>`` the published sizes of train, valid and test.
+    """
+
+    title: str
+    citation: str
+    licence: str
+    content: str
+    features: str
+    splits: str
+    defects: str
+    bring: str
+    modalities: tuple[str, ...] = MODALITIES
+    task: TargetKind = "regression"
+    counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)

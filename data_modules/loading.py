@@ -1,0 +1,247 @@
+"""From a split held in memory to padded batches, without per-sample Python and without worker processes.
+
+A split keeps each modality as one flat tensor of steps. A batch is one vectorised gather per modality, trimmed to its
+longest sample. The order of a pass is a function of (seed, epoch, pass), so a resumed run sees the same batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_modules.schema import Batch, Sequence
+
+
+@dataclass(eq=False)
+class Ragged:
+    """Sequences of different lengths, end to end.
+
+    Attributes:
+        values: ``(sum T + 1, ...)`` steps; the last row is the zero step that pads.
+        starts: ``(N,)`` first row of each sequence, on the device of ``values``.
+        lengths: ``(N,)`` steps of each sequence, on the device of ``values``.
+        host_lengths: The same on the CPU, so that finding the longest never waits for the device.
+    """
+
+    values: Tensor
+    starts: Tensor
+    lengths: Tensor
+    host_lengths: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, offsets: Tensor) -> Ragged:
+        """Build from ``(sum T, ...)`` values and ``(N + 1,)`` offsets, both on the CPU."""
+        padded = torch.cat([values, values.new_zeros(1, *values.shape[1:])])
+        lengths = offsets.diff()
+        return cls(padded, offsets[:-1], lengths, lengths)
+
+    def to(self, device: torch.device | str) -> Ragged:
+        """Return the sequences on a device."""
+        values, starts, lengths = (item.to(device) for item in (self.values, self.starts, self.lengths))
+        return Ragged(values, starts, lengths, self.host_lengths)
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(B, T, ...)`` values, zero beyond the lengths, and ``(B,)`` lengths.
+
+        Args:
+            rows: ``(B,)`` which sequences, on the CPU.
+        """
+        longest = int(self.host_lengths[rows].max())
+        rows = rows.to(self.values.device)
+        lengths = self.lengths[rows]
+        steps = torch.arange(longest, device=self.values.device)
+        where = torch.where(steps < lengths[:, None], self.starts[rows, None] + steps, len(self.values) - 1)
+        values = self.values.index_select(0, where.reshape(-1))
+        return values.reshape(len(rows), longest, *self.values.shape[1:]), lengths
+
+
+@dataclass(eq=False)
+class ResidentSplit:
+    """One split in memory.
+
+    Attributes:
+        inputs: The modalities as the model may see them.
+        target: ``(N,)`` or ``(N, C)``.
+        index: ``(N,)`` rows in the store.
+        complete: The uncorrupted modalities, when the inputs are corrupted.
+        kept: By modality the steps that survived the corruption.
+        dialogues: For dialogue batches the utterances of each dialogue, as rows of this split.
+        speaker: ``(N,)`` speaker role of each utterance, dialogues only.
+    """
+
+    inputs: dict[str, Ragged]
+    target: Tensor
+    index: Tensor
+    complete: dict[str, Ragged] | None = None
+    kept: dict[str, Ragged] | None = None
+    dialogues: Ragged | None = None
+    speaker: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return the number of batch elements."""
+        return len(self.dialogues.host_lengths) if self.dialogues is not None else len(self.host_index)
+
+    def __post_init__(self) -> None:
+        """Remember the rows on the CPU, where batches are planned."""
+        self.host_index = self.index.cpu()
+
+    def to(self, device: torch.device | str) -> ResidentSplit:
+        """Return the split on a device."""
+
+        def move(group: dict[str, Ragged] | None) -> dict[str, Ragged] | None:
+            return None if group is None else {name: item.to(device) for name, item in group.items()}
+
+        return replace(
+            self,
+            inputs={name: item.to(device) for name, item in self.inputs.items()},
+            target=self.target.to(device),
+            index=self.index.to(device),
+            complete=move(self.complete),
+            kept=move(self.kept),
+            speaker=None if self.speaker is None else self.speaker.to(device),
+        )
+
+    @property
+    def host_lengths(self) -> Tensor:
+        """``(N,)`` size of each batch element in steps, over all modalities; what length buckets sort by."""
+        if self.dialogues is not None:
+            return self.dialogues.host_lengths
+        return torch.stack([item.host_lengths for item in self.inputs.values()]).sum(0)
+
+    def batch(self, rows: Tensor, stage: int = 0) -> Batch:
+        """Return the batch of some elements.
+
+        Args:
+            rows: ``(B,)`` which elements of this split, on the CPU.
+            stage: Training stage that the batch belongs to.
+        """
+        if self.dialogues is None:
+            return self._samples(rows, stage)
+        utterances, lengths = self.dialogues.gather(rows)
+        real = torch.arange(utterances.shape[1]) < lengths[:, None]
+        return self._fold(self._samples(utterances[real], stage), utterances[real], real)
+
+    def _samples(self, rows: Tensor, stage: int) -> Batch:
+        def gather(group: dict[str, Ragged]) -> dict[str, Sequence]:
+            return {name: Sequence(*item.gather(rows)) for name, item in group.items()}
+
+        where = rows.to(self.index.device)
+        return Batch(
+            inputs=gather(self.inputs),
+            target=self.target[where],
+            index=self.index[where],
+            complete=None if self.complete is None else gather(self.complete),
+            kept=None if self.kept is None else {name: item.gather(rows)[0] for name, item in self.kept.items()},
+            stage=stage,
+        )
+
+    def _fold(self, flat: Batch, rows: Tensor, real: Tensor) -> Batch:
+        """Turn a batch of utterances of one step each into dialogues ``(B, utterances, D)``."""
+        mask = real.to(self.index.device)
+
+        def fold(values: Tensor) -> Tensor:
+            out = values.new_zeros(*mask.shape, *values.shape[1:])
+            out[mask] = values
+            return out
+
+        def vectors(group: dict[str, Sequence]) -> dict[str, Sequence]:
+            return {name: Sequence(fold(item.values[:, 0]), mask.sum(1)) for name, item in group.items()}
+
+        return Batch(
+            inputs=vectors(flat.inputs),
+            target=fold(flat.target),
+            index=fold(flat.index),
+            complete=None if flat.complete is None else vectors(flat.complete),
+            kept=None if flat.kept is None else {name: fold(item[:, 0]) for name, item in flat.kept.items()},
+            speaker=None if self.speaker is None else fold(self.speaker[rows.to(self.index.device)]),
+            target_mask=mask,
+            stage=flat.stage,
+        )
+
+
+class BatchLoader:
+    """An epoch of batches.
+
+    Args:
+        split: The samples.
+        batch_size: Elements per batch; the last batch may be smaller.
+        shuffle: Whether the order changes with the epoch.
+        seed: Decides the orders.
+        passes: For each pass over the samples within an epoch the part of its batches that is used; a batch carries
+            the number of its pass as ``stage``.
+        bucketed: Whether samples of similar length share a batch (batches stay in random order).
+        rank: Which share of the samples this process takes.
+        world: Number of processes.
+    """
+
+    def __init__(
+        self,
+        split: ResidentSplit,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        passes: tuple[float, ...] = (1.0,),
+        bucketed: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
+        self.passes, self.bucketed, self.rank, self.world = passes, bucketed, rank, world
+        self.epoch = 0
+        self.batch_sampler = None  # Lightning looks for it wherever there is a sampler
+
+    @property
+    def sampler(self) -> BatchLoader:
+        """The object that Lightning tells the epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the epoch."""
+        self.epoch = epoch
+
+    def _batches(self, part: float) -> int:
+        count = len(self.split)
+        own = -(-count // self.world) if self.shuffle else len(range(self.rank, count, self.world))
+        return max(1, math.ceil(math.ceil(own / self.batch_size) * part))
+
+    def __len__(self) -> int:
+        """Return the number of batches of this process in an epoch."""
+        return sum(self._batches(part) for part in self.passes)
+
+    def _order(self, stage: int) -> Tensor:
+        """Return this process's rows for one pass, in order.
+
+        While training every process gets the same number of samples (the order wraps around); while evaluating no
+        sample is seen twice.
+        """
+        count = len(self.split)
+        if not self.shuffle:
+            return torch.arange(self.rank, count, self.world)
+        random = np.random.default_rng([self.seed, self.epoch, stage])
+        order = random.permutation(count)
+        if self.bucketed:
+            order = self._bucketed(order, random)
+        order = np.resize(order, -(-count // self.world) * self.world)
+        return torch.from_numpy(order[self.rank :: self.world].copy())
+
+    def _bucketed(self, order: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Fill batches with samples of similar length, in random order of the batches."""
+        lengths = self.split.host_lengths.numpy()[order]
+        by_length = order[np.argsort(lengths, kind="stable")]
+        size = self.batch_size * self.world
+        full = len(order) // size * size
+        batches = random.permutation(by_length[:full].reshape(-1, size)) if full else by_length[:0]
+        return np.concatenate([batches.reshape(-1), by_length[full:]])
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of every pass, in order."""
+        for stage, part in enumerate(self.passes):
+            rows = self._order(stage).split(self.batch_size)
+            for chunk in rows[: self._batches(part)]:
+                yield self.split.batch(chunk, stage)

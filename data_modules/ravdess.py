@@ -1,0 +1,35 @@
+"""RAVDESS: 24 actors speak two sentences in eight emotions."""
+
+from __future__ import annotations
+
+from data_modules.base import FusionDataModule
+from data_modules.card import DataCard
+
+
+class RAVDESS(FusionDataModule):
+    """Batches of RAVDESS; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+
+    name = "ravdess"
+    normalize_default = "train"
+    card = DataCard(
+        title="RAVDESS",
+        citation="Livingstone and Russo, PLoS ONE 13(5): e0196391 (2018); Zenodo record 1188976.",
+        licence="CC BY-NC-SA 4.0; commercial licences from the authors.",
+        content="1,440 speech clips (60 per actor), eight emotions; chance 0.125, majority 0.133.",
+        features=(
+            "Audio: log-mel or MFCC sequences by librosa, standardised by the training split. Vision: OpenFace action "
+            "units (17 intensities, 18 presences), one row per clip or one per frame. No text: both sentences are "
+            "constant."
+        ),
+        splits=(
+            "luna5: the published subject-wise five folds; validation is the next fold's actors, training the other "
+            "three folds. Also msaf6, cfnsr5 and chumachenko. No actor is in two parts."
+        ),
+        defects="Six stereo clips, one pair of identical clips; many papers choose the epoch on the test actors.",
+        bring=(
+            "mmbench data import ravdess PATH/audio --dataset ravdess --face PATH/openface.csv --out data/ravdess.h5"
+        ),
+        modalities=("audio", "vision"),
+        task="multiclass",
+        counts={"*/msaf6": (960, 240, 240)},
+    )

@@ -1,0 +1,328 @@
+"""The ``mmbench`` command: arguments in, calls of the floors below, messages out. No logic of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+PREFIXES = ("method", "data", "corruption")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0 done, 1 something failed or moved, 2 wrong use, 130 interrupted."""
+    from data_modules.schema import DataError
+    from mmbench.methods.config import ConfigError
+
+    arguments, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
+    parser, handlers = build_parser()
+    parsed = parser.parse_args(arguments)
+    key = command(parsed)
+    if any(dotted.values()) and key not in ("run",):
+        parser.error(f"--{next(name for name in dotted if dotted[name])}.* belongs to `mmbench run`.")
+    try:
+        return handlers[key](parsed.get(key.replace(" ", ".")), dotted)
+    except (ConfigError, DataError) as error:
+        Console(stderr=True).print(f"mmbench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("\nInterrupted. The same command continues where this one stopped.")
+        return 130
+
+
+def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Take ``--method.<key> value``, ``--data.<key> value`` and ``--corruption.<key> value`` out of the arguments."""
+    rest: list[str] = []
+    dotted: dict[str, dict[str, str]] = {prefix: {} for prefix in PREFIXES}
+    items = iter(argv)
+    for item in items:
+        name, equals, value = item.partition("=")
+        prefix, dot, key = name.removeprefix("--").partition(".")
+        if name.startswith("--") and dot and prefix in dotted:
+            dotted[prefix][key.replace("-", "_")] = value if equals else next(items, "")
+        else:
+            rest.append(item)
+    return rest, dotted
+
+
+def command(parsed: Namespace) -> str:
+    """Return the chosen subcommands, separated by spaces."""
+    names = [parsed.subcommand]
+    while (inner := parsed.get(".".join(names))) is not None and inner.get("subcommand"):
+        names.append(inner.subcommand)
+    return " ".join(names)
+
+
+Handler = Callable[[Namespace, dict[str, dict[str, str]]], int]
+
+
+def build_parser() -> tuple[ArgumentParser, dict[str, Handler]]:
+    """Return the parser and, by subcommand, what it calls."""
+    from data_modules.importers import importers
+    from mmbench import __version__
+
+    parser = ArgumentParser(
+        prog="mmbench", description="A benchmark of multimodal fusion methods.", version=__version__
+    )
+    commands = parser.add_subcommands(required=True)
+    handlers: dict[str, Handler] = {"list": list_things, "run": run, "report": report, "check": check}
+
+    listing = ArgumentParser(description="What there is, what fits what, how faithful it is and what it needs.")
+    listing.add_argument("what", choices=["methods", "datasets", "suites"], help="what to list")
+    listing.add_argument("--json", action="store_true", help="machine-readable")
+    listing.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), help="folder with suites")
+    commands.add_subcommand("list", listing)
+
+    runner = ArgumentParser(
+        description="Run trials, write their records, print the leaderboard. Settings of a method: --method.KEY VALUE, "
+        "of the data: --data.KEY VALUE, of corruption: --corruption.KEY VALUE."
+    )
+    runner.add_argument("--method", nargs="+", default=[], help="methods; by default the suite's, or all that fit")
+    runner.add_argument("--dataset", default="", help="data set; by default the suite's")
+    runner.add_argument(
+        "--store", type=Path | None, default=None, help="the data set's store, if not in its usual place"
+    )
+    runner.add_argument("--seeds", nargs="+", type=int, default=[], help="seeds; by default the suite's")
+    runner.add_argument("--folds", nargs="+", type=int, default=[], help="folds; by default all")
+    runner.add_argument("--suite", default="default", help="named defaults (`mmbench list suites`)")
+    runner.add_argument("--limit", type=int, default=0, help="at most this many samples of each split; 0 for all")
+    runner.add_argument("--max-epochs", type=int, default=0, help="largest number of epochs; 0 for the suite's")
+    runner.add_argument("--logger", choices=["csv", "wandb"], default="csv", help="where curves go while training")
+    runner.add_argument("--accelerator", default="auto", help="Lightning's accelerator")
+    runner.add_argument("--jobs", type=int, default=0, help="processes; 0 for one per GPU, or per core without GPUs")
+    runner.add_argument("--retry", action="store_true", help="run failed and diverged trials again")
+    runner.add_argument("--dry-run", action="store_true", help="show the plan, run nothing")
+    runner.add_argument("--leaderboard", type=Path, default=Path("leaderboard"), help="folder of records and tables")
+    runner.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints and logs")
+    runner.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), help="folder of suites and settings")
+    commands.add_subcommand("run", runner)
+
+    reporting = ArgumentParser(description="Make the leaderboard from the records, and from nothing else.")
+    reporting.add_argument("--leaderboard", type=Path, default=Path("leaderboard"), help="folder of records and tables")
+    commands.add_subcommand("report", reporting)
+
+    checking = ArgumentParser(description="Run the suite `ci` and compare it with the committed numbers.")
+    checking.add_argument("--suite", default="ci", help="suite to run")
+    checking.add_argument("--accept", action="store_true", help="make the numbers of this run the committed ones")
+    checking.add_argument("--method", nargs="+", default=[], help="only these methods")
+    checking.add_argument("--store", type=Path | None, default=None, help="the store, if not in its usual place")
+    checking.add_argument("--jobs", type=int, default=0, help="processes; 0 for one per GPU or core")
+    checking.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), help="folder of suites and baselines")
+    commands.add_subcommand("check", checking)
+
+    data = ArgumentParser(description="Bring in, look at and check feature stores.")
+    commands.add_subcommand("data", data)
+    data_commands = data.add_subcommands(required=True)
+    importing = ArgumentParser(description="Bring in published feature files, or your own (format `plain`).")
+    data_commands.add_subcommand("import", importing)
+    formats = importing.add_subcommands(required=True)
+    for name, read in importers().items():
+        one = ArgumentParser(description=(sys.modules[read.__module__].__doc__ or "").split("\n")[0])
+        one.add_argument("source", type=Path, help="file or folder to read")
+        one.add_argument("--out", type=Path, required=True, help="store to write")
+        one.add_function_arguments(read, skip={"source"}, as_group=False)
+        formats.add_subcommand(name, one)
+        handlers[f"data import {name}"] = import_data
+    for name, text in (
+        ("info", "Show what a store holds."),
+        ("check", "Compare a store's content with its fingerprint."),
+    ):
+        one = ArgumentParser(description=text)
+        one.add_argument("file", type=Path, help="the store")
+        data_commands.add_subcommand(name, one)
+    synth = ArgumentParser(description="Make the generated data set.")
+    synth.add_argument("--out", type=Path, default=Path("data/synthetic.h5"), help="store to write")
+    synth.add_argument("--kind", default="regression", choices=["regression", "multiclass", "multilabel", "binary"])
+    synth.add_argument("--seed", type=int, default=0, help="seed of the generator")
+    data_commands.add_subcommand("synth", synth)
+    handlers.update({"data info": data_info, "data check": data_check, "data synth": data_synth})
+    return parser, handlers
+
+
+def list_things(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Print methods, data sets or suites."""
+    from mmbench.listing import listing
+
+    rows = listing(arguments.what, arguments.benchmarks)
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    table = Table(*rows[0]) if rows else Table()
+    for row in rows:
+        table.add_row(
+            *(", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in row.values())
+        )
+    console.print(table)
+    return 0
+
+
+def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Run a plan and print its tables."""
+    from mmbench.report import build, terminal_table
+    from mmbench.runner.launch import Options, automatic_jobs, launch
+    from mmbench.runner.plan import corruption_settings, data_settings, make_plan
+    from mmbench.runner.settings import find_suite
+
+    suite = find_suite(arguments.benchmarks, arguments.suite)
+    training = suite.training
+    if arguments.max_epochs:
+        training = dataclasses.replace(training, max_epochs=arguments.max_epochs)
+    data: dict[str, Any] = data_settings(dotted["data"])
+    if dotted["corruption"]:
+        data["corruption"] = corruption_settings(dotted["corruption"])
+    if arguments.limit:
+        data["limit"] = arguments.limit
+    trials, left_out = make_plan(
+        suite,
+        dataset=arguments.dataset or suite.dataset,
+        methods_wanted=arguments.method,
+        seeds=arguments.seeds,
+        folds=arguments.folds,
+        path=arguments.store,
+        data=data,
+        training=training,
+        overrides=dotted["method"],
+        benchmarks=arguments.benchmarks,
+    )
+    for method, why in left_out.items():
+        console.print(f"{method} is left out: {why}.", markup=False)
+    if arguments.dry_run:
+        for trial in trials:
+            console.print(f"{trial.id}  {trial.track}  {trial.title}", markup=False, soft_wrap=True)
+        return 0
+    jobs = arguments.jobs or automatic_jobs(len(trials))
+    options = Options(
+        arguments.leaderboard, arguments.runs, arguments.logger, arguments.accelerator, jobs, arguments.retry
+    )
+    records = launch(trials, options, console)
+    made = build(arguments.leaderboard / "records", arguments.leaderboard)
+    for line in made.problems:
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
+    everything, _ = options.records.load()
+    for track in dict.fromkeys(trial.track for trial in trials):
+        terminal_table(everything, track, console)
+    bad = [record for record in records if record["status"] != "completed"]
+    for record in bad:
+        console.print(
+            f"{record['label']} seed {record['seed']} fold {record['fold']} {record['status']}: "
+            f"{record['error']['message']}",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )
+    if bad:
+        console.print("To run these again: the same command with --retry.", style="red")
+    return 1 if bad or len(records) < len(trials) else 0
+
+
+def report(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Make the leaderboard from the records."""
+    from mmbench.report import build
+
+    made = build(arguments.leaderboard / "records", arguments.leaderboard)
+    for path in made.files:
+        console.print(str(path), markup=False, soft_wrap=True)
+    for line in made.problems:
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
+    return 0
+
+
+def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Run a suite anew and compare it with the committed numbers."""
+    from mmbench.runner.check import compare, load_baseline, numbers, save_baseline
+    from mmbench.runner.launch import Options, automatic_jobs, launch
+    from mmbench.runner.plan import make_plan
+    from mmbench.runner.settings import find_suite
+
+    suite = find_suite(arguments.benchmarks, arguments.suite)
+    path = arguments.benchmarks / "baselines" / f"{suite.name}.json"
+    baseline = {} if arguments.accept else load_baseline(path)
+    trials, _ = make_plan(
+        suite,
+        dataset=suite.dataset,
+        methods_wanted=arguments.method,
+        path=arguments.store,
+        benchmarks=arguments.benchmarks,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = arguments.jobs or automatic_jobs(len(trials))
+        options = Options(Path(folder, "leaderboard"), Path(folder, "runs"), jobs=jobs)
+        found = numbers(launch(trials, options, console))
+    if arguments.accept:
+        save_baseline(path, found)
+        console.print(f"{path} holds {len(found)} rows.", markup=False)
+        return 0
+    if arguments.method:
+        baseline = {row: names for row, names in baseline.items() if row in {trial.label for trial in trials}}
+    moved = compare(found, baseline)
+    if not moved:
+        console.print(f"{len(found)} rows, {sum(map(len, found.values()))} numbers: all where the baseline has them.")
+        return 0
+    table = Table("row", "number", "baseline", "now", "allowed", title=f"{len(moved)} numbers moved")
+    for item in moved:
+        then, now = ("none" if value is None else f"{value:.5f}" for value in (item.baseline, item.found))
+        table.add_row(item.row, item.name, then, now, f"± {item.tolerance:.5f}")
+    console.print(table)
+    console.print("If the change is wanted: mmbench check --accept.")
+    return 1
+
+
+def import_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Read published files into a store and print what came in."""
+    from data_modules.summary import summary
+
+    from data_modules.importers import import_store
+
+    form = arguments.subcommand
+    options = arguments.get(form).as_dict()
+    source, out, dataset = (options.pop(key) for key in ("source", "out", "dataset"))
+    store = import_store(form, source, out, dataset=dataset, options=options)
+    console.print(summary(store))
+    console.print(f"Wrote {out}.", markup=False)
+    return 0
+
+
+def data_info(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Print what a store holds."""
+    from data_modules.summary import summary
+
+    from data_modules.store import FeatureStore
+
+    console.print(summary(FeatureStore(arguments.file)))
+    return 0
+
+
+def data_check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Compare a store's content with its fingerprint."""
+    from data_modules.store import FeatureStore
+
+    store = FeatureStore(arguments.file)
+    store.verify()
+    console.print(
+        f"{arguments.file}: {len(store)} samples, fingerprint {store.fingerprint[:12]}, unchanged.", markup=False
+    )
+    return 0
+
+
+def data_synth(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Make the generated data set."""
+    from data_modules.summary import summary
+
+    from data_modules.generator import write_synthetic
+
+    console.print(summary(write_synthetic(arguments.out, kind=arguments.kind, seed=arguments.seed)))
+    console.print(f"Wrote {arguments.out}.", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

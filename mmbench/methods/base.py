@@ -1,0 +1,255 @@
+"""The method contract: a LightningModule that knows its data, its task and its settings.
+
+A method gives :meth:`FusionMethod.forward` and, beyond the plain task loss, :meth:`FusionMethod.objective`. The base
+class owns optimisation, logging and scoring, so that checkpoints, resuming, DDP and the protocol work for all methods
+alike. Optimisation is manual in Lightning's sense, because one rule then serves methods with one optimiser and one
+pass over the data as well as methods with several: each batch names its training stage, and the stage names the
+optimiser that steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from typing import Any, ClassVar, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from data_modules.base import FusionDataModule
+from data_modules.schema import Batch, DataSpec, Sequence, TargetSpec
+from mmbench.methods.card import MethodCard
+from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.metrics import SplitMetric, fit_thresholds
+from mmbench.nn.text import PretrainedText
+from mmbench.tasks import Task
+
+
+@dataclass
+class Output:
+    """What a method says of a batch.
+
+    Attributes:
+        prediction: ``(B, outputs)`` values or logits.
+        named: Further tensors that the objective or an analysis needs, by name.
+    """
+
+    prediction: Tensor
+    named: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass over the training data within an epoch.
+
+    Attributes:
+        name: Name in logs.
+        optimizer: Key of the parameter groups that step.
+        fraction: Part of the batches that the pass uses, in (0, 1].
+    """
+
+    name: str
+    optimizer: str = "main"
+    fraction: float = 1.0
+
+
+class FusionMethod(LightningModule):
+    """Base class of all fusion methods.
+
+    Args:
+        spec: The data: modalities, dimensions, target.
+        task: What is predicted; by default what the data ask for.
+        config: Hyper-parameters; by default the method's own defaults.
+
+    Raises:
+        ConfigError: When the method cannot work on the data.
+    """
+
+    card: ClassVar[MethodCard]
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    config: Any  # an instance of the method's own Config
+
+    def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.spec = spec
+        self.task = task or Task.of(spec)
+        self.config = config or self.Config()
+        if not isinstance(self.config, self.Config):
+            raise ConfigError(f"{type(self).__name__} takes a {self.Config.__qualname__}, not {type(config).__name__}.")
+        if reasons := self.card.needs.unmet(spec):
+            raise ConfigError(f"{type(self).__name__} does not fit {spec.track}: {'; '.join(reasons)}.")
+        plain = {"spec": spec.to_dict(), "target": asdict(self.task.target), "config": self.config.to_dict()}
+        self.save_hyperparameters(plain, logger=False)
+        self.dims = dict(spec.dims)
+        self.text_encoder: PretrainedText | None = None
+        if "text" in spec.modalities and spec.modalities["text"].kind == "tokens":
+            if not self.config.text_encoder:
+                raise ConfigError(
+                    f"The text of {spec.track} is tokens: set text_encoder to the Hugging Face model that made them."
+                )
+            self.text_encoder = PretrainedText(self.config.text_encoder, frozen=self.config.text_lr == 0)
+            self.dims["text"] = self.text_encoder.dim
+        self.valid_metric = self.task.metric()
+        self.test_metric = self.task.metric()
+        if self.task.target.kind == "multilabel":
+            self.register_buffer("thresholds", torch.full((self.task.outputs,), 0.5))
+        self._sums: dict[str, Tensor] = {}
+        self._seen: dict[str, int] = {}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | PathLike[str], map_location: Any = None) -> Self:
+        """Return the method as it was saved, without unpickling anything but tensors and plain containers."""
+        saved = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
+        plain = saved["hyper_parameters"]
+        task = Task(TargetSpec.from_dict(plain["target"]))
+        method = cls(DataSpec.from_dict(plain["spec"]), task, cls.Config.parse(plain["config"]))
+        method.load_state_dict(saved["state_dict"])
+        return method
+
+    # What a method defines
+
+    def forward(self, batch: Batch) -> Output:
+        """Return the prediction for a batch."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward.")
+
+    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Return the named terms of the loss, scalars whose sum is minimised."""
+        return {"task": self.task.loss(output.prediction, batch)}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the passes of an epoch, in order; ``batch.stage`` says which one a batch belongs to."""
+        return (Stage("main"),)
+
+    @classmethod
+    def variants(cls, spec: DataSpec) -> dict[str, dict[str, Any]]:
+        """Return the settings that make a row of their own in every table, by name; most methods have one row."""
+        return {"": {}}
+
+    def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
+        """Return Adam's parameter groups by optimiser; the default has one optimiser for everything."""
+        return {"main": self.main_groups(self.parameters())}
+
+    # What the base class does with it
+
+    def main_groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+        """Return the given parameters as groups: a pretrained text encoder learns at its own rate."""
+        text = {id(parameter) for parameter in self.text_encoder.parameters()} if self.text_encoder else set()
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        groups = [
+            {"params": [parameter for parameter in parameters if id(parameter) in text], "lr": self.config.text_lr},
+            {"params": [parameter for parameter in parameters if id(parameter) not in text]},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def features(self, batch: Batch) -> dict[str, Sequence]:
+        """Return the inputs with text tokens replaced by the encoder's hidden states, ``(B, T, dims[m])`` each."""
+        if self.text_encoder is None:
+            return batch.inputs
+        return {**batch.inputs, "text": self.text_encoder(batch.inputs["text"])}
+
+    def setup(self, stage: str) -> None:
+        """Tell the data module how many passes an epoch has."""
+        stages = self.stages()
+        if stage != "fit" or len(stages) == 1:
+            return
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if not isinstance(datamodule, FusionDataModule):
+            raise ConfigError(
+                f"{type(self).__name__} trains in {len(stages)} stages per epoch and takes its batches from a "
+                "FusionDataModule: call trainer.fit(method, datamodule=...)."
+            )
+        datamodule.passes = tuple(stage.fraction for stage in stages)
+
+    def configure_optimizers(self) -> Any:
+        """Return one Adam per optimiser name and, if asked for, a learning-rate drop on plateaus of the main one."""
+        groups = {name: group for name, group in self.parameter_groups().items() if group}
+        self._order = list(groups)
+        optimizers = [
+            torch.optim.Adam(group, lr=self.config.lr, weight_decay=self.config.weight_decay)
+            for group in groups.values()
+        ]
+        if not (optimizers and self.config.plateau_patience):
+            return optimizers
+        main = optimizers[self._order.index("main")]
+        mode = "max" if self.valid_metric.higher_is_better_of(self.task.selection) else "min"
+        plateau = ReduceLROnPlateau(
+            main, mode=mode, factor=self.config.plateau_factor, patience=self.config.plateau_patience
+        )
+        return optimizers, [plateau]
+
+    def _optimizer(self, name: str) -> LightningOptimizer:
+        optimizers = self.optimizers()
+        return optimizers[self._order.index(name)] if isinstance(optimizers, list) else optimizers
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the terms of the last epoch."""
+        self._sums, self._seen = {}, {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Take one optimiser step on a batch, of the optimiser that the batch's stage names."""
+        terms = self.objective(self(batch), batch)
+        loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
+        self.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        if self.config.gradient_clip:
+            nn.utils.clip_grad_norm_(self.parameters(), self.config.gradient_clip)
+        self._optimizer(self.stages()[batch.stage].optimizer).step()
+        for name, term in {**terms, "loss": loss}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + term.detach() * batch.size
+            self._seen[name] = self._seen.get(name, 0) + batch.size
+        return loss.detach()
+
+    def terms(self) -> dict[str, float]:
+        """Return the mean of every term of the loss over the samples of this epoch so far."""
+        return {name: float(total) / self._seen[name] for name, total in self._sums.items()}
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean of every term and let the learning rate follow the validation metric."""
+        for name, value in self.terms().items():
+            self.log(f"train/{name}", value, sync_dist=True)
+        scheduler = self.lr_schedulers()
+        selected = self.trainer.callback_metrics.get(f"valid/{self.task.selection}")
+        if isinstance(scheduler, ReduceLROnPlateau) and selected is not None:
+            scheduler.step(selected)
+
+    def _evaluate(self, batch: Batch, metric: SplitMetric) -> None:
+        metric.update(*self.task.flatten(self(batch).prediction, batch))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect predictions; scores are computed over the whole split."""
+        self._evaluate(batch, self.valid_metric)
+
+    def on_validation_epoch_end(self) -> None:
+        """Fit thresholds (multi-label) and log ``valid/<metric>``."""
+        if self.task.target.kind == "multilabel":
+            prediction, target, _ = self.valid_metric.gathered()
+            self.thresholds.copy_(fit_thresholds(prediction, target))
+        self._score("valid", self.valid_metric)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Collect predictions; scores are computed over the whole split."""
+        self._evaluate(batch, self.test_metric)
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/<metric>``; the predictions stay readable in ``test_metric`` until the next test."""
+        self._score("test", self.test_metric, reset=False)
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the predictions of an earlier test."""
+        self.test_metric.reset()
+
+    def _score(self, split: str, metric: SplitMetric, reset: bool = True) -> None:
+        if self.task.target.kind == "multilabel":
+            metric.thresholds = self.thresholds
+        self.log_dict({f"{split}/{name}": value for name, value in metric.compute().items()})
+        if reset:
+            metric.reset()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Return the rows in the store and the raw predictions of a batch."""
+        return batch.index, self(batch).prediction

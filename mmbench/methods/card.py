@@ -1,0 +1,86 @@
+"""What is said of a method beside its code: source, fidelity, needs and published results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from data_modules.schema import DataSpec, TargetKind
+
+Fidelity = Literal["official-code", "paper", "abstract", "own"]
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """One number that somebody else reported.
+
+    Attributes:
+        track: The track it belongs to, ``<data set>/<feature set>/<split protocol>``.
+        metric: Our name of the metric.
+        value: The value in our units (fractions, not per cent).
+        source: Where it is printed.
+    """
+
+    track: str
+    metric: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method cannot do without.
+
+    Attributes:
+        modalities: Modalities that must be present.
+        at_least: Smallest number of modalities.
+        tasks: Target kinds that it can predict.
+        dialogue: Whether it works on dialogues instead of single samples.
+    """
+
+    modalities: tuple[str, ...] = ()
+    at_least: int = 1
+    tasks: tuple[TargetKind, ...] = ("regression", "multiclass", "multilabel", "binary")
+    dialogue: bool = False
+
+    def unmet(self, spec: DataSpec) -> list[str]:
+        """Return the reasons why a data set does not fit, empty when it does."""
+        reasons = [f"it needs the modality {name!r}" for name in self.modalities if name not in spec.modalities]
+        if len(spec.modalities) < self.at_least:
+            have = ", ".join(spec.modalities) or "none"
+            reasons.append(f"it needs at least {self.at_least} modalities and the data have {have}")
+        if spec.target.kind not in self.tasks:
+            reasons.append(f"it predicts {', '.join(self.tasks)} targets and the data have {spec.target.kind}")
+        if spec.dialogue != self.dialogue:
+            reasons.append("it works on dialogues" if self.dialogue else "it works on single samples, not dialogues")
+        return reasons
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """The identity of a method.
+
+    Attributes:
+        title: Full name, as in the paper.
+        authors: Authors of the paper.
+        year: Year of publication.
+        venue: Where it was published.
+        arxiv: arXiv identifier, if any.
+        code: Official code as ``owner/name@commit``, if any was read.
+        fidelity: What our version rests on: ``official-code`` (mechanism read in the authors' code), ``paper``
+            (equations), ``abstract`` (only the idea is the authors') or ``own`` (a baseline of this suite).
+        deviations: Where our version differs from its source, one sentence each.
+        published: Numbers reported elsewhere.
+        needs: What the method cannot do without.
+    """
+
+    title: str
+    authors: str
+    year: int
+    fidelity: Fidelity
+    venue: str = ""
+    arxiv: str | None = None
+    code: str | None = None
+    deviations: tuple[str, ...] = ()
+    published: tuple[PublishedResult, ...] = ()
+    needs: Needs = Needs()

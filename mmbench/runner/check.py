@@ -1,0 +1,98 @@
+"""The regression check: small runs of all methods against committed numbers."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_modules.store import atomic_path
+from mmbench.methods import ConfigError
+from mmbench.runner.records import RecordDict
+
+SPREADS = 3.0
+"""Allowed distance from the baseline, in standard deviations over the seeds."""
+FLOOR = 1e-3
+"""Smallest allowed distance, relative to the value: what another processor's rounding may move."""
+
+Numbers = dict[str, dict[str, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A number that is not where the baseline has it.
+
+    Attributes:
+        row: Method and variant.
+        name: Metric or term of the loss.
+        baseline: The committed mean over seeds, None when there is none.
+        found: The mean over seeds now, None when there is none.
+        tolerance: Allowed distance.
+    """
+
+    row: str
+    name: str
+    baseline: float | None
+    found: float | None
+    tolerance: float = 0.0
+
+
+def numbers(records: Iterable[RecordDict]) -> Numbers:
+    """Return by row and name the mean and the standard deviation over seeds.
+
+    The names are the test metrics and the terms of the training loss in the last epoch, so that a term that is switched
+    off shows even when it hardly moves a score. A row that did not complete has the single name of its status.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        row = values.setdefault(record["label"], {})
+        terms = {key: value for key, value in (record["curve"] or [{}])[-1].items() if key.startswith("train/")}
+        tests = {f"test/{key}": value for key, value in record["test"].items()}
+        for name, value in {**tests, **terms, f"status/{record['status']}": 1.0}.items():
+            if value is not None:
+                row.setdefault(name, []).append(float(value))
+    return {
+        row: {
+            name: {"mean": statistics.fmean(items), "std": statistics.stdev(items) if len(items) > 1 else 0.0}
+            for name, items in sorted(names.items())
+        }
+        for row, names in sorted(values.items())
+    }
+
+
+def compare(found: Numbers, baseline: Numbers) -> list[Moved]:
+    """Return every number that moved, appeared or disappeared."""
+    moved = []
+    for row in sorted({*found, *baseline}):
+        ours, theirs = found.get(row, {}), baseline.get(row, {})
+        for name in sorted({*ours, *theirs}):
+            now, then = ours.get(name), theirs.get(name)
+            if now is None or then is None:
+                moved.append(Moved(row, name, then and then["mean"], now and now["mean"]))
+                continue
+            tolerance = max(SPREADS * then["std"], FLOOR * abs(then["mean"]), FLOOR)
+            if not abs(now["mean"] - then["mean"]) <= tolerance:
+                moved.append(Moved(row, name, then["mean"], now["mean"], tolerance))
+    return moved
+
+
+def load_baseline(path: Path) -> Numbers:
+    """Return the committed numbers.
+
+    Raises:
+        ConfigError: When there are none.
+    """
+    if not path.is_file():
+        raise ConfigError(f"There is no baseline at {path}. Make one with `mmbench check --accept`.")
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content["rows"]
+
+
+def save_baseline(path: Path, found: Numbers) -> None:
+    """Write the committed numbers."""
+    text = json.dumps({"spreads": SPREADS, "floor": FLOOR, "rows": found}, indent=1, sort_keys=True)
+    with atomic_path(path) as part:
+        part.write_text(text + "\n")

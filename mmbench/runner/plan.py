@@ -1,0 +1,234 @@
+"""The plan: which trials a command means."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+import data_modules
+from data_modules import Corruption, DataSpec, FusionDataModule
+from data_modules.schema import unknown
+from mmbench import __version__
+from mmbench.methods import ConfigError, method, methods
+from mmbench.runner.settings import Suite, Training, shipped_settings
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training: everything that decides its result, and where its data lie.
+
+    Attributes:
+        track: ``<data set>/<feature set>/<split protocol>``.
+        fold: Fold of the split protocol.
+        method: Key of the method.
+        variant: Which of the method's variants, empty for the only one.
+        config: All settings of the method.
+        changed: The settings that the command changed from the shipped ones; they name the row in the table.
+        data: Settings of the data module that are not its defaults.
+        training: What all methods of the table share.
+        seed: Seed of initialisation, order and dropout.
+        fingerprint: Content of the store.
+        folds: Number of folds of the protocol.
+        path: The store; it does not decide the result.
+    """
+
+    track: str
+    fold: int
+    method: str
+    variant: str
+    config: dict[str, Any]
+    changed: dict[str, Any]
+    data: dict[str, Any]
+    training: dict[str, Any]
+    seed: int
+    fingerprint: str
+    folds: int = 1
+    path: str = field(default="", compare=False)
+
+    @property
+    def id(self) -> str:
+        """Hash of everything that decides the result."""
+        decides = {
+            key: getattr(self, key)
+            for key in ("track", "fold", "method", "config", "data", "training", "seed", "fingerprint")
+        }
+        text = json.dumps({**decides, "version": __version__}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def title(self) -> str:
+        """Short name for progress and summaries."""
+        variant = f" {self.variant}" if self.variant else ""
+        fold = f" fold {self.fold}" if self.folds > 1 else ""
+        return f"{self.method}{variant}{fold} seed {self.seed}"
+
+    @property
+    def label(self) -> str:
+        """Name of the row in a table: method, variant and what the command changed."""
+        changed = ", ".join(f"{key}={value}" for key, value in sorted(self.changed.items()))
+        return self.method + (f" ({self.variant})" if self.variant else "") + (f" [{changed}]" if changed else "")
+
+    def datamodule(self, batch_size: int) -> FusionDataModule:
+        """Return the data module of this trial."""
+        return make_datamodule(
+            self.track.split("/")[0],
+            self.path,
+            {**self.data, "fold": self.fold, "batch_size": batch_size, "seed": self.seed},
+        )
+
+
+def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str, Any]) -> FusionDataModule:
+    """Return a data module from plain settings.
+
+    Raises:
+        ConfigError: When a setting does not exist.
+    """
+    cls = data_modules.dataset(dataset) if dataset in data_modules.datasets() else FusionDataModule
+    known = [name for name in FusionDataModule.__init__.__annotations__ if name not in ("path", "return")]
+    for key in settings:
+        if key not in known:
+            raise ConfigError(unknown("data setting", key, known))
+    values = dict(settings)
+    if isinstance(values.get("corruption"), Mapping):
+        values["corruption"] = Corruption(**values["corruption"])
+    if "modalities" in values:
+        values["modalities"] = tuple(values["modalities"])
+    return cls(path, **values)
+
+
+def data_settings(values: Mapping[str, str]) -> dict[str, Any]:
+    """Return data settings from the command line, with their types.
+
+    Raises:
+        ConfigError: When a setting does not exist or a value does not fit.
+    """
+    return _typed(FusionDataModule, values, "data setting", skip={"path", "corruption", "fold", "batch_size", "seed"})
+
+
+def corruption_settings(values: Mapping[str, str]) -> Corruption:
+    """Return the corruption from the command line."""
+    return Corruption(**_typed(Corruption, values, "corruption setting", skip=set()))
+
+
+def _typed(cls: type[Any], values: Mapping[str, str], what: str, skip: set[str]) -> dict[str, Any]:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, skip=skip)
+    known = list(parser.get_defaults().keys())
+    for key in values:
+        if key not in known:
+            raise ConfigError(unknown(what, key, known))
+    try:
+        parsed = parser.parse_object(dict(values)).as_dict()
+    except ArgumentError as error:
+        raise ConfigError(str(error)) from error
+    return {key: parsed[key] for key in values}
+
+
+def make_plan(
+    suite: Suite,
+    *,
+    dataset: str,
+    methods_wanted: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    folds: Sequence[int] = (),
+    path: str | Path | None = None,
+    data: Mapping[str, Any] | None = None,
+    training: Training | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    benchmarks: Path = Path("benchmarks"),
+) -> tuple[list[Trial], dict[str, str]]:
+    """Return the trials of a command, and by method why it was left out.
+
+    Args:
+        suite: Defaults of everything that the command does not say.
+        dataset: Key of the data set.
+        methods_wanted: Methods; by default the suite's, or all that fit.
+        seeds: Seeds; by default the suite's.
+        folds: Folds; by default all of the protocol.
+        path: The store; by default the data set's own place.
+        data: Settings of the data module.
+        training: What all methods share, if not the suite's.
+        overrides: Method settings that the command changed.
+        benchmarks: Folder with the shipped settings.
+
+    Raises:
+        ConfigError: When a named method does not fit the data or a setting does not exist.
+    """
+    settings = {**(suite.data or {}), **(data or {})}
+    probe = make_datamodule(dataset, path, settings)
+    spec, store = probe.spec, probe.store
+    shared = training or suite.training
+    all_folds = range(len(store.splits[probe.protocol]))
+    if wrong := [fold for fold in folds if fold not in all_folds]:
+        raise ConfigError(f"{spec.track} has the folds 0 to {len(all_folds) - 1}, not {wrong[0]}.")
+    left_out: dict[str, str] = {}
+    trials: list[Trial] = []
+    for key in methods_wanted or suite.methods or list(methods()):
+        if reasons := method(key).card.needs.unmet(spec):
+            if key in methods_wanted:
+                raise ConfigError(f"{key} does not fit {spec.track}: {'; '.join(reasons)}.")
+            left_out[key] = "; ".join(reasons)
+            continue
+        for variant, config, changed in _configs(key, spec, suite.name, overrides or {}, benchmarks):
+            trials += [
+                Trial(
+                    track=spec.track,
+                    fold=fold,
+                    method=key,
+                    variant=variant,
+                    config=config,
+                    changed={**changed, **_changed_training(shared, suite.training)},
+                    data=_plain(settings),
+                    training=dataclasses.asdict(shared),
+                    seed=seed,
+                    fingerprint=store.fingerprint,
+                    folds=len(all_folds),
+                    path=str(store.path),
+                )
+                for seed in (seeds or suite.seeds)
+                for fold in (folds or all_folds)
+            ]
+    return trials, left_out
+
+
+def _configs(
+    key: str, spec: DataSpec, suite: str, overrides: Mapping[str, Any], benchmarks: Path
+) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Return variant, full config and changed settings of a method on some data."""
+    cls = method(key)
+    shipped = shipped_settings(benchmarks, key, spec.dataset, spec.feature_set, suite)
+    rows = []
+    for variant, preset in cls.variants(spec).items():
+        if any(name in overrides and overrides[name] != value for name, value in preset.items()):
+            continue
+        base = cls.Config.parse({**shipped, **preset}).to_dict()
+        config = cls.Config.parse({**shipped, **preset, **overrides}).to_dict()
+        rows.append((variant, config, {name: value for name, value in config.items() if value != base[name]}))
+    if not rows:
+        raise ConfigError(
+            f"No variant of {key} has the settings {dict(overrides)}; it has: {', '.join(cls.variants(spec))}."
+        )
+    return rows
+
+
+def _changed_training(used: Training, usual: Training) -> dict[str, Any]:
+    ours, theirs = dataclasses.asdict(used), dataclasses.asdict(usual)
+    return {key: value for key, value in ours.items() if value != theirs[key]}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as plain containers."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Corruption):
+            return dataclasses.asdict(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {key: plain(value) for key, value in settings.items()}

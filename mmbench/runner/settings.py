@@ -1,0 +1,129 @@
+"""Suites and shipped method settings: what is run by default, and what differs per data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_modules.schema import unknown
+from mmbench.methods import ConfigError
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all methods of a table share.
+
+    Attributes:
+        max_epochs: Largest number of epochs.
+        patience: Epochs without gain on validation after which training stops.
+        precision: Lightning's precision flag.
+    """
+
+    max_epochs: int = 40
+    patience: int = 8
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named set of runs.
+
+    Attributes:
+        name: Name of the file.
+        title: What it is for.
+        dataset: Data set, unless the command names one.
+        methods: Methods, unless the command names some; empty for all that fit.
+        seeds: Seeds, fixed in advance.
+        training: What all methods share.
+        data: Settings of the data module.
+    """
+
+    name: str
+    title: str = ""
+    dataset: str = "synthetic"
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (1111, 1112, 1113)
+    training: Training = Training()
+    data: Mapping[str, Any] | None = None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        ConfigError: When the file is not YAML or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of names to values.")
+    return values
+
+
+def parse_settings(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values if all of them are fields of a dataclass.
+
+    Raises:
+        ConfigError: When one is not; the message names the nearest.
+    """
+    known = [item.name for item in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown('setting', key, known)}")
+    return dict(values)
+
+
+def suites(folder: Path) -> dict[str, Suite]:
+    """Return the suites of a benchmarks folder by name."""
+    return {path.stem: load_suite(path) for path in sorted((folder / "suites").glob("*.yaml"))}
+
+
+def load_suite(path: Path) -> Suite:
+    """Return one suite from its file."""
+    values = parse_settings(Suite, {"name": path.stem, **read_yaml(path)}, str(path))
+    training = Training(**parse_settings(Training, values.pop("training", {}), f"{path}: training"))
+    for key in ("methods", "seeds"):
+        if key in values:
+            values[key] = tuple(values[key])
+    return replace(Suite(**values), training=training)
+
+
+def find_suite(folder: Path, name: str) -> Suite:
+    """Return a suite by name; ``default`` exists even without a file.
+
+    Raises:
+        ConfigError: When there is none; the message names the nearest.
+    """
+    known = suites(folder)
+    if name not in known:
+        if name == "default":
+            return Suite("default")
+        raise ConfigError(unknown("suite", name, list(known) or ["default"]))
+    return known[name]
+
+
+def shipped_settings(folder: Path, method: str, dataset: str, feature_set: str, suite: str) -> dict[str, Any]:
+    """Return the settings of a method that the benchmarks folder ships for some data.
+
+    ``benchmarks/methods/<method>.yaml`` holds only what differs from the method's own defaults, under the keys
+    ``default``, ``<data set>``, ``<data set>/<feature set>`` and ``suite:<name>``; later ones win.
+    """
+    path = folder / "methods" / f"{method}.yaml"
+    if not path.is_file():
+        return {}
+    values = read_yaml(path)
+    settings: dict[str, Any] = {}
+    for key in ("default", dataset, f"{dataset}/{feature_set}", f"suite:{suite}"):
+        settings.update(values.get(key) or {})
+    return settings
+
+
+def training_dict(training: Training) -> dict[str, Any]:
+    """Return plain containers, for records."""
+    return asdict(training)

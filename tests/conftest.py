@@ -1,0 +1,43 @@
+"""Fixtures for all tests: small stores, and the environment as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_modules import FeatureStore
+from data_modules.generator import write_synthetic
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """A test leaves the environment as it found it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small tensors gain nothing from more threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """A generated regression store of 64/24/24 samples."""
+    return write_synthetic(tmp_path_factory.mktemp("stores") / "small.h5", samples=(64, 24, 24))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, or a skip with the reason."""
+    folder = os.environ.get("MMBENCH_REAL_DATA")
+    if not folder:
+        pytest.skip("MMBENCH_REAL_DATA names no folder with real data")
+    return Path(folder)

@@ -1,0 +1,34 @@
+"""A plan of short trials and a place for what they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_modules import FeatureStore
+from mmbench.runner.launch import Options
+from mmbench.runner.plan import Trial, make_plan
+from mmbench.runner.settings import Suite, Training
+
+Planner = Callable[..., list[Trial]]
+
+
+@pytest.fixture
+def plan(small_store: FeatureStore, tmp_path: Path) -> Planner:
+    """Return the trials of some methods on the small store."""
+
+    def make(*methods: str, epochs: int = 3, seeds: tuple[int, ...] = (1111,), **changes: Any) -> list[Trial]:
+        suite = Suite("default", seeds=seeds, training=Training(max_epochs=epochs, patience=epochs))
+        options: dict[str, Any] = {"dataset": "synthetic", "path": small_store.path, "benchmarks": tmp_path / "none"}
+        return make_plan(suite, methods_wanted=methods, **{**options, **changes})[0]
+
+    return make
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    """Return a place of its own for records and checkpoints."""
+    return Options(leaderboard=tmp_path / "leaderboard", runs=tmp_path / "runs", accelerator="cpu")

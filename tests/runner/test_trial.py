@@ -1,0 +1,231 @@
+"""One trial: selection on validation, the test split read once, records, resuming."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from data_modules import FusionDataModule, SplitLocked
+from mmbench.methods import method
+from mmbench.runner import trial as trial_module
+from mmbench.runner.callbacks import Curve
+from mmbench.runner.launch import Options, work
+from mmbench.runner.plan import Trial
+from mmbench.runner.records import RecordDict, problem
+from mmbench.runner.trial import run_trial
+from tests.runner.conftest import Planner
+
+VARYING = ("cost", "environment")
+"""What two equal trials may differ in: time, memory and machine."""
+
+
+def result(record: RecordDict) -> RecordDict:
+    return {key: value for key, value in record.items() if key not in VARYING}
+
+
+def run(trial: Trial, options: Options) -> RecordDict:
+    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    record = options.records.find(trial)
+    assert record is not None
+    return record
+
+
+def test_record_is_complete_and_selected_on_validation(plan: Planner, options: Options) -> None:
+    (trial,) = plan("late_fusion", epochs=4)
+    record = run(trial, options)
+    assert record["status"] == "completed"
+    assert problem(record, options.records.path(trial)) is None
+    values = [row["valid/mae"] for row in record["curve"]]
+    assert record["selection"]["epoch"] == int(np.argmin(values))
+    assert record["selection"]["value"] == min(values)
+    assert record["samples"] == {"train": 64, "valid": 24, "test": 24}
+    assert record["cost"]["parameters"] == sum(p.numel() for p in _model(trial).parameters())
+    assert record["fingerprint"] == trial.fingerprint
+
+
+def test_test_scores_are_those_of_the_stored_predictions_of_the_selected_epoch(plan: Planner, options: Options) -> None:
+    (trial,) = plan("lf_dnn")
+    record = run(trial, options)
+    with gzip.open(options.records.path(trial).with_suffix(".csv.gz"), "rt") as file:
+        header, *rows = file.read().splitlines()
+    assert header == "id,target0,prediction0"
+    target, prediction = np.array([[float(cell) for cell in row.split(",")[1:]] for row in rows]).T
+    assert record["test"]["mae"] == pytest.approx(np.abs(target - prediction).mean(), abs=1e-6)
+    store = trial.datamodule(8).store
+    test_rows = store.rows("standard", 0)["test"]
+    assert [row.split(",")[0].strip('"') for row in rows] == list(store.ids[test_rows])
+    assert target == pytest.approx(store.targets[test_rows], abs=1e-6)
+    best = next((options.runs / trial.id).glob("epoch=*.ckpt"))
+    model = type(_model(trial)).load_from_checkpoint(best).eval()
+    data = trial.datamodule(24)
+    data.setup("test")
+    with torch.no_grad():
+        again = model(next(iter(data.test_dataloader()))).prediction
+    assert prediction == pytest.approx(again.squeeze(1).numpy(), abs=1e-5)
+
+
+def _model(trial: Trial):
+    cls = method(trial.method)
+    return cls(trial.datamodule(8).spec, config=cls.Config.parse(trial.config))
+
+
+def test_the_test_split_is_locked_while_training(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that asks for test batches while it trains fails, and no test sample is in memory until selection."""
+    (trial,) = plan("lf_dnn", epochs=1)
+    seen: list[str] = []
+
+    def peek(self: Curve, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        seen.extend(trainer.datamodule._splits)
+        with pytest.raises(SplitLocked):
+            trainer.datamodule.setup("test")
+        with pytest.raises(KeyError):
+            trainer.datamodule.test_dataloader()
+
+    monkeypatch.setattr(Curve, "on_train_epoch_start", peek)
+    assert run(trial, options)["status"] == "completed"
+    assert set(seen) == {"train", "valid"}
+
+
+def test_a_method_that_reads_the_test_split_early_becomes_a_failed_record(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trial,) = plan("lf_dnn", epochs=1)
+    monkeypatch.setattr(
+        Curve, "on_train_epoch_start", lambda self, trainer, module: trainer.datamodule.setup("test")
+    )
+    record = run(trial, options)
+    assert record["status"] == "failed"
+    assert record["error"]["type"] == "SplitLocked"
+    assert record["test"] == {}
+
+
+def test_the_test_split_is_loaded_once(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    load = FusionDataModule._load
+    monkeypatch.setattr(FusionDataModule, "_load", lambda self, split: loads.append(split) or load(self, split))
+    run(plan("lf_dnn", epochs=2)[0], options)
+    assert loads.count("test") == 1
+    assert loads.index("test") == len(loads) - 1
+
+
+def test_same_seed_same_result_other_seed_other_result(plan: Planner, options: Options, tmp_path: Path) -> None:
+    first, other = plan("late_fusion", epochs=2, seeds=(1111, 1112))
+    again = Options(leaderboard=tmp_path / "again", runs=tmp_path / "again-runs")
+    record = run(first, options)
+    assert result(record) == result(run(first, again))
+    assert record["test"]["mae"] != run(other, options)["test"]["mae"]
+
+
+@pytest.mark.parametrize("method_key", ["late_fusion", "mmim"])
+def test_a_run_stopped_after_any_epoch_resumes_to_the_same_record(
+    plan: Planner, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method_key: str
+) -> None:
+    """Dropout, order, optimiser states, scheduler, early stopping and memories continue where they were."""
+    overrides = {"plateau_patience": 1, "lr": 3e-3}
+    (trial,) = plan(method_key, epochs=5, overrides=overrides)
+    whole = run(trial, Options(leaderboard=tmp_path / "whole", runs=tmp_path / "whole-runs"))
+    start = Curve.on_train_epoch_start
+    for stop_at in (1, 3):
+
+        def stop(self: Curve, trainer: pl.Trainer, module: pl.LightningModule, stop_at: int = stop_at) -> None:
+            start(self, trainer, module)
+            if trainer.current_epoch == stop_at:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Curve, "on_train_epoch_start", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_trial(trial, options.records, options.runs, accelerator="cpu")
+        assert options.records.find(trial) is None
+    monkeypatch.setattr(Curve, "on_train_epoch_start", start)
+    assert result(run(trial, options)) == result(whole)
+
+
+def test_kill_in_the_middle_then_the_same_command_gives_the_record_of_an_uninterrupted_run(
+    plan: Planner, options: Options, tmp_path: Path, small_store
+) -> None:
+    (trial,) = plan("mmim", epochs=12)
+    whole = run(trial, Options(leaderboard=tmp_path / "whole", runs=tmp_path / "whole-runs"))
+    command = [
+        *(sys.executable, "-m", "mmbench", "run", "--method", "mmim", "--seeds", "1111", "--max-epochs", "12"),
+        *("--store", str(small_store.path), "--leaderboard", str(options.leaderboard), "--runs", str(options.runs)),
+        *("--benchmarks", str(tmp_path / "none"), "--jobs", "1", "--accelerator", "cpu"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    folder_glob = "*/last.ckpt"
+    deadline = time.monotonic() + 120
+    while not list(options.runs.glob(folder_glob)):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not list(options.leaderboard.glob("records/**/*.json")), "the run ended before it could be killed"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = options.leaderboard.glob("records/**/*.json")
+    resumed, _ = options.records.load()
+    assert path.stem == resumed[0]["id"]
+    for key in ("curve", "selection", "test"):
+        assert resumed[0][key] == whole[key]
+    assert (options.leaderboard / "README.md").is_file()
+
+
+def test_a_checkpoint_cut_off_by_a_kill_means_a_new_start(plan: Planner, options: Options) -> None:
+    (trial,) = plan("lf_dnn", epochs=2)
+    folder = options.runs / trial.id
+    folder.mkdir(parents=True)
+    (folder / "last.ckpt").write_bytes(b"PK\x03\x04 half a checkpoint")
+    assert run(trial, options)["status"] == "completed"
+
+
+def test_a_loss_that_is_no_number_is_recorded_as_diverged(plan: Planner, options: Options) -> None:
+    (trial,) = plan("late_fusion", epochs=2, overrides={"lr": 1e30, "gradient_clip": 0.0})
+    record = run(trial, options)
+    assert record["status"] == "diverged"
+    assert "after epoch" in record["error"]["message"]
+    assert problem(record, options.records.path(trial)) is None
+
+
+def test_an_error_in_a_method_is_recorded_and_the_rest_goes_on(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = plan("lf_dnn", "late_fusion", epochs=1)
+    monkeypatch.setattr(method("lf_dnn"), "forward", lambda self, batch: 1 / 0)
+    ended: list[tuple[str, str]] = []
+    work([bad, good], options, lambda trial, record, epochs: record and ended.append((trial.method, record["status"])))
+    assert ended == [("lf_dnn", "failed"), ("late_fusion", "completed")]
+    record = options.records.find(bad)
+    assert record is not None
+    assert record["error"]["type"] == "ZeroDivisionError"
+
+
+def test_wandb_runs_offline_without_a_key(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    (trial,) = plan("lf_dnn", epochs=1)
+    calls: dict[str, object] = {}
+    csv = trial_module.CSVLogger
+
+    def fake(name: str, folder: Path, **settings: object) -> object:
+        calls.update(settings, name=name)
+        return csv(folder)
+
+    monkeypatch.setattr(trial_module, "WandbLogger", fake)
+    run_trial(trial, options.records, options.runs, tracker="wandb", accelerator="cpu")
+    assert calls["offline"] is True
+    assert calls["id"] == trial.id
+    assert math.isfinite(options.records.find(trial)["test"]["mae"])
