@@ -1,0 +1,24 @@
+"""How a metric holds up as more and more of the input goes missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+
+def auilc(rates: Sequence[float], values: Sequence[float]) -> float:
+    """Return the area under a metric's curve over missing rates, by the trapezoid rule.
+
+    The area of a constant c over rates 0..1 is c; a shorter range gives a proportionally smaller area. Its direction is
+    that of the metric. As in thuiar/TFR-Net (MIT), for any spacing of the rates.
+
+    Args:
+        rates: Missing rates in [0, 1], increasing.
+        values: The metric at each rate, in any unit.
+    """
+    if len(rates) != len(values) or len(rates) < 2:
+        raise ValueError(f"expected one value per rate and at least two, got {len(rates)} rates, {len(values)} values")
+    if any(left >= right for left, right in pairwise(rates)):
+        raise ValueError(f"rates must increase, got {list(rates)}")
+    steps = zip(pairwise(rates), pairwise(values), strict=True)
+    return sum((x0 + x1) / 2 * (r1 - r0) for (r0, r1), (x0, x1) in steps)
