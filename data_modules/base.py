@@ -98,15 +98,20 @@ class FusionDataModule(LightningDataModule):
         self.spec: DataSpec = replace(spec, variant=self._variant(modalities), dialogue=dialogue)
         if dialogue and (long := [m.name for m in spec.modalities.values() if m.max_length > 1]):
             raise DataError(
-                f"Dialogues are made of utterance vectors; {', '.join(long)} of {spec.track} has sequences."
+                f"Dialogues need utterance vectors; in {spec.track} these are sequences: {', '.join(long)}."
             )
+
+    @staticmethod
+    def place(name: str) -> Path:
+        """Return the usual path of a store."""
+        return Path(os.environ.get("MMBENCH_DATA", "data")) / f"{name}.h5"
 
     @classmethod
     def default_path(cls) -> Path:
         """Return where the data set's store is looked for."""
         if not cls.name:
             raise DataError("A store of your own needs its path: FusionDataModule('my_features.h5').")
-        path = Path(os.environ.get("MMBENCH_DATA", "data")) / f"{cls.name}.h5"
+        path = cls.place(cls.name)
         if not path.is_file() and cls.card:
             raise DataError(f"There is no {cls.card.title} store at {path}. To make it: {cls.card.bring}")
         return path

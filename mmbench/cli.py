@@ -67,6 +67,7 @@ Handler = Callable[[Namespace, dict[str, dict[str, str]]], int]
 
 def build_parser() -> tuple[ArgumentParser, dict[str, Handler]]:
     """Return the parser and, by subcommand, what it calls."""
+    from data_modules.generator import SEED, TARGETS
     from data_modules.importers import importers
     from mmbench import __version__
 
@@ -141,8 +142,8 @@ def build_parser() -> tuple[ArgumentParser, dict[str, Handler]]:
         data_commands.add_subcommand(name, one)
     synth = ArgumentParser(description="Make the generated data set.")
     synth.add_argument("--out", type=Path, default=Path("data/synthetic.h5"), help="store to write")
-    synth.add_argument("--kind", default="regression", choices=["regression", "multiclass", "multilabel", "binary"])
-    synth.add_argument("--seed", type=int, default=0, help="seed of the generator")
+    synth.add_argument("--kind", default="regression", choices=list(TARGETS), help="what is predicted")
+    synth.add_argument("--seed", type=int, default=SEED, help="seed of the generator")
     data_commands.add_subcommand("synth", synth)
     handlers.update({"data info": data_info, "data check": data_check, "data synth": data_synth})
     return parser, handlers
@@ -156,12 +157,15 @@ def list_things(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
-    table = Table(*rows[0]) if rows else Table()
+    columns = [column for column in rows[0] if column != "bring"] if rows else []
+    table = Table(*columns)
     for row in rows:
-        table.add_row(
-            *(", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in row.values())
-        )
+        cells = (row[column] for column in columns)
+        table.add_row(*(", ".join(map(str, cell)) if isinstance(cell, list) else str(cell) for cell in cells))
     console.print(table)
+    for row in rows:
+        if "bring" in row:
+            console.print(f"{row['dataset']}: {row['bring']}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -278,9 +282,8 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 
 def import_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Read published files into a store and print what came in."""
-    from data_modules.summary import summary
-
     from data_modules.importers import import_store
+    from data_modules.summary import summary
 
     form = arguments.subcommand
     options = arguments.get(form).as_dict()
@@ -293,9 +296,8 @@ def import_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 
 def data_info(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Print what a store holds."""
-    from data_modules.summary import summary
-
     from data_modules.store import FeatureStore
+    from data_modules.summary import summary
 
     console.print(summary(FeatureStore(arguments.file)))
     return 0
@@ -315,9 +317,8 @@ def data_check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 
 def data_synth(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Make the generated data set."""
-    from data_modules.summary import summary
-
     from data_modules.generator import write_synthetic
+    from data_modules.summary import summary
 
     console.print(summary(write_synthetic(arguments.out, kind=arguments.kind, seed=arguments.seed)))
     console.print(f"Wrote {arguments.out}.", markup=False)

@@ -246,7 +246,7 @@ class FusionMethod(LightningModule):
     def _score(self, split: str, metric: SplitMetric, reset: bool = True) -> None:
         if self.task.target.kind == "multilabel":
             metric.thresholds = self.thresholds
-        self.log_dict({f"{split}/{name}": value for name, value in metric.compute().items()})
+        self.log_dict({f"{split}/{name}": value for name, value in metric.compute().items()}, sync_dist=True)
         if reset:
             metric.reset()
 

@@ -90,7 +90,11 @@ def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str
     Raises:
         ConfigError: When a setting does not exist.
     """
-    cls = data_modules.dataset(dataset) if dataset in data_modules.datasets() else FusionDataModule
+    own = dataset not in data_modules.datasets()
+    if own and path is None:
+        path = FusionDataModule.place(dataset)
+        own = path.is_file()
+    cls = FusionDataModule if own else data_modules.dataset(dataset)
     known = [name for name in FusionDataModule.__init__.__annotations__ if name not in ("path", "return")]
     for key in settings:
         if key not in known:

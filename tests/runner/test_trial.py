@@ -103,9 +103,7 @@ def test_a_method_that_reads_the_test_split_early_becomes_a_failed_record(
     plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (trial,) = plan("lf_dnn", epochs=1)
-    monkeypatch.setattr(
-        Curve, "on_train_epoch_start", lambda self, trainer, module: trainer.datamodule.setup("test")
-    )
+    monkeypatch.setattr(Curve, "on_train_epoch_start", lambda self, trainer, module: trainer.datamodule.setup("test"))
     record = run(trial, options)
     assert record["status"] == "failed"
     assert record["error"]["type"] == "SplitLocked"

@@ -1,0 +1,212 @@
+"""The feature store: round trip, repairs, refusals, and what a damaged file says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data_modules import DataError, FeatureStore, Record, StoreInfo, TargetSpec, write_store
+
+INFO = StoreInfo("mine", "random", TargetSpec("regression", ("sentiment",), -3, 3), sources={"text": "dice"})
+LENGTHS = {"text": (3, 1, 5, 2, 4, 1), "audio": (7, 2, 1, 9, 3, 3)}
+SPLITS = ("train", "test", "train", "valid", "train", "test")
+
+
+def records(**changes: object) -> Iterator[Record]:
+    rng = np.random.default_rng(0)
+    for row, split in enumerate(SPLITS):
+        inputs = {name: rng.normal(size=(lengths[row], 2)) for name, lengths in LENGTHS.items()}
+        yield Record(f"v{row // 2}[{row}]", inputs, row / 2 - 1, split, f"v{row // 2}", f"s{row % 2}", f"words {row}")
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.h5", INFO, records())
+    again = FeatureStore(tmp_path / "a.h5")
+    originals = list(records())
+    assert list(again.ids) == [record.id for record in originals]
+    assert list(again.transcripts) == [record.transcript for record in originals]
+    assert again.targets == pytest.approx([record.target for record in originals])
+    rows = again.rows("standard", 0)
+    assert {name: list(split) for name, split in rows.items()} == {"train": [0, 2, 4], "valid": [3], "test": [1, 5]}
+    for order in ([0, 1, 2, 3, 4, 5], [2, 4], [5, 0, 1, 3], [3]):
+        for name in LENGTHS:
+            values, offsets = again.read(name, np.array(order))
+            expected = [originals[row].inputs[name] for row in order]
+            assert values == pytest.approx(np.concatenate(expected).astype(np.float32))
+            assert list(np.diff(offsets)) == [len(item) for item in expected]
+    assert again.modalities["audio"].max_length == 9
+    assert again.modalities["text"].source == "dice"
+    assert again.fingerprint == store.fingerprint
+    again.verify()
+
+
+def test_the_fingerprint_follows_content_and_nothing_else(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.h5", INFO, records())
+    assert write_store(tmp_path / "b.h5", INFO, records()).fingerprint == store.fingerprint
+
+    def changed(change: str) -> Iterator[Record]:
+        for record in records():
+            if record.id == "v1[2]":
+                if change == "feature":
+                    record.inputs["text"][0, 0] += 1
+                if change == "split":
+                    record.split = "valid"
+                if change == "target":
+                    record.target = 0.25
+                if change == "id":
+                    record.id = "other"
+            yield record
+
+    prints = {
+        write_store(tmp_path / "c.h5", INFO, changed(c)).fingerprint for c in ("feature", "split", "target", "id")
+    }
+    assert len(prints | {store.fingerprint}) == 5
+
+
+def test_bad_numbers_and_empty_sequences_are_repaired_and_counted(tmp_path: Path) -> None:
+    def broken() -> Iterator[Record]:
+        for row, record in enumerate(records()):
+            if row == 0:
+                record.inputs["text"][0] = [np.nan, -np.inf]
+                record.inputs["audio"] = np.empty((0, 2))
+            yield record
+
+    store = write_store(tmp_path / "a.h5", INFO, broken())
+    assert store.repairs["text"] == {"nan": 1, "inf": 1, "empty": 0}
+    assert store.repairs["audio"] == {"nan": 0, "inf": 0, "empty": 1}
+    text, _ = store.read("text", np.array([0]))
+    assert list(text[0]) == [0, 0]
+    audio, offsets = store.read("audio", np.array([0]))
+    assert audio.tolist() == [[0, 0]]
+    assert list(offsets) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": "v0[0]"}, "'v0\\[0\\]' occurs in the splits train and test"),
+        ({"id": "v0[0]", "split": "train"}, "'v0\\[0\\]' occurs twice"),
+        ({"target": float("nan")}, "'v0\\[1\\]' has the label NaN"),
+        ({"inputs": {"text": np.ones((2, 3)), "audio": np.ones((2, 2))}}, "steps of shape \\(3,\\)"),
+        ({"inputs": {"text": np.ones((2, 2))}}, "Give every sample the same modalities"),
+        ({"inputs": {"smell": np.ones((2, 2))}}, "Give every sample the same modalities"),
+        ({"split": "dev"}, "in the split 'dev'"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_and_leaves_the_old_file(tmp_path: Path, change: dict, message: str) -> None:
+    path = tmp_path / "a.h5"
+    write_store(path, INFO, records())
+    before = path.read_bytes()
+
+    def wrong() -> Iterator[Record]:
+        for row, record in enumerate(records()):
+            for key, value in change.items() if row == 1 else ():
+                setattr(record, key, value)
+            yield record
+
+    with pytest.raises(DataError, match=message):
+        write_store(path, INFO, wrong())
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_no_samples_and_a_missing_part_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no samples"):
+        write_store(tmp_path / "a.h5", INFO, [])
+    with pytest.raises(DataError, match="has no valid samples"):
+        write_store(tmp_path / "a.h5", INFO, [record for record in records() if record.split != "valid"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_split_tables_of_one_s_own(tmp_path: Path) -> None:
+    def folds(light: list[Record]) -> dict[str, list[np.ndarray]]:
+        assert not light[0].inputs
+        codes = np.array([0, 1, 2, 0, 0, -1], np.int8)
+        return {"mine": [codes, np.roll(codes, 1)]}
+
+    store = write_store(tmp_path / "a.h5", INFO, records(), folds)
+    assert list(store.rows("mine", 1)["test"]) == [3]
+    with pytest.raises(DataError, match="folds 0 to 1, not 2"):
+        store.rows("mine", 2)
+    with pytest.raises(DataError, match="no split protocol 'standard'; it has: mine"):
+        store.rows("standard", 0)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "foreign", "older", "incomplete"])
+def test_a_file_that_is_no_store_says_what_to_do(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.h5"
+    write_store(path, INFO, records())
+    message = "mmbench data import"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "text":
+        path.write_text("not HDF5")
+    elif damage == "foreign":
+        path.unlink()
+        h5py.File(path, "w").close()
+    elif damage == "older":
+        with h5py.File(path, "r+") as file:
+            file.attrs["version"] = 0
+    else:
+        with h5py.File(path, "r+") as file:
+            del file["targets"]
+    with pytest.raises(DataError, match=message) as raised:
+        FeatureStore(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_change_behind_the_store_s_back_is_found(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.h5", INFO, records())
+    with h5py.File(store.path, "r+") as file:
+        file["modalities/audio/values"][3, 1] += 1e-3
+    with pytest.raises(DataError, match="was changed after it was made"):
+        FeatureStore(store.path).verify()
+
+
+def test_a_store_can_move(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.h5", INFO, records())
+    shutil.move(store.path, tmp_path / "b.h5")
+    assert FeatureStore(tmp_path / "b.h5").fingerprint == store.fingerprint
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted() -> Iterator[Record]:
+        yield next(records())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_store(tmp_path / "a.h5", INFO, interrupted())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tokens_and_frames_keep_their_type(tmp_path: Path) -> None:
+    def media() -> Iterator[Record]:
+        for row, split in enumerate(("train", "valid", "test")):
+            tokens = np.arange(row + 2) + 100
+            frames = np.full((row + 1, 3, 4, 4), row, np.uint8)
+            yield Record(str(row), {"text": tokens, "vision": frames}, row % 2, split)
+
+    info = StoreInfo(
+        "mine",
+        "raw",
+        TargetSpec("multiclass", ("a", "b")),
+        kinds={"text": "tokens", "vision": "frames"},
+        sizes={"text": 500},
+    )
+    store = write_store(tmp_path / "a.h5", info, media())
+    assert store.modalities["text"].dim == 500
+    assert store.modalities["vision"].dim == 3
+    frames, _ = store.read("vision", np.array([2]))
+    assert frames.dtype == np.uint8
+    assert frames.shape == (3, 3, 4, 4)
+    assert store.read("text", np.array([1]))[0].tolist() == [100, 101, 102]
+    assert store.targets.dtype == np.int64

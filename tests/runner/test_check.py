@@ -1,0 +1,57 @@
+"""The regression check: what counts as moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmbench.methods import ConfigError
+from mmbench.runner.check import compare, load_baseline, numbers, save_baseline
+
+
+def record(seed: int, mae: float, nce: float = 0.5, status: str = "completed") -> dict:
+    curve = [{"epoch": 0, "train/nce": 9.0}, {"epoch": 1, "train/nce": nce, "valid/mae": 1.0}]
+    return {"label": "mmim", "seed": seed, "status": status, "test": {"mae": mae, "corr": None}, "curve": curve}
+
+
+BASE = numbers([record(1, 1.0), record(2, 1.1), record(3, 1.2)])
+
+
+def test_numbers_are_mean_and_spread_over_seeds() -> None:
+    assert BASE["mmim"]["test/mae"] == pytest.approx({"mean": 1.1, "std": 0.1})
+    assert BASE["mmim"]["train/nce"] == {"mean": 0.5, "std": 0.0}
+    assert "test/corr" not in BASE["mmim"]
+
+
+def test_a_number_within_three_deviations_has_not_moved_and_one_beyond_has() -> None:
+    assert compare(numbers([record(1, 1.39)]), BASE) == []
+    (moved,) = compare(numbers([record(1, 1.41)]), BASE)
+    assert (moved.row, moved.name, moved.baseline, moved.found) == ("mmim", "test/mae", pytest.approx(1.1), 1.41)
+    assert moved.tolerance == pytest.approx(0.3)
+
+
+def test_a_loss_term_that_is_gone_zero_or_not_a_number_is_seen() -> None:
+    without = [{**record(1, 1.1), "curve": [{"epoch": 1}]}]
+    assert [item.name for item in compare(numbers(without), BASE)] == ["train/nce"]
+    assert [item.name for item in compare(numbers([record(1, 1.1, nce=0.0)]), BASE)] == ["train/nce"]
+    assert [item.name for item in compare(numbers([record(1, 1.1, nce=float("nan"))]), BASE)] == ["train/nce"]
+
+
+def test_a_failed_trial_a_new_row_and_a_missing_row_are_seen() -> None:
+    failed = numbers([{**record(1, 1.1, status="failed"), "test": {}, "curve": []}])
+    assert {item.name for item in compare(failed, BASE)} == {
+        "status/completed",
+        "status/failed",
+        "test/mae",
+        "train/nce",
+    }
+    assert {item.found for item in compare({}, BASE)} == {None}
+    assert {item.baseline for item in compare(BASE, {})} == {None}
+
+
+def test_a_baseline_survives_the_disk_and_a_missing_one_says_how_to_make_it(tmp_path: Path) -> None:
+    save_baseline(tmp_path / "ci.json", BASE)
+    assert compare(load_baseline(tmp_path / "ci.json"), BASE) == []
+    with pytest.raises(ConfigError, match="mmbench check --accept"):
+        load_baseline(tmp_path / "none.json")

@@ -1,0 +1,107 @@
+"""Many trials: nothing runs twice, several processes share a plan, an interrupt loses nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mmbench.runner import launch as launch_module
+from mmbench.runner.launch import Options, claimed, launch, work
+from tests.runner.conftest import Planner
+
+
+def quiet_console() -> Console:
+    return Console(file=io.StringIO(), force_terminal=False, width=200)
+
+
+def test_a_finished_trial_is_never_run_again(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = plan("lf_dnn", epochs=1, seeds=(1, 2))
+    first = launch(trials, options, quiet_console())
+    monkeypatch.setattr(launch_module, "run_trial", lambda *args, **kwargs: pytest.fail("ran again"))
+    console = quiet_console()
+    assert launch(trials, options, console) == first
+    assert console.file.getvalue().count("(kept)") == 2
+
+
+def test_failed_trials_run_again_only_when_asked(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trial,) = plan("lf_dnn", epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(trial), "datamodule", lambda self, size: 1 / 0)
+        assert launch([trial], options, quiet_console())[0]["status"] == "failed"
+    assert launch([trial], options, quiet_console())[0]["status"] == "failed"
+    again = dataclasses.replace(options, retry=True)
+    assert launch([trial], again, quiet_console())[0]["status"] == "completed"
+
+
+def test_two_runs_over_one_leaderboard_share_the_work(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both end with all records, and each trial was run by one of them only."""
+    trials = plan("lf_dnn", epochs=1, seeds=(1, 2, 3, 4))
+    ran: list[str] = []
+    lock = threading.Lock()
+
+    def record_of(trial, records, runs, **kwargs):
+        with lock:
+            ran.append(trial.id)
+        record = {"status": "completed", "id": trial.id}
+        finished[trial.id] = record
+        return record
+
+    finished: dict[str, dict] = {}
+    monkeypatch.setattr(launch_module, "run_trial", record_of)
+    monkeypatch.setattr("mmbench.runner.records.Records.find", lambda self, trial: finished.get(trial.id))
+    ends: list[list[str]] = [[], []]
+
+    def go(which: int) -> None:
+        work(trials, options, lambda trial, record, epochs: record and ends[which].append(trial.id))
+
+    threads = [threading.Thread(target=go, args=(which,)) for which in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ran) == sorted(trial.id for trial in trials)
+    assert sorted(ends[0]) == sorted(ends[1]) == sorted(ran)
+
+
+def test_a_claim_excludes_others_until_it_is_given_up(tmp_path: Path) -> None:
+    with claimed(tmp_path / "trial", wait=False) as mine:
+        assert mine
+        with claimed(tmp_path / "trial", wait=False) as theirs:
+            assert not theirs
+    with claimed(tmp_path / "trial", wait=False) as mine:
+        assert mine
+
+
+def test_several_processes_give_the_records_of_one(plan: Planner, options: Options, tmp_path: Path) -> None:
+    trials = plan("lf_dnn", epochs=2, seeds=(1, 2, 3))
+    alone = launch(trials, Options(tmp_path / "one", tmp_path / "one-runs", accelerator="cpu"), quiet_console())
+    console = quiet_console()
+    together = launch(trials, dataclasses.replace(options, jobs=2), console)
+    assert [record["test"] for record in together] == [record["test"] for record in alone]
+    assert "[3/3]" in console.file.getvalue()
+
+
+def test_an_interrupt_keeps_what_is_done(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = plan("lf_dnn", epochs=1, seeds=(1, 2))
+    run_trial = launch_module.run_trial
+
+    def second_is_interrupted(trial, *args, **kwargs):
+        if trial.seed == 2:
+            raise KeyboardInterrupt
+        return run_trial(trial, *args, **kwargs)
+
+    monkeypatch.setattr(launch_module, "run_trial", second_is_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch(trials, options, quiet_console())
+    assert [options.records.find(trial) is not None for trial in trials] == [True, False]
+    monkeypatch.setattr(launch_module, "run_trial", run_trial)
+    assert len(launch(trials, options, quiet_console())) == 2

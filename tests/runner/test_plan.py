@@ -1,0 +1,141 @@
+"""Plans: what decides a trial's identity, which settings win, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from data_modules import DataError
+from mmbench.methods import ConfigError
+from mmbench.runner.plan import corruption_settings, data_settings, make_plan
+from mmbench.runner.settings import Suite, Training, find_suite
+from tests.runner.conftest import Planner
+
+
+def test_the_id_changes_with_everything_that_decides_the_result_and_nothing_else(plan: Planner) -> None:
+    (trial,) = plan("lf_dnn")
+    for change in (
+        {"seed": 1},
+        {"fold": 1},
+        {"method": "tfn"},
+        {"config": {**trial.config, "lr": 0.5}},
+        {"data": {"limit": 3}},
+        {"training": {**trial.training, "max_epochs": 1}},
+        {"fingerprint": "other"},
+        {"track": "a/b/c"},
+    ):
+        assert dataclasses.replace(trial, **change).id != trial.id, change
+    assert dataclasses.replace(trial, path="elsewhere.h5").id == trial.id
+
+
+def test_one_trial_per_seed_and_one_row_per_variant(plan: Planner) -> None:
+    trials = plan("unimodal", "lf_dnn", seeds=(1, 2))
+    assert [(trial.label, trial.seed) for trial in trials] == [
+        ("unimodal (text)", 1),
+        ("unimodal (text)", 2),
+        ("unimodal (audio)", 1),
+        ("unimodal (audio)", 2),
+        ("unimodal (vision)", 1),
+        ("unimodal (vision)", 2),
+        ("lf_dnn", 1),
+        ("lf_dnn", 2),
+    ]
+    assert [trial.label for trial in plan("unimodal", overrides={"modality": "audio"})] == ["unimodal (audio)"]
+
+
+def test_settings_of_the_command_win_over_shipped_ones_and_name_the_row(plan: Planner, tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks"
+    (folder / "methods").mkdir(parents=True)
+    (folder / "methods" / "lf_dnn.yaml").write_text(
+        "default: {lr: 0.1, batch_size: 8}\n"
+        "synthetic: {lr: 0.2}\n"
+        "synthetic/regression: {weight_decay: 0.3}\n"
+        "suite:default: {gradient_clip: 0.4}\n"
+    )
+    (trial,) = plan("lf_dnn", benchmarks=folder)
+    names = ("lr", "batch_size", "weight_decay", "gradient_clip")
+    assert [trial.config[name] for name in names] == [0.2, 8, 0.3, 0.4]
+    assert trial.label == "lf_dnn"
+    (changed,) = plan("lf_dnn", benchmarks=folder, overrides={"lr": "5e-4"})
+    assert changed.config["lr"] == 5e-4
+    assert changed.label == "lf_dnn [lr=0.0005]"
+
+
+def test_a_limit_or_a_corruption_is_a_track_of_its_own(plan: Planner) -> None:
+    assert plan("lf_dnn")[0].track == "synthetic/regression/standard"
+    assert plan("lf_dnn", data={"limit": 8})[0].track == "synthetic/regression/standard+limit8"
+    corruption = corruption_settings({"steps": "0.5"})
+    assert plan("lf_dnn", data={"corruption": corruption})[0].track.startswith("synthetic/regression/standard+")
+    assert plan("lf_dnn", data={"modalities": ("text", "audio")})[0].track.endswith("+text-audio")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"overrides": {"batchsize": 3}}, "Did you mean 'batch_size'"),
+        ({"overrides": {"lr": "fast"}}, "lr"),
+        ({"overrides": {"lr": -1.0}}, "at least 0"),
+        ({"data": {"limt": 3}}, "Did you mean 'limit'"),
+        ({"data": {"modalities": ("smell",)}}, "no modality smell"),
+        ({"data": {"protocol": "other"}}, "no split protocol 'other'"),
+        ({"folds": (3,)}, "folds 0 to 0"),
+        ({"dataset": "mosi"}, "holds 'synthetic', not 'mosi'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_training(plan: Planner, wrong: dict, message: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=message):
+        plan("lf_dnn", **wrong)
+
+
+def test_unknown_names_are_refused_with_the_nearest(plan: Planner, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'mmim'"):
+        plan("mmin")
+    with pytest.raises(ConfigError, match="There is no suite 'defalt'"):
+        find_suite(tmp_path, "defalt")
+
+
+def test_a_method_that_does_not_fit_is_refused_by_name_and_left_out_otherwise(plan: Planner, small_store) -> None:
+    data = {"modalities": ("text",)}
+    with pytest.raises(
+        ConfigError, match=r"mult does not fit .*: it needs at least 2 modalities and the data have text"
+    ):
+        plan("mult", data=data)
+    trials, left_out = make_plan(Suite("default"), dataset="synthetic", path=small_store.path, data=data)
+    assert "mult" in left_out
+    assert "mult" not in {trial.method for trial in trials}
+    assert "lf_dnn" in {trial.method for trial in trials}
+
+
+def test_a_store_of_one_s_own_needs_no_registered_data_set(small_store, tmp_path: Path) -> None:
+    trials, _ = make_plan(
+        Suite("default", training=Training(1, 1)), dataset="mine", path=small_store.path, methods_wanted=["lf_dnn"]
+    )
+    assert trials[0].datamodule(4).spec.dataset == "synthetic"
+
+
+def test_data_settings_come_typed_from_text() -> None:
+    assert data_settings({"limit": "5", "bucketed": "true", "modalities": '["text", "audio"]'}) == {
+        "limit": 5,
+        "bucketed": True,
+        "modalities": ("text", "audio"),
+    }
+    with pytest.raises(ConfigError, match="There is no data setting 'batch'"):
+        data_settings({"batch": "5"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: [1]", "Did you mean 'seeds'"),
+        ("training: {epochs: 3}", "max_epochs"),
+        ("[1, 2]", "mapping"),
+        ("a: [", "YAML"),
+    ],
+)
+def test_a_wrong_suite_file_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        find_suite(tmp_path, "mine")
