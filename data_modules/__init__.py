@@ -40,7 +40,7 @@ __all__ = [
 
 def datasets() -> dict[str, type[FusionDataModule]]:
     """Return every data set by its key."""
-    return {module.name: module for module in FusionDataModule.__subclasses__() if module.name}
+    return {module.key: module for module in FusionDataModule.__subclasses__() if module.key}
 
 
 def dataset(key: str) -> type[FusionDataModule]:

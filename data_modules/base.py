@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from data_modules.card import DataCard
 from data_modules.corruption import Corruption, corrupt, kept_modalities, kept_steps, noise, sample_keys
 from data_modules.loading import BatchLoader, Ragged, ResidentSplit
-from data_modules.schema import MODALITIES, DataError, DataSpec, ModalitySpec
+from data_modules.schema import MODALITIES, DataError, DataSpec
 from data_modules.store import Array, FeatureStore
 
 Normalize = Literal["none", "train"]
@@ -31,7 +31,7 @@ class FusionDataModule(LightningDataModule):
     the test samples in memory. The order of training batches is a function of (seed, epoch).
 
     Args:
-        path: The store; by default ``<name>.h5`` in the folder that ``MMBENCH_DATA`` names (``data`` when unset).
+        path: The store; by default ``<key>.h5`` in the folder that ``MMBENCH_DATA`` names (``data`` when unset).
         protocol: Split protocol of the store; by default the only or first one.
         fold: Fold of the protocol.
         batch_size: Samples per batch.
@@ -48,7 +48,7 @@ class FusionDataModule(LightningDataModule):
         DataError: When the store, the protocol, the fold or a modality does not exist.
     """
 
-    name: ClassVar[str] = ""
+    key: ClassVar[str] = ""
     card: ClassVar[DataCard | None] = None
     normalize_default: ClassVar[Normalize] = "none"
 
@@ -70,8 +70,8 @@ class FusionDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.store = FeatureStore(path if path is not None else self.default_path())
-        if self.name and self.store.dataset != self.name:
-            raise DataError(f"{self.store.path} holds {self.store.dataset!r}, not {self.name!r}: give another path.")
+        if self.key and self.store.dataset != self.key:
+            raise DataError(f"{self.store.path} holds {self.store.dataset!r}, not {self.key!r}: give another path.")
         self.protocol = protocol or next(iter(self.store.splits))
         self.fold, self.batch_size, self.limit, self.seed = fold, batch_size, limit, seed
         self.normalize = normalize or self.normalize_default
@@ -82,17 +82,16 @@ class FusionDataModule(LightningDataModule):
         self.rows = {name: self._limited(rows) for name, rows in self.store.rows(self.protocol, fold).items()}
         self._splits: dict[str, ResidentSplit] = {}
         self._scales: dict[str, tuple[Array, Array]] = {}
-        self._tokens: tuple[Array, Array] | None = None
+        self._tokens: list[Array] = []
         if tokenizer:
             from data_modules.features.tokens import tokenize
 
-            values, offsets, vocabulary = tokenize(list(self.store.transcripts), tokenizer)
-            self._tokens = values, offsets
-            text = ModalitySpec("text", vocabulary, int(np.diff(offsets).max()), "tokens", tokenizer)
+            *self._tokens, text = tokenize(list(self.store.transcripts), tokenizer)
         spec = self.store.spec(self.protocol)
         if tokenizer:
             merged = {**spec.modalities, "text": text}
             spec = replace(spec, modalities={name: merged[name] for name in MODALITIES if name in merged})
+        self._all_modalities = list(spec.modalities)
         if modalities:
             spec = spec.select(tuple(modalities))
         self.spec: DataSpec = replace(spec, variant=self._variant(modalities), dialogue=dialogue)
@@ -109,9 +108,9 @@ class FusionDataModule(LightningDataModule):
     @classmethod
     def default_path(cls) -> Path:
         """Return where the data set's store is looked for."""
-        if not cls.name:
+        if not cls.key:
             raise DataError("A store of your own needs its path: FusionDataModule('my_features.h5').")
-        path = cls.place(cls.name)
+        path = cls.place(cls.key)
         if not path.is_file() and cls.card:
             raise DataError(f"There is no {cls.card.title} store at {path}. To make it: {cls.card.bring}")
         return path
@@ -148,7 +147,8 @@ class FusionDataModule(LightningDataModule):
     def _load(self, split: str) -> ResidentSplit:
         rows = self.rows[split]
         keys = sample_keys(self.store.ids[rows])
-        present = kept_modalities(keys, tuple(self.spec.modalities), self.corruption)
+        # decided over all modalities of the data, so that a run on some of them misses the same ones
+        present = kept_modalities(keys, tuple(self._all_modalities), self.corruption)
         complete: dict[str, Ragged] = {}
         inputs: dict[str, Ragged] = {}
         kept: dict[str, Ragged] = {}
@@ -165,8 +165,9 @@ class FusionDataModule(LightningDataModule):
             steps = kept_steps(keys, offsets, name, self.corruption, tokens=tokens, present=present[name])
             added = None
             if self.corruption.noise and modality.kind == "features":
-                added = noise(keys, offsets, name, modality.dim, self.corruption) * self._scale(name)[1]
-            inputs[name] = Ragged.of(torch.from_numpy(corrupt(values, steps, added)), spans)
+                added = noise(keys, offsets, name, modality.dim, self.corruption)
+                added = added if self.normalize == "train" else added * self._scale(name)[1]
+            inputs[name] = Ragged.of(torch.from_numpy(corrupt(values, steps, added, modality.unknown)), spans)
             kept[name] = Ragged.of(torch.from_numpy(steps), spans)
         return ResidentSplit(
             inputs=inputs or complete,
@@ -178,7 +179,7 @@ class FusionDataModule(LightningDataModule):
         )
 
     def _read(self, name: str, rows: Array) -> tuple[Array, Array]:
-        if name == "text" and self._tokens is not None:
+        if name == "text" and self._tokens:
             values, offsets = self._tokens
             spans = [values[offsets[row] : offsets[row + 1]] for row in rows]
             return np.concatenate(spans), np.concatenate([[0], np.cumsum([len(span) for span in spans])])

@@ -9,7 +9,7 @@ from data_modules.card import DataCard
 class CMUMOSEI(FusionDataModule):
     """Batches of CMU-MOSEI; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
 
-    name = "mosei"
+    key = "mosei"
     card = DataCard(
         title="CMU-MOSEI",
         citation="Zadeh et al., Multimodal Language Analysis in the Wild: CMU-MOSEI Dataset, ACL 2018.",

@@ -9,7 +9,7 @@ from data_modules.card import DataCard
 class CMUMOSI(FusionDataModule):
     """Batches of CMU-MOSI; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
 
-    name = "mosi"
+    key = "mosi"
     card = DataCard(
         title="CMU-MOSI",
         citation="Zadeh et al., MOSI: Multimodal Corpus of Sentiment Intensity, arXiv 1606.06259 (2016).",

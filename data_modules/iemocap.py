@@ -9,7 +9,7 @@ from data_modules.card import DataCard
 class IEMOCAP(FusionDataModule):
     """Batches of IEMOCAP; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
 
-    name = "iemocap"
+    key = "iemocap"
     card = DataCard(
         title="IEMOCAP",
         citation="Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, LRE 42 (2008).",

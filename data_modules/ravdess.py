@@ -9,7 +9,7 @@ from data_modules.card import DataCard
 class RAVDESS(FusionDataModule):
     """Batches of RAVDESS; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
 
-    name = "ravdess"
+    key = "ravdess"
     normalize_default = "train"
     card = DataCard(
         title="RAVDESS",

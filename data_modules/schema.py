@@ -44,6 +44,7 @@ class ModalitySpec:
         max_length: Steps of the longest sample.
         kind: ``features`` (steps of vectors), ``tokens`` (steps of ids) or ``frames`` (steps of images).
         source: The extractor and its settings, in words.
+        unknown: For ``tokens`` the id that stands for a missing one.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ModalitySpec:
     max_length: int
     kind: ModalityKind = "features"
     source: str = ""
+    unknown: int = 0
 
 
 @dataclass(frozen=True)

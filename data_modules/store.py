@@ -73,6 +73,7 @@ class StoreInfo:
         sources: By modality the extractor and its settings, in words.
         kinds: By modality its kind, where it is not ``features``.
         sizes: By modality the size of the vocabulary, for tokens.
+        unknown: By modality the id that stands for a missing token.
         aligned: Whether the modalities of a sample share one time axis.
         notes: What the importer found worth saying.
     """
@@ -83,6 +84,7 @@ class StoreInfo:
     sources: Mapping[str, str] = field(default_factory=dict)
     kinds: Mapping[str, ModalityKind] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
     aligned: bool = False
     notes: tuple[str, ...] = ()
 
@@ -220,7 +222,8 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
         offsets = np.asarray(writer.offsets, np.int64)
         file.create_dataset(f"modalities/{name}/offsets", data=offsets)
         dim = info.sizes.get(name, int(writer.shape[0]) if writer.shape else 1)
-        spec = ModalitySpec(name, dim, int(np.diff(offsets).max()), writer.kind, info.sources.get(name, ""))
+        longest, source = int(np.diff(offsets).max()), info.sources.get(name, "")
+        spec = ModalitySpec(name, dim, longest, writer.kind, source, info.unknown.get(name, 0))
         modalities[name] = asdict(spec)
     strings = h5py.string_dtype()
     for key in ("id", "group", "speaker", "transcript"):

@@ -178,12 +178,12 @@ def _histograms(targets: Array, spec: TargetSpec, every: Array) -> dict[str, Cou
 
 
 def _histogram(values: Array, low: float | None, high: float | None, every: Array) -> Counts:
+    if low is not None and high is not None and low == round(low) and high - low in ROUNDED_SCALES:
+        rounded = np.rint(values.clip(low, high))
+        return {f"{c:+d}" if c else "0": int((rounded == c).sum()) for c in range(round(low), round(high) + 1)}
     low = float(every.min() if low is None else low)
     high = float(every.max() if high is None else high)
     values = values.clip(low, high)
-    if low.is_integer() and high - low in ROUNDED_SCALES:
-        classes = range(int(low), int(high) + 1)
-        return {f"{label:+d}" if label else "0": int((np.rint(values) == label).sum()) for label in classes}
     edges = np.linspace(low, high, BINS + 1) if high > low else np.asarray([low, low + 1])
     counts, _ = np.histogram(values.astype(float), edges)
     return {f"{a:.3g} to {b:.3g}": int(n) for a, b, n in zip(edges[:-1], edges[1:], counts, strict=True)}

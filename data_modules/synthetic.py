@@ -9,17 +9,18 @@ from data_modules.card import DataCard
 class Synthetic(FusionDataModule):
     """Batches of the generated set; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
 
-    name = "synthetic"
+    key = "synthetic"
     card = DataCard(
         title="synthetic",
         citation="Made by data_modules.generator.",
         licence="MIT, as this project.",
         content=(
-            "A regression target from -3 to 3 with parts that only text, only audio or only vision carry and a part "
-            "that only two modalities together carry; sequences are not aligned."
+            "A score from -3 to 3 with parts that only text, only audio or only vision carry and parts that only two "
+            "modalities together carry, or classes and labels made from it; sequences are not aligned. "
+            "`data_modules.generator.ceilings` gives the best reachable scores."
         ),
         features="Vectors per step whose latent causes can be recovered exactly.",
         splits="standard: drawn independently.",
-        defects="None by construction; it says whether a method fuses, not how well it works on people.",
+        defects="A little label noise, on purpose. It says whether a method fuses, not how well it works on people.",
         bring="mmbench data synth",
     )

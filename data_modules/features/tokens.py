@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.schema import DataError
+from data_modules.schema import DataError, ModalitySpec
 
 LONGEST = 512
 
 
 def tokenize(
     transcripts: Sequence[str], tokenizer: str, longest: int = LONGEST
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-    """Return the token ids of all transcripts, end to end, their ``(N + 1,)`` offsets and the vocabulary size.
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], ModalitySpec]:
+    """Return the token ids of all transcripts, end to end, their ``(N + 1,)`` offsets, and what they are.
 
     Args:
         transcripts: One text per sample; an empty one gives the special tokens alone.
@@ -39,4 +39,6 @@ def tokenize(
         ) from error
     ids = model(list(transcripts), truncation=True, max_length=longest)["input_ids"]
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
-    return np.concatenate([np.asarray(row, np.int64) for row in ids]), offsets, len(model)
+    lengths = np.diff(offsets)
+    spec = ModalitySpec("text", len(model), int(lengths.max()), "tokens", tokenizer, model.unk_token_id or 0)
+    return np.concatenate([np.asarray(row, np.int64) for row in ids]), offsets, spec

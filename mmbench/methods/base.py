@@ -72,6 +72,7 @@ class FusionMethod(LightningModule):
     card: ClassVar[MethodCard]
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     config: Any  # an instance of the method's own Config
+    thresholds: Tensor
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__()
@@ -102,7 +103,9 @@ class FusionMethod(LightningModule):
         self._seen: dict[str, int] = {}
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | PathLike[str], map_location: Any = None) -> Self:
+    def load_from_checkpoint(  # type: ignore[override] # Lightning's other options concern pickles and hparams files
+        cls, checkpoint_path: str | PathLike[str], map_location: Any = None
+    ) -> Self:
         """Return the method as it was saved, without unpickling anything but tensors and plain containers."""
         saved = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
         plain = saved["hyper_parameters"]
@@ -176,9 +179,11 @@ class FusionMethod(LightningModule):
         if not (optimizers and self.config.plateau_patience):
             return optimizers
         main = optimizers[self._order.index("main")]
-        mode = "max" if self.valid_metric.higher_is_better_of(self.task.selection) else "min"
         plateau = ReduceLROnPlateau(
-            main, mode=mode, factor=self.config.plateau_factor, patience=self.config.plateau_patience
+            main,
+            mode="max" if self.valid_metric.higher_is_better_of(self.task.selection) else "min",
+            factor=self.config.plateau_factor,
+            patience=self.config.plateau_patience,
         )
         return optimizers, [plateau]
 

@@ -71,7 +71,7 @@ def compare(found: Numbers, baseline: Numbers) -> list[Moved]:
         for name in sorted({*ours, *theirs}):
             now, then = ours.get(name), theirs.get(name)
             if now is None or then is None:
-                moved.append(Moved(row, name, then and then["mean"], now and now["mean"]))
+                moved.append(Moved(row, name, then["mean"] if then else None, now["mean"] if now else None))
                 continue
             tolerance = max(SPREADS * then["std"], FLOOR * abs(then["mean"]), FLOOR)
             if not abs(now["mean"] - then["mean"]) <= tolerance:

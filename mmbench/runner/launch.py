@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,7 +185,8 @@ def _worker(
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
-    work(trials, options, lambda trial, record, epochs: events.put((trial.id, record, epochs)))
+    with suppress(KeyboardInterrupt):  # the process that started this one says so
+        work(trials, options, lambda trial, record, epochs: events.put((trial.id, record, epochs)))
 
 
 def _die_with_parent() -> None:

@@ -156,7 +156,9 @@ def _fit(trainer: pl.Trainer, model: FusionMethod, data: FusionDataModule, last:
 
 
 def _trainer(trial: Trial, folder: Path, tracker: Tracker, accelerator: str, callbacks: list[Callback]) -> pl.Trainer:
-    logger: Logger = CSVLogger(folder, name="log")  # a new version each start: a resumed run keeps the log of its first part
+    logger: Logger = CSVLogger(
+        folder, name="log"
+    )  # a new version each start: a resumed run keeps the log of its first part
     if tracker == "wandb":
         offline = not os.environ.get("WANDB_API_KEY")
         folder.mkdir(parents=True, exist_ok=True)
