@@ -178,6 +178,7 @@ def write_store(
     with atomic_path(target) as part, h5py.File(part, "w") as file:
         light = _write_samples(file, info, records)
         tables = splits(light) if splits else {protocol: [_own_split(light)]}
+        file.create_group("splits", track_order=True)  # the first protocol is the default one
         for name, folds in tables.items():
             for fold, table in enumerate(folds):
                 _check_table(name, fold, table, len(light))

@@ -127,13 +127,14 @@ def test_split_tables_of_one_s_own(tmp_path: Path) -> None:
     def folds(light: list[Record]) -> dict[str, list[np.ndarray]]:
         assert not light[0].inputs
         codes = np.array([0, 1, 2, 0, 0, -1], np.int8)
-        return {"mine": [codes, np.roll(codes, 1)]}
+        return {"mine": [codes, np.roll(codes, 1)], "another": [codes]}
 
     store = write_store(tmp_path / "a.h5", INFO, records(), folds)
+    assert list(FeatureStore(store.path).splits) == ["mine", "another"], "the order says which one is the default"
     assert list(store.rows("mine", 1)["test"]) == [3]
     with pytest.raises(DataError, match="folds 0 to 1, not 2"):
         store.rows("mine", 2)
-    with pytest.raises(DataError, match="no split protocol 'standard'; it has: mine"):
+    with pytest.raises(DataError, match="no split protocol 'standard'; it has: mine, another"):
         store.rows("standard", 0)
 
 

@@ -1,0 +1,135 @@
+"""Audio features: a clip on disk to mono samples, samples to log-mel or MFCC sequences.
+
+Needs the extra ``media`` (librosa, soundfile), imported on first use because librosa takes seconds to load.
+All times are in milliseconds, all levels in dB relative to full scale; nothing is normalised per clip, because the
+loudness of a clip carries emotion and the data module standardises by training statistics.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_modules.schema import DataError
+
+RATE = 16_000
+WINDOW_MS = 64.0
+HOP_MS = 25.0
+MELS = 64
+MFCCS = 20
+FLOOR = 1e-10  # power below this counts as silence: -100 dB
+
+Floats = npt.NDArray[np.float32]
+
+
+def media_library(module: str) -> Any:
+    """Import a library of the extra ``media``.
+
+    Raises:
+        DataError: When it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(
+            f"Audio needs the library {module}, which is not installed ({error}): pip install 'mmbench[media]'."
+        ) from error
+
+
+def load_audio(path: Path, rate: int = RATE, trim_db: float = 0.0) -> Floats:
+    """Read a clip as ``(samples,)`` mono float32 at one sampling rate.
+
+    Args:
+        path: An audio file that libsndfile reads (WAV, FLAC, OGG, ...), any rate, any number of channels (averaged).
+        rate: Sampling rate of the result in Hz; the clip is resampled (soxr, high quality) when its own differs.
+        trim_db: Cut both ends as long as they are this many dB below the loudest frame; 0 keeps them.
+
+    Raises:
+        DataError: When the clip cannot be decoded, is cut short, or holds no sound.
+    """
+    soundfile = media_library("soundfile")
+    try:
+        with soundfile.SoundFile(path) as file:
+            own_rate, expected, log = file.samplerate, file.frames, file.extra_info
+            samples = file.read(dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"{path} cannot be decoded ({error}). Copy or unpack it again.") from error
+    # libsndfile shortens a cut WAV in silence, and says so only in its log: "data : <header> (should be <found>)".
+    cut = [int(said) > int(found) for said, found in re.findall(r"data : (\d+) \(should be (\d+)\)", log)]
+    if any(cut) or len(samples) < expected:
+        raise DataError(f"{path} is cut short: it ends before its header says. Copy or unpack it again.")
+    mono: Floats = samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise DataError(f"{path} has samples that are not numbers. Copy or unpack it again.")
+    if not mono.any():
+        raise DataError(f"{path} holds no sound ({len(mono)} samples). Copy or unpack it again.")
+    if own_rate != rate:
+        mono = media_library("librosa").resample(mono, orig_sr=own_rate, target_sr=rate, res_type="soxr_hq")
+    if trim_db > 0:
+        mono = media_library("librosa").effects.trim(mono, top_db=trim_db)[0]
+    return mono
+
+
+def log_mel(
+    waveform: Floats, rate: int, mels: int = MELS, window_ms: float = WINDOW_MS, hop_ms: float = HOP_MS
+) -> Floats:
+    """Return the log-mel spectrogram ``(T, mels)`` in dB, from -100 dB (silence) up.
+
+    Frames are centred on multiples of the hop, so ``T = 1 + samples // hop``; a clip shorter than one window is
+    filled with silence at its end.
+
+    Args:
+        waveform: ``(samples,)`` mono.
+        rate: Samples per second.
+        mels: Number of mel bands from 0 Hz to half the rate.
+        window_ms: Length of the Hann window, and of the Fourier transform.
+        hop_ms: Time between two frames.
+    """
+    librosa = media_library("librosa")
+    window, hop = _samples(rate, window_ms), _samples(rate, hop_ms)
+    power = librosa.feature.melspectrogram(
+        y=_at_least(waveform, window), sr=rate, n_fft=window, hop_length=hop, n_mels=mels
+    )
+    return np.ascontiguousarray(librosa.power_to_db(power, ref=1.0, amin=FLOOR, top_db=None).T, dtype=np.float32)
+
+
+def mfcc(
+    waveform: Floats,
+    rate: int,
+    coefficients: int = MFCCS,
+    window_ms: float = WINDOW_MS,
+    hop_ms: float = HOP_MS,
+    mels: int = MELS,
+) -> Floats:
+    """Return the cepstral coefficients ``(T, coefficients)``: the orthonormal cosine transform of :func:`log_mel`.
+
+    Args:
+        waveform: ``(samples,)`` mono.
+        rate: Samples per second.
+        coefficients: How many to keep, from the zeroth (the level) on.
+        window_ms: As in :func:`log_mel`.
+        hop_ms: As in :func:`log_mel`.
+        mels: As in :func:`log_mel`; at least ``coefficients``.
+    """
+    if coefficients > mels:
+        raise DataError(f"{coefficients} cepstral coefficients need as many mel bands, there are {mels}.")
+    bands = log_mel(waveform, rate, mels, window_ms, hop_ms)
+    return np.ascontiguousarray(
+        media_library("librosa").feature.mfcc(S=bands.T, n_mfcc=coefficients).T, dtype=np.float32
+    )
+
+
+def _samples(rate: int, milliseconds: float) -> int:
+    count = round(rate * milliseconds / 1000)
+    if count < 1:
+        raise DataError(f"{milliseconds} ms is less than one sample at {rate} Hz. Give a longer window or hop.")
+    return count
+
+
+def _at_least(waveform: Floats, samples: int) -> Floats:
+    return np.pad(waveform, (0, max(0, samples - len(waveform))))

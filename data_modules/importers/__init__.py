@@ -1,0 +1,101 @@
+"""Importers: from published feature files to a store, one module per layout.
+
+The registry is what is there: every module of this package that defines a function ``read`` is an importer, its key is
+the module's name, and nothing else has to be edited to add one. ``read`` takes the path, the key of the data set, and
+its options as typed keyword-only arguments, from which the command line derives its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from data_modules.importers.common import Source, unknown
+from data_modules.schema import DataError
+from data_modules.store import FeatureStore, write_store
+
+__all__ = ["ImporterFunction", "Source", "import_store", "importer", "importers", "options_of"]
+
+ImporterFunction = Callable[..., Source]
+"""``read(source: Path, *, dataset: str, **options) -> Source``."""
+
+
+@cache
+def importers() -> dict[str, ImporterFunction]:
+    """Return every importer by its key."""
+    found: dict[str, ImporterFunction] = {}
+    for info in sorted(pkgutil.iter_modules(__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        read = vars(module).get("read")
+        if inspect.isfunction(read) and read.__module__ == module.__name__:
+            found[info.name] = read
+    return found
+
+
+def importer(format: str) -> ImporterFunction:
+    """Return one importer by its key.
+
+    Raises:
+        DataError: When there is none; the message names the nearest.
+    """
+    known = importers()
+    if format not in known:
+        raise DataError(unknown("format", format, known))
+    return known[format]
+
+
+def options_of(format: str) -> dict[str, inspect.Parameter]:
+    """Return the options of an importer by name: the keyword-only arguments of its ``read`` but the data set.
+
+    Their annotations are types, not strings.
+    """
+    parameters = inspect.signature(importer(format), eval_str=True).parameters.values()
+    return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "dataset"}
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the values that an annotation lists, such as ``Literal["a", "b"] | None``; nothing when it lists none."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+    listed = [choice for member in members for choice in _choices(member)]
+    return (*listed, None) if listed and type(None) in members else tuple(listed)
+
+
+def import_store(format: str, source: Path, out: Path, *, dataset: str, options: Mapping[str, Any]) -> FeatureStore:
+    """Read a published file and write its store.
+
+    Args:
+        format: Key of the importer.
+        source: The file or folder to read.
+        out: The store to make or replace.
+        dataset: Key of the data set, such as ``mosi``.
+        options: Options of the importer.
+
+    Returns:
+        The store, open for reading.
+
+    Raises:
+        DataError: For an unknown format or option, a missing source, or a source that the importer refuses.
+    """
+    read = importer(format)
+    known = options_of(format)
+    for name, value in options.items():
+        if name not in known:
+            raise DataError(unknown(f"option of the {format} importer", name, known))
+        choices = _choices(known[name].annotation)
+        if choices and value not in choices:
+            raise DataError(unknown(f"value of the option {name}", str(value), map(str, choices)))
+    missing = [p.name for p in known.values() if p.default is p.empty and p.name not in options]
+    if missing:
+        raise DataError(f"The {format} importer needs the option {' and '.join(missing)}.")
+    if not Path(source).exists():
+        raise DataError(f"There is nothing at {source}. Give the path of the downloaded file or folder.")
+    made = read(Path(source), dataset=dataset, **options)
+    return write_store(out, made.info, made.records, made.splits, made.protocol)
