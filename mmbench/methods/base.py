@@ -157,16 +157,17 @@ class FusionMethod(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Tell the data module how many passes an epoch has."""
-        stages = self.stages()
-        if stage != "fit" or len(stages) == 1:
+        if stage != "fit":
             return
+        passes = tuple(item.fraction for item in self.stages())
         datamodule = getattr(self.trainer, "datamodule", None)
-        if not isinstance(datamodule, FusionDataModule):
+        if isinstance(datamodule, FusionDataModule):
+            datamodule.passes = passes
+        elif len(passes) > 1:
             raise ConfigError(
-                f"{type(self).__name__} trains in {len(stages)} stages per epoch and takes its batches from a "
+                f"{type(self).__name__} trains in {len(passes)} stages per epoch and takes its batches from a "
                 "FusionDataModule: call trainer.fit(method, datamodule=...)."
             )
-        datamodule.passes = tuple(stage.fraction for stage in stages)
 
     def configure_optimizers(self) -> Any:
         """Return one Adam per optimiser name and, if asked for, a learning-rate drop on plateaus of the main one."""
@@ -203,8 +204,11 @@ class FusionMethod(LightningModule):
         self.manual_backward(loss)
         if self.config.gradient_clip:
             nn.utils.clip_grad_norm_(self.parameters(), self.config.gradient_clip)
-        self._optimizer(self.stages()[batch.stage].optimizer).step()
-        for name, term in {**terms, "loss": loss}.items():
+        stages = self.stages()
+        self._optimizer(stages[batch.stage].optimizer).step()
+        if batch.stage == len(stages) - 1:  # earlier passes have terms, but the loss of an epoch is that of its last
+            terms = {**terms, "loss": loss}
+        for name, term in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + term.detach() * batch.size
             self._seen[name] = self._seen.get(name, 0) + batch.size
         return loss.detach()

@@ -1,0 +1,1 @@
+"""What is run with the suite: suites, settings per data set, baselines, and measurements of speed."""

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch import nn
+
+from data_modules.schema import Sequence
+from mmbench.nn.recurrent import LSTMEncoder, LSTMVector
+
+SHAPES = [(1, False), (1, True), (2, False), (2, True)]
+
+
+def sequence(lengths=(4, 1, 6), dim=3, steps=6, seed=0):
+    values = torch.randn(len(lengths), steps, dim, generator=torch.Generator().manual_seed(seed))
+    lengths = torch.tensor(lengths)
+    return Sequence(values * (torch.arange(steps) < lengths[:, None])[..., None], lengths)
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), SHAPES)
+def test_each_sample_is_read_as_if_it_were_alone(layers, bidirectional):
+    torch.manual_seed(0)
+    encoder = LSTMEncoder(3, 5, layers, bidirectional)
+    batch = sequence()
+    states, final = encoder(batch)
+    assert states.values.shape == (3, 6, encoder.dim)
+    for row, length in enumerate(batch.lengths.tolist()):
+        alone, _ = encoder.rnn(batch.values[row : row + 1, :length])  # no padding, no packing
+        torch.testing.assert_close(states.values[row, :length], alone[0])
+        assert not states.values[row, length:].any()
+        # The top layer's outputs hold its final states: forward at the last step, backward at the first.
+        torch.testing.assert_close(final[row, :5], alone[0, -1, :5])
+        torch.testing.assert_close(final[row, 5:], alone[0, 0, 5:])
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), SHAPES)
+def test_padding_has_no_say(layers, bidirectional):
+    torch.manual_seed(0)
+    encoder = LSTMEncoder(3, 5, layers, bidirectional)
+    batch = sequence()
+    padded = nn.functional.pad(batch.values, (0, 0, 0, 4))
+    padded[~Sequence(padded, batch.lengths).mask] = torch.nan
+    states, final = encoder(Sequence(padded, batch.lengths))
+    expected, expected_final = encoder(batch)
+    torch.testing.assert_close(final, expected_final)
+    torch.testing.assert_close(states.values[:, :6], expected.values)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_every_layer_gets_a_gradient_from_the_final_state(bidirectional):
+    encoder = LSTMEncoder(3, 5, layers=3, bidirectional=bidirectional)
+    encoder(sequence())[1].square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in encoder.parameters())
+
+
+def test_a_sample_without_steps_is_one_step_of_zeros():
+    torch.manual_seed(0)
+    encoder = LSTMEncoder(3, 5)
+    batch = Sequence(torch.full((2, 3, 3), 7.0), torch.tensor([0, 3]))
+    states, final = encoder(batch)
+    torch.testing.assert_close(final[0], encoder.rnn(torch.zeros(1, 1, 3))[0][0, 0])
+    assert not states.values[0].any()
+
+
+def test_vector_projects_the_final_state():
+    torch.manual_seed(0)
+    vector = LSTMVector(3, 5, 4, bidirectional=True)
+    batch = sequence()
+    expected = vector.encoder(batch)[1] @ vector.linear.weight.T + vector.linear.bias
+    torch.testing.assert_close(vector(batch), expected)
+    # two directions of 4 gates x 5 units with 3 inputs, 5 recurrences and two biases each, then 10 -> 4
+    assert sum(parameter.numel() for parameter in vector.parameters()) == 2 * 20 * (3 + 5 + 2) + 10 * 4 + 4
+
+
+def test_vector_drops_out_the_final_state():
+    vector = LSTMVector(3, 5, 4, layers=2, dropout=1.0)
+    torch.testing.assert_close(vector(sequence()), vector.linear.bias.expand(3, 4))
