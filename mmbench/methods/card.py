@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from data_modules.schema import DataSpec, TargetKind
+from data_modules.schema import DataSpec, ModalityKind, TargetKind
 
 Fidelity = Literal["official-code", "paper", "abstract", "own"]
 
@@ -35,12 +35,14 @@ class Needs:
         modalities: Modalities that must be present.
         at_least: Smallest number of modalities.
         tasks: Target kinds that it can predict.
+        kinds: Kinds of modalities that it can read.
         dialogue: Whether it works on dialogues instead of single samples.
     """
 
     modalities: tuple[str, ...] = ()
     at_least: int = 1
     tasks: tuple[TargetKind, ...] = ("regression", "multiclass", "multilabel", "binary")
+    kinds: tuple[ModalityKind, ...] = ("features", "tokens")
     dialogue: bool = False
 
     def unmet(self, spec: DataSpec) -> list[str]:
@@ -49,6 +51,11 @@ class Needs:
         if len(spec.modalities) < self.at_least:
             have = ", ".join(spec.modalities) or "none"
             reasons.append(f"it needs at least {self.at_least} modalities and the data have {have}")
+        reasons += [
+            f"it reads {' and '.join(self.kinds)}, and {modality.name} is {modality.kind}"
+            for modality in spec.modalities.values()
+            if modality.kind not in self.kinds
+        ]
         if spec.target.kind not in self.tasks:
             reasons.append(f"it predicts {', '.join(self.tasks)} targets and the data have {spec.target.kind}")
         if spec.dialogue != self.dialogue:
