@@ -43,6 +43,8 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "version": str,
     "card": dict,
     "task": dict,
+    "features": dict,
+    "aligned": bool,
     "selection": dict,
     "test": dict,
     "curve": list,
@@ -50,6 +52,16 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "environment": dict,
     "samples": dict,
 }
+
+COMPLETED: dict[str, tuple[str, ...]] = {
+    "card": ("title", "year", "fidelity", "published"),
+    "task": ("kind", "names", "family"),
+    "selection": ("metric", "mode", "epoch", "value"),
+    "cost": ("parameters", "epochs", "seconds_per_epoch", "peak_memory", "peak_memory_of"),
+    "samples": ("train", "valid", "test"),
+    "training": ("max_epochs", "patience"),
+}
+"""What a completed record must say."""
 
 RecordDict = dict[str, Any]
 
@@ -74,7 +86,12 @@ def problem(record: Any, path: Path) -> str | None:
     if path.parts[-len(expected) :] != expected:
         return f"its place does not fit its content, which says {'/'.join(expected)}"
     if record["status"] == "completed":
-        if record["selection"].get("metric") not in record["test"]:
+        for key, names in COMPLETED.items():
+            if missing := [name for name in names if name not in record[key]]:
+                return f"{key!r} has no {missing[0]!r}"
+        if not all(value is None or isinstance(value, int | float) for value in record["test"].values()):
+            return "a test value is not a number"
+        if record["test"].get(record["selection"]["metric"]) is None:
             return "it is completed without a test value of the selecting metric"
         if not path.with_suffix("").with_suffix(".csv.gz").is_file():
             return "its predictions are missing"

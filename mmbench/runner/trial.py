@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import platform
 import shutil
@@ -85,6 +86,8 @@ def describe(trial: Trial) -> RecordDict:
         "version": __version__,
         "card": {"title": card.title, "year": card.year, "fidelity": card.fidelity, "published": published},
         "task": {},
+        "features": {},
+        "aligned": False,
         "selection": {},
         "test": {},
         "curve": [],
@@ -126,10 +129,19 @@ def _train_and_test(
     prediction, target, index = model.test_metric.gathered()
     memory, counted = peak_memory()
     chosen = next(row for row in curve.rows if row["epoch"] == best["epoch"])
+    test = model.test_metric.compute()
+    if not math.isfinite(test[selection]):
+        raise DivergedError(f"test/{selection} is {test[selection]}.")
+    target_spec = model.task.target
+    task = {"kind": target_spec.kind, "names": target_spec.names, "family": target_spec.metrics}
+    if target_spec.kind == "multilabel":
+        task["thresholds"] = model.thresholds.tolist()
     result = {
-        "task": {"kind": model.task.target.kind, "names": model.task.target.names, "family": model.task.target.metrics},
+        "task": task,
+        "features": {name: dataclasses.asdict(modality) for name, modality in data.spec.modalities.items()},
+        "aligned": data.spec.aligned,
         "selection": {"metric": selection, "mode": mode, "epoch": best["epoch"], "value": chosen[monitor]},
-        "test": model.test_metric.compute(),
+        "test": test,
         "curve": curve.rows,
         "samples": {split: len(rows) for split, rows in data.rows.items()},
         "cost": {
