@@ -126,7 +126,8 @@ class _ModalityWriter:
                 f"Sample {sample!r} has {self.name} steps of shape {values.shape[1:]}, the samples before it have "
                 f"{self.shape}. All files of one store must come from the same extractor."
             )
-        values = values.astype(self.dtype)
+        with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and counted as such
+            values = values.astype(self.dtype)
         if self.kind == "features":
             nan, inf = np.isnan(values), np.isinf(values)
             self.repairs["nan"] += int(nan.sum())
@@ -197,8 +198,8 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
                 f"in the splits {seen[record.id]} and {record.split}" if seen[record.id] != record.split else "twice"
             )
             raise DataError(f"The sample id {record.id!r} occurs {where}. Ids must be unique: remove one of the two.")
-        if np.isnan(np.asarray(record.target, dtype=float)).any():
-            raise DataError(f"Sample {record.id!r} has the label NaN. Remove unlabelled samples before the import.")
+        if not np.isfinite(np.asarray(record.target, dtype=float)).all():
+            raise DataError(f"Sample {record.id!r} has the label NaN or inf. Remove such samples before the import.")
         if not writers:
             for name in (name for name in MODALITIES if name in record.inputs):
                 group = file.create_group(f"modalities/{name}")

@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def build_parser() -> tuple[ArgumentParser, dict[str, Handler]]:
         one.add_argument("--out", type=Path, required=True, help="store to write")
         one.add_function_arguments(read, skip={"source"}, as_group=False)
         formats.add_subcommand(name, one)
-        handlers[f"data import {name}"] = import_data
+        handlers[f"data import {name}"] = partial(import_data, name)
     for name, text in (
         ("info", "Show what a store holds."),
         ("check", "Compare a store's content with its fingerprint."),
@@ -280,13 +281,12 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     return 1
 
 
-def import_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Read published files into a store and print what came in."""
     from data_modules.importers import import_store
     from data_modules.summary import summary
 
-    form = arguments.subcommand
-    options = arguments.get(form).as_dict()
+    options = arguments.as_dict()
     source, out, dataset = (options.pop(key) for key in ("source", "out", "dataset"))
     store = import_store(form, source, out, dataset=dataset, options=options)
     console.print(summary(store))

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from data_modules.importers.common import Source, unknown
-from data_modules.schema import DataError
+from data_modules.importers.common import Source
+from data_modules.schema import DataError, unknown
 from data_modules.store import FeatureStore, write_store
 
 __all__ = ["ImporterFunction", "Source", "import_store", "importer", "importers", "options_of"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,14 +46,6 @@ class Source:
     records: Iterable[Record]
     splits: Callable[[list[Record]], SplitTables] | None = None
     protocol: str = "standard"
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Return a message for a name that does not exist, with the nearest that does."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    return f"Unknown {what} {name!r}. {hint}Known: {', '.join(names) or 'none'}."
 
 
 def string(value: Any) -> str:

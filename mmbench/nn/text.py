@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from torch import nn
 
 from data_modules.schema import DataError, Sequence
@@ -32,8 +34,18 @@ class PretrainedText(nn.Module):
                 f"and network access. ({error})"
             ) from error
         self.dim: int = self.model.config.hidden_size
+        self.frozen = frozen
+        if getattr(self.model, "pooler", None) is not None:  # hidden states do not pass it, so it never gets a gradient
+            self.model.pooler.requires_grad_(False)
         if frozen:
             self.model.requires_grad_(False)
+        self.train()  # transformers hands models over in evaluation mode, and Lightning keeps modes
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout on or off; a frozen encoder never has any."""
+        super().train(mode)
+        self.model.train(mode and not self.frozen)
+        return self
 
     def forward(self, tokens: Sequence) -> Sequence:
         """Return the hidden states ``(B, T, dim)`` for token ids ``(B, T)``."""

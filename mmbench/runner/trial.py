@@ -133,7 +133,7 @@ def _train_and_test(
     if not math.isfinite(test[selection]):
         raise DivergedError(f"test/{selection} is {test[selection]}.")
     target_spec = model.task.target
-    task = {"kind": target_spec.kind, "names": target_spec.names, "family": target_spec.metrics}
+    task: dict[str, Any] = {"kind": target_spec.kind, "names": target_spec.names, "family": target_spec.metrics}
     if target_spec.kind == "multilabel":
         task["thresholds"] = model.thresholds.tolist()
     result = {

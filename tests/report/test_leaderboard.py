@@ -131,6 +131,7 @@ def test_what_the_numbers_mean_stands_above_the_table() -> None:
         "`paper`: built from the equations",
         "device x86_64, torch 2.9.0 (6 trials)",
         "`ffffffffffff`",
+        "text 300 wide, up to 50 steps (GloVe); not aligned",
     ):
         assert part in head
     assert "- `mae` ↓ mean absolute error of raw predictions" in render(records)[f"{NAME}.md"]

@@ -1,0 +1,98 @@
+"""Constant: the best prediction that looks at no input, found in closed form from the training targets.
+
+It minimises the task loss over all constants: the median for regression (L1), log class frequencies for multi-class,
+log odds for multi-label, two log frequencies per name for binary targets. A class without training samples counts as
+half a sample, so that every logit is finite. A method that does not beat it has learned nothing.
+
+Shapes: no input is read; the constant ``(outputs,)`` is repeated to ``(B, outputs)``. Loss: the task loss, which is
+logged and not descended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_modules.schema import Batch, DataSpec
+from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.card import MethodCard, Needs
+from mmbench.methods.config import MethodConfig
+from mmbench.tasks import Task
+
+
+def best_constant(kind: str, target: Tensor, outputs: int) -> Tensor:
+    """Return ``(outputs,)`` the constant prediction with the least mean task loss.
+
+    Args:
+        kind: Target kind.
+        target: ``(N,)`` or ``(N, C)`` training targets.
+        outputs: Width of the prediction.
+    """
+    if kind == "regression":
+        return target.reshape(len(target), -1).double().quantile(0.5, dim=0)
+    if kind == "multiclass":
+        counts = torch.bincount(target, minlength=outputs).double()
+        return (counts.clamp(min=0.5) / len(target)).log()
+    positive = target.double().sum(0).clamp(0.5, len(target) - 0.5) / len(target)
+    if kind == "multilabel":
+        return positive.logit()
+    return torch.stack([1 - positive, positive], -1).log().flatten()
+
+
+class Constant(FusionMethod):
+    """The best constant under the task loss.
+
+    ``self.spec`` names no modality, because none is read (nor is a text encoder loaded).
+    """
+
+    card = MethodCard(
+        title="Constant prediction",
+        authors="The mmbench developers",
+        year=2025,
+        fidelity="own",
+        needs=Needs(at_least=0),
+    )
+
+    def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
+        super().__init__(replace(spec, modalities={}), task, config)
+        self.constant = nn.Parameter(torch.zeros(self.task.outputs))
+        # A metric gathers targets over batches and processes, and counts every sample once.
+        self.collected = self.task.metric()
+
+    def forward(self, batch: Batch) -> Output:
+        """Return the constant, ``(B, outputs)``."""
+        return Output(self.constant.expand(batch.size, -1))
+
+    def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the constant with a learning rate of 0: steps are counted, but only :meth:`_fit` changes it.
+
+        Lightning saves no checkpoint before an optimiser has stepped, and DDP refuses models without parameters.
+        """
+        return {"main": [{"params": [self.constant], "lr": 0.0}]}
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the targets of the last epoch."""
+        super().on_train_epoch_start()
+        self.collected.reset()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Collect the targets of a batch."""
+        self.collected.update(*self.task.flatten(self(batch).prediction, batch))
+        return super().training_step(batch, batch_idx)
+
+    def on_validation_start(self) -> None:
+        """Fit before the epoch's validation, which Lightning runs inside the training epoch."""
+        if self.collected.update_called:
+            self._fit()
+
+    def on_train_epoch_end(self) -> None:
+        """Fit when there is no validation, and log."""
+        self._fit()
+        super().on_train_epoch_end()
+
+    def _fit(self) -> None:
+        _, target, _ = self.collected.gathered()
+        self.constant.data.copy_(best_constant(self.task.target.kind, target, self.task.outputs))

@@ -1,0 +1,40 @@
+"""Unimodal: the late-fusion model with a single branch, to show what fusion adds to its best modality.
+
+The branch, the head and the settings are those of :mod:`mmbench.methods.late_fusion`; the other modalities are not
+looked at. One run per modality makes the row of a table complete (:meth:`Unimodal.variants`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from data_modules.schema import MODALITIES, DataSpec
+from mmbench.methods.card import MethodCard
+from mmbench.methods.config import MethodConfig, setting
+from mmbench.methods.late_fusion import LateFusion
+from mmbench.tasks import Task
+
+
+class Unimodal(LateFusion):
+    """A Transformer encoder on one modality.
+
+    ``self.spec`` names only that modality, because the method is built for nothing else.
+    """
+
+    card = MethodCard(title="Unimodal Transformer", authors="The mmbench developers", year=2025, fidelity="own")
+
+    @dataclass(frozen=True)
+    class Config(LateFusion.Config):
+        """Settings of the unimodal Transformer."""
+
+        modality: str = setting("", "the modality to use; empty for the first of the data", choices=("", *MODALITIES))
+
+    def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
+        name = getattr(config, "modality", "") or next(iter(spec.modalities))
+        super().__init__(spec.select((name,)), task, config)
+
+    @classmethod
+    def variants(cls, spec: DataSpec) -> dict[str, dict[str, Any]]:
+        """Return one variant per modality of the data."""
+        return {name: {"modality": name} for name in spec.modalities}

@@ -1,0 +1,161 @@
+"""Small data for any method: specs, random batches, stores, and what can be done to a batch without a trace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetKind, TargetSpec
+from data_modules.store import Record, StoreInfo, write_store
+
+KINDS: tuple[TargetKind, ...] = ("regression", "multiclass", "multilabel", "binary")
+DIMS = {"text": 7, "audio": 5, "vision": 6}
+STEPS = {"text": 6, "audio": 9, "vision": 8}
+UTTERANCES = 5
+TARGETS = {
+    "regression": TargetSpec("regression", ("sentiment",), -3.0, 3.0),
+    "multiclass": TargetSpec("multiclass", ("angry", "happy", "sad")),
+    "multilabel": TargetSpec("multilabel", ("angry", "happy", "sad")),
+    "binary": TargetSpec("binary", ("happy", "sad")),
+}
+
+
+def make_spec(
+    kind: TargetKind = "regression",
+    modalities: tuple[str, ...] = MODALITIES,
+    *,
+    steps: int = 0,
+    dialogue: bool = False,
+) -> DataSpec:
+    """Return a spec of small dimensions; ``steps`` replaces the lengths, dialogues are of utterance vectors."""
+    lengths = dict.fromkeys(MODALITIES, UTTERANCES) if dialogue else {m: steps or STEPS[m] for m in MODALITIES}
+    return DataSpec(
+        dataset="toy",
+        feature_set="random",
+        protocol="standard",
+        modalities={name: ModalitySpec(name, DIMS[name], lengths[name]) for name in modalities},
+        target=TARGETS[kind],
+        aligned=dialogue,
+        dialogue=dialogue,
+        speakers=2 if dialogue else 0,
+    )
+
+
+def _target(kind: TargetKind, latent: Tensor) -> Tensor:
+    """Return what ``(..., 3)`` standard normal causes mean for a target of some kind."""
+    if kind == "regression":
+        return (1.5 * latent[..., 0]).clamp(-3, 3)
+    if kind == "multiclass":
+        return latent.argmax(-1)
+    positive = latent[..., : len(TARGETS[kind].names)] > 0
+    return positive.float() if kind == "multilabel" else positive.long()
+
+
+def make_batch(spec: DataSpec, size: int = 4, seed: int = 0, *, corrupted: bool = False) -> Batch:
+    """Return random samples of different lengths whose target can be read off every modality.
+
+    The longest sample of each modality is as long as the spec says. In corrupted batches some steps are zero.
+    """
+    random = torch.Generator().manual_seed(seed)
+    shape = (size, UTTERANCES) if spec.dialogue else (size,)
+    latent = torch.randn(*shape, 3, generator=random)
+    shared = torch.randint(1, UTTERANCES + 1, (size,), generator=random)
+    inputs, kept = {}, {}
+    for name, modality in spec.modalities.items():
+        longest = modality.max_length
+        lengths = shared.clone() if spec.aligned else torch.randint(1, longest + 1, (size,), generator=random)
+        lengths[0] = longest
+        values = 0.3 * torch.randn(size, longest, modality.dim, generator=random)
+        values[..., :3] += latent if spec.dialogue else latent[:, None]
+        sequence = Sequence(values, lengths)
+        sequence.values *= sequence.mask.unsqueeze(-1)
+        survived = torch.rand(size, longest, generator=random) > 0.4
+        inputs[name], kept[name] = sequence, survived & sequence.mask
+    target = _target(spec.target.kind, latent)
+    index = torch.arange(target[..., 0].numel() if target.dim() > len(shape) else target.numel()).reshape(shape)
+    batch = Batch(inputs, target, index)
+    if spec.dialogue:
+        shared[0] = UTTERANCES
+        batch.target_mask = torch.arange(UTTERANCES) < shared[:, None]
+        batch.speaker = torch.randint(0, 2, shape, generator=random) * batch.target_mask
+    if corrupted:
+        batch.complete, batch.kept = inputs, kept
+        batch.inputs = {
+            name: Sequence(item.values * kept[name].unsqueeze(-1), item.lengths) for name, item in inputs.items()
+        }
+    return batch
+
+
+def changed(batch: Batch, modality: str, values: Tensor) -> Batch:
+    """Return the batch with other values of one modality."""
+    return replace(batch, inputs={**batch.inputs, modality: Sequence(values, batch.inputs[modality].lengths)})
+
+
+def rows(batch: Batch, order: Tensor) -> Batch:
+    """Return some samples of a batch, in some order."""
+
+    def pick(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[order]
+
+    return replace(
+        batch,
+        inputs={name: Sequence(item.values[order], item.lengths[order]) for name, item in batch.inputs.items()},
+        target=batch.target[order],
+        index=batch.index[order],
+        speaker=pick(batch.speaker),
+        target_mask=pick(batch.target_mask),
+    )
+
+
+def padded(batch: Batch, steps: int) -> Batch:
+    """Return the batch with more right padding."""
+
+    def pad(values: Tensor) -> Tensor:
+        return torch.cat([values, values.new_zeros(values.shape[0], steps, *values.shape[2:])], 1)
+
+    batch = replace(batch, inputs={m: Sequence(pad(item.values), item.lengths) for m, item in batch.inputs.items()})
+    if batch.target_mask is None:
+        return batch
+    assert batch.speaker is not None
+    return replace(
+        batch,
+        target=pad(batch.target),
+        index=pad(batch.index),
+        speaker=pad(batch.speaker),
+        target_mask=pad(batch.target_mask),
+    )
+
+
+def with_garbage(batch: Batch) -> Batch:
+    """Return the batch with large numbers where there is padding."""
+    inputs = {
+        name: Sequence(torch.where(item.mask.unsqueeze(-1), item.values, 1e3), item.lengths)
+        for name, item in batch.inputs.items()
+    }
+    return replace(batch, inputs=inputs)
+
+
+def write_toy_store(path: Path, spec: DataSpec, train: int = 32, held_out: int = 8) -> Path:
+    """Write a store of samples as :func:`make_batch` draws them: ``train`` training ones, valid, test."""
+    records = []
+    for split, size, seed in (("train", train, 0), ("valid", held_out, 1), ("test", held_out, 2)):
+        batch = make_batch(spec, size, seed)
+        if spec.dialogue:
+            assert batch.target_mask is not None
+            assert batch.speaker is not None
+        for row in range(size):
+            utterances = range(int(batch.target_mask[row].sum())) if spec.dialogue else (None,)
+            for step in utterances:
+                at = row if step is None else (row, step)
+                inputs = {
+                    m: item.values[row, : item.lengths[row]].numpy() if step is None else item.values[at][None].numpy()
+                    for m, item in batch.inputs.items()
+                }
+                name = f"{split}-{row}" if step is None else f"{split}-{row}[{step}]"
+                speaker = "" if batch.speaker is None else f"role{int(batch.speaker[at])}"
+                records.append(Record(name, inputs, batch.target[at].numpy(), split, f"{split}-{row}", speaker))
+    write_store(path, StoreInfo(spec.dataset, spec.feature_set, spec.target, aligned=spec.aligned), records)
+    return path
