@@ -174,7 +174,7 @@ class FusionMethod(LightningModule):
         groups = {name: group for name, group in self.parameter_groups().items() if group}
         self._order = list(groups)
         optimizers = [
-            torch.optim.Adam(group, lr=self.config.lr, weight_decay=self.config.weight_decay)
+            torch.optim.Adam(group, lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True)
             for group in groups.values()
         ]
         if not (optimizers and self.config.plateau_patience):
