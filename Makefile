@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATASET ?= synthetic
-STORE := data/$(DATASET).h5
+
 SUITE ?= default
 ARGS ?=
 

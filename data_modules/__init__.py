@@ -10,7 +10,8 @@ from data_modules.corruption import Corruption
 from data_modules.iemocap import IEMOCAP
 from data_modules.ravdess import RAVDESS
 from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, TargetSpec, unknown
-from data_modules.store import FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import FeatureStore, Record, StoreInfo
+from data_modules.store_writer import write_store
 from data_modules.synthetic import Synthetic
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from lightning.pytorch import LightningDataModule
 from data_modules.card import DataCard
 from data_modules.corruption import Corruption, corrupt, kept_modalities, kept_steps, noise, sample_keys
 from data_modules.loading import BatchLoader, Ragged, ResidentSplit
-from data_modules.schema import MODALITIES, DataError, DataSpec
+from data_modules.schema import MODALITIES, DataError, DataSpec, unknown
 from data_modules.store import Array, FeatureStore
 
 Normalize = Literal["none", "train"]
+CONSTANT = 1e-8
+"""A feature that deviates by less is constant: it is not scaled, and gets no noise."""
 
 
 class SplitLocked(RuntimeError):
@@ -69,6 +71,12 @@ class FusionDataModule(LightningDataModule):
         seed: int = 1111,
     ) -> None:
         super().__init__()
+        if limit < 0 or batch_size < 1:
+            raise DataError(f"limit is {limit} and batch_size {batch_size}: give 0 (all) or more, and 1 or more.")
+        if normalize is not None and normalize not in get_args(Normalize):
+            raise DataError(unknown("normalisation", normalize, get_args(Normalize)))
+        if dialogue and limit:
+            raise DataError("A limit counts samples and would tear dialogues: leave one of the two away.")
         self.store = FeatureStore(path if path is not None else self.default_path())
         if self.key and self.store.dataset != self.key:
             raise DataError(f"{self.store.path} holds {self.store.dataset!r}, not {self.key!r}: give another path.")
@@ -90,11 +98,15 @@ class FusionDataModule(LightningDataModule):
         spec = self.store.spec(self.protocol)
         if tokenizer:
             merged = {**spec.modalities, "text": text}
-            spec = replace(spec, modalities={name: merged[name] for name in MODALITIES if name in merged})
+            spec = replace(spec, aligned=False, modalities={m: merged[m] for m in MODALITIES if m in merged})
         self._all_modalities = list(spec.modalities)
         if modalities:
             spec = spec.select(tuple(modalities))
         self.spec: DataSpec = replace(spec, variant=self._variant(modalities), dialogue=dialogue)
+        if dialogue and not all(self.store.groups):
+            raise DataError(f"Dialogues are the groups of a store, and samples of {self.store.path} have none.")
+        if dialogue and any(self.store.speakers) and not all(self.store.speakers):
+            raise DataError(f"Some utterances of {self.store.path} name a speaker and some do not: name all or none.")
         if dialogue and (long := [m.name for m in spec.modalities.values() if m.max_length > 1]):
             raise DataError(
                 f"Dialogues need utterance vectors; in {spec.track} these are sequences: {', '.join(long)}."
@@ -126,7 +138,8 @@ class FusionDataModule(LightningDataModule):
     def _limited(self, rows: Array) -> Array:
         if not self.limit or len(rows) <= self.limit:
             return rows
-        return np.sort(np.random.default_rng(len(rows)).choice(rows, self.limit, replace=False))
+        by_key = np.argsort(sample_keys(self.store.ids[rows]), kind="stable")
+        return np.sort(rows[by_key[: self.limit]])
 
     # Loading
 
@@ -157,7 +170,7 @@ class FusionDataModule(LightningDataModule):
             spans = torch.from_numpy(offsets)
             if self.normalize == "train" and modality.kind == "features":
                 mean, scale = self._scale(name)
-                values = (values - mean) / scale
+                values = (values - mean) / np.where(scale < CONSTANT, 1.0, scale).astype(np.float32)
             complete[name] = Ragged.of(torch.from_numpy(values), spans)
             if not self.corruption:
                 continue
@@ -166,7 +179,8 @@ class FusionDataModule(LightningDataModule):
             added = None
             if self.corruption.noise and modality.kind == "features":
                 added = noise(keys, offsets, name, modality.dim, self.corruption)
-                added = added if self.normalize == "train" else added * self._scale(name)[1]
+                scale = self._scale(name)[1]
+                added = added * (scale >= CONSTANT if self.normalize == "train" else scale)
             inputs[name] = Ragged.of(torch.from_numpy(corrupt(values, steps, added, modality.unknown)), spans)
             kept[name] = Ragged.of(torch.from_numpy(steps), spans)
         return ResidentSplit(
@@ -190,7 +204,6 @@ class FusionDataModule(LightningDataModule):
         if name not in self._scales:
             values, _ = self._read(name, self.rows["train"])
             scale = values.std(axis=0, dtype=np.float64)
-            scale[scale < 1e-8] = 1.0
             self._scales[name] = values.mean(axis=0, dtype=np.float64).astype(np.float32), scale.astype(np.float32)
         return self._scales[name]
 

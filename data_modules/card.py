@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from data_modules.schema import MODALITIES, TargetKind
 
@@ -22,7 +22,6 @@ class DataCard:
         bring: What to type to get a store.
         modalities: What the usual feature sets hold.
         task: What is usually predicted.
-        counts: By ``<feature set>/<protocol>`` the published sizes of train, valid and test.
     """
 
     title: str
@@ -35,4 +34,3 @@ class DataCard:
     bring: str
     modalities: tuple[str, ...] = MODALITIES
     task: TargetKind = "regression"
-    counts: dict[str, tuple[int, int, int]] = field(default_factory=dict)

@@ -28,5 +28,4 @@ class CMUMOSEI(FusionDataModule):
             "mmbench data import mmsa PATH/unaligned_50.pkl --dataset mosei --out data/mosei.h5 "
             "(formats: mmsa, mult, misa, plain)"
         ),
-        counts={"*/standard": (16326, 1871, 4659)},
     )

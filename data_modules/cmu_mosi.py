@@ -33,5 +33,4 @@ class CMUMOSI(FusionDataModule):
             "mmbench data import mmsa PATH/unaligned_50.pkl --dataset mosi --out data/mosi.h5 "
             "(formats: mmsa, mult, misa, plain)"
         ),
-        counts={"*/standard": (1284, 229, 686)},
     )

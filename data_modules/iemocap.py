@@ -23,5 +23,4 @@ class IEMOCAP(FusionDataModule):
         ),
         bring="mmbench data import mult PATH/iemocap_data.pkl --dataset iemocap --out data/iemocap.h5",
         task="binary",
-        counts={"*/standard": (2717, 798, 938)},
     )

@@ -11,39 +11,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from data_modules.schema import Batch, Sequence
+
+Array = npt.NDArray[np.int64]
 
 
 @dataclass(eq=False)
 class Ragged:
     """Sequences of different lengths, end to end.
 
+    Which rows make a batch is worked out by numpy on the CPU: so small a job costs more in calls than in work, and
+    finding the longest never waits for the device.
+
     Attributes:
         values: ``(sum T + 1, ...)`` steps; the last row is the zero step that pads.
-        starts: ``(N,)`` first row of each sequence, on the device of ``values``.
-        lengths: ``(N,)`` steps of each sequence, on the device of ``values``.
-        host_lengths: The same on the CPU, so that finding the longest never waits for the device.
+        starts: ``(N,)`` first row of each sequence.
+        lengths: ``(N,)`` steps of each sequence.
     """
 
     values: Tensor
-    starts: Tensor
-    lengths: Tensor
-    host_lengths: Tensor
+    starts: Array
+    lengths: Array
 
     @classmethod
     def of(cls, values: Tensor, offsets: Tensor) -> Ragged:
         """Build from ``(sum T, ...)`` values and ``(N + 1,)`` offsets, both on the CPU."""
         padded = torch.cat([values, values.new_zeros(1, *values.shape[1:])])
-        lengths = offsets.diff()
-        return cls(padded, offsets[:-1], lengths, lengths)
+        return cls(padded, offsets[:-1].numpy(), offsets.diff().numpy())
 
     def to(self, device: torch.device | str) -> Ragged:
-        """Return the sequences on a device."""
-        values, starts, lengths = (item.to(device) for item in (self.values, self.starts, self.lengths))
-        return Ragged(values, starts, lengths, self.host_lengths)
+        """Return the sequences with their values on a device."""
+        return replace(self, values=self.values.to(device))
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(B, T, ...)`` values, zero beyond the lengths, and ``(B,)`` lengths.
@@ -51,13 +53,15 @@ class Ragged:
         Args:
             rows: ``(B,)`` which sequences, on the CPU.
         """
-        longest = int(self.host_lengths[rows].max())
-        rows = rows.to(self.values.device)
-        lengths = self.lengths[rows]
-        steps = torch.arange(longest, device=self.values.device)
-        where = torch.where(steps < lengths[:, None], self.starts[rows, None] + steps, len(self.values) - 1)
-        values = self.values.index_select(0, where.reshape(-1))
-        return values.reshape(len(rows), longest, *self.values.shape[1:]), lengths
+        chosen, device = rows.numpy(), self.values.device
+        lengths = self.lengths[chosen]
+        steps = np.arange(lengths.max())
+        where = np.where(steps < lengths[:, None], self.starts[chosen, None] + steps, len(self.values) - 1)
+        if device.type == "cpu":
+            # In one thread: where other processes want the cores, threads wait for each other longer than they copy.
+            return torch.from_numpy(self.values.numpy().take(where, axis=0)), torch.from_numpy(lengths)
+        values = self.values.index_select(0, torch.from_numpy(where.reshape(-1)).to(device))
+        return values.view(*where.shape, *self.values.shape[1:]), torch.from_numpy(lengths).to(device)
 
 
 @dataclass(eq=False)
@@ -84,7 +88,7 @@ class ResidentSplit:
 
     def __len__(self) -> int:
         """Return the number of batch elements."""
-        return len(self.dialogues.host_lengths) if self.dialogues is not None else len(self.host_index)
+        return len(self.dialogues.lengths) if self.dialogues is not None else len(self.host_index)
 
     def __post_init__(self) -> None:
         """Remember the rows on the CPU, where batches are planned."""
@@ -107,11 +111,11 @@ class ResidentSplit:
         )
 
     @property
-    def host_lengths(self) -> Tensor:
-        """``(N,)`` size of each batch element in steps, over all modalities; what length buckets sort by."""
+    def sizes(self) -> Array:
+        """``(N,)`` steps of each batch element over all modalities; what length buckets sort by."""
         if self.dialogues is not None:
-            return self.dialogues.host_lengths
-        return torch.stack([item.host_lengths for item in self.inputs.values()]).sum(0)
+            return self.dialogues.lengths
+        return np.sum([item.lengths for item in self.inputs.values()], axis=0)
 
     def batch(self, rows: Tensor, stage: int = 0) -> Batch:
         """Return the batch of some elements.
@@ -208,7 +212,7 @@ class BatchLoader:
     def _batches(self, part: float) -> int:
         count = len(self.split)
         own = -(-count // self.world) if self.shuffle else len(range(self.rank, count, self.world))
-        return max(1, math.ceil(math.ceil(own / self.batch_size) * part))
+        return math.ceil(math.ceil(own / self.batch_size) * part)
 
     def __len__(self) -> int:
         """Return the number of batches of this process in an epoch."""
@@ -232,8 +236,7 @@ class BatchLoader:
 
     def _bucketed(self, order: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Fill batches with samples of similar length, in random order of the batches."""
-        lengths = self.split.host_lengths.numpy()[order]
-        by_length = order[np.argsort(lengths, kind="stable")]
+        by_length = order[np.argsort(self.split.sizes[order], kind="stable")]
         size = self.batch_size * self.world
         full = len(order) // size * size
         batches = random.permutation(by_length[:full].reshape(-1, size)) if full else by_length[:0]
@@ -243,5 +246,5 @@ class BatchLoader:
         """Yield the batches of every pass, in order."""
         for stage, part in enumerate(self.passes):
             rows = self._order(stage).split(self.batch_size)
-            for chunk in rows[: self._batches(part)]:
+            for chunk in rows[: self._batches(part)]:  # a process without samples has no batch
                 yield self.split.batch(chunk, stage)

@@ -31,5 +31,4 @@ class RAVDESS(FusionDataModule):
         ),
         modalities=("audio", "vision"),
         task="multiclass",
-        counts={"*/msaf6": (960, 240, 240)},
     )

@@ -84,7 +84,9 @@ class TargetSpec:
         """The metric family that scores this target."""
         if self.family is not None:
             return self.family
-        return "sentiment" if self.kind == "regression" else self.kind
+        if self.kind == "regression":
+            return "sentiment" if len(self.names) == 1 else "affect"
+        return self.kind
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.schema import MODALITIES, DataError, DataSpec, ModalityKind, ModalitySpec, TargetSpec
+from data_modules.schema import DataError, DataSpec, ModalityKind, ModalitySpec, TargetSpec
 
 FORMAT, VERSION = "mmbench-store", 1
 SPLITS = ("train", "valid", "test")
@@ -89,186 +87,16 @@ class StoreInfo:
     notes: tuple[str, ...] = ()
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` that replaces it only when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    try:
-        yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-class _ModalityWriter:
-    """Appends samples of one modality and counts what had to be repaired."""
-
-    def __init__(self, group: h5py.Group, name: str, first: Array, kind: ModalityKind) -> None:
-        self.name, self.kind, self.shape = name, kind, first.shape[1:]
-        self.dtype = np.dtype(np.float32 if kind == "features" else first.dtype)
-        row = max(1, int(np.prod(self.shape, dtype=int)) * self.dtype.itemsize)
-        chunk = (max(1, CHUNK_BYTES // row), *self.shape)
-        self.values = group.create_dataset(
-            "values", (0, *self.shape), self.dtype, maxshape=(None, *self.shape), chunks=chunk
-        )
-        self.offsets = [0]
-        self.repairs = {"nan": 0, "inf": 0, "empty": 0}
-        self._pending: list[Array] = []
-        self._pending_rows, self._limit = 0, chunk[0]
-
-    def add(self, sample: str, values: Array) -> None:
-        values = np.asarray(values)
-        if values.shape[1:] != self.shape:
-            raise DataError(
-                f"Sample {sample!r} has {self.name} steps of shape {values.shape[1:]}, the samples before it have "
-                f"{self.shape}. All files of one store must come from the same extractor."
-            )
-        with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and counted as such
-            values = values.astype(self.dtype)
-        if self.kind == "features":
-            nan, inf = np.isnan(values), np.isinf(values)
-            self.repairs["nan"] += int(nan.sum())
-            self.repairs["inf"] += int(inf.sum())
-            values[nan | inf] = 0
-        if len(values) == 0:
-            self.repairs["empty"] += 1
-            values = np.zeros((1, *self.shape), self.dtype)
-        self.offsets.append(self.offsets[-1] + len(values))
-        self._pending.append(values)
-        self._pending_rows += len(values)
-        if self._pending_rows >= self._limit:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._pending:
-            start = len(self.values)
-            self.values.resize(start + self._pending_rows, axis=0)
-            self.values[start:] = np.concatenate(self._pending)
-        self._pending, self._pending_rows = [], 0
-
-
-def write_store(
-    path: str | os.PathLike[str],
-    info: StoreInfo,
-    records: Iterable[Record],
-    splits: Callable[[list[Record]], SplitTables] | None = None,
-    protocol: str = "standard",
-) -> FeatureStore:
-    """Write records to a store, atomically, holding one sample at a time.
-
-    NaN and infinite features become 0 and are counted; an empty sequence becomes one zero step and is counted.
-
-    Args:
-        path: The file to make or replace.
-        info: What is said of all samples.
-        records: The samples.
-        splits: From the records (without their inputs) to split tables by protocol; by default one table, named by
-            ``protocol``, from the records' own ``split``.
-        protocol: Name of that default table.
-
-    Returns:
-        The written store, open for reading.
-
-    Raises:
-        DataError: For no samples, a repeated id, differing dimensions, a missing modality or a NaN target.
-    """
-    target = Path(path)
-    with atomic_path(target) as part, h5py.File(part, "w") as file:
-        light = _write_samples(file, info, records)
-        tables = splits(light) if splits else {protocol: [_own_split(light)]}
-        file.create_group("splits", track_order=True)  # the first protocol is the default one
-        for name, folds in tables.items():
-            for fold, table in enumerate(folds):
-                _check_table(name, fold, table, len(light))
-                file.create_dataset(f"splits/{name}/{fold}", data=np.asarray(table, np.int8))
-        file.attrs["fingerprint"] = _fingerprint(file)
-    return FeatureStore(target)
-
-
-def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) -> list[Record]:
-    writers: dict[str, _ModalityWriter] = {}
-    seen: dict[str, str | None] = {}
-    light: list[Record] = []
-    for record in records:
-        if record.id in seen:
-            where = (
-                f"in the splits {seen[record.id]} and {record.split}" if seen[record.id] != record.split else "twice"
-            )
-            raise DataError(f"The sample id {record.id!r} occurs {where}. Ids must be unique: remove one of the two.")
-        if not np.isfinite(np.asarray(record.target, dtype=float)).all():
-            raise DataError(f"Sample {record.id!r} has the label NaN or inf. Remove such samples before the import.")
-        if not writers:
-            for name in (name for name in MODALITIES if name in record.inputs):
-                group = file.create_group(f"modalities/{name}")
-                kind = info.kinds.get(name, "features")
-                writers[name] = _ModalityWriter(group, name, np.asarray(record.inputs[name]), kind)
-        if set(record.inputs) != set(writers) or not writers:
-            raise DataError(
-                f"Sample {record.id!r} has the modalities {sorted(record.inputs)}, the samples before it have "
-                f"{sorted(writers)} of {list(MODALITIES)}. Give every sample the same modalities."
-            )
-        for name, writer in writers.items():
-            writer.add(record.id, record.inputs[name])
-        seen[record.id] = record.split
-        light.append(
-            Record(record.id, {}, record.target, record.split, record.group, record.speaker, record.transcript)
-        )
-    if not light:
-        raise DataError(f"The source of {info.dataset}/{info.feature_set} has no samples: nothing was written.")
-    modalities = {}
-    for name, writer in writers.items():
-        writer.flush()
-        offsets = np.asarray(writer.offsets, np.int64)
-        file.create_dataset(f"modalities/{name}/offsets", data=offsets)
-        dim = info.sizes.get(name, int(writer.shape[0]) if writer.shape else 1)
-        longest, source = int(np.diff(offsets).max()), info.sources.get(name, "")
-        spec = ModalitySpec(name, dim, longest, writer.kind, source, info.unknown.get(name, 0))
-        modalities[name] = asdict(spec)
-    strings = h5py.string_dtype()
-    for key in ("id", "group", "speaker", "transcript"):
-        file.create_dataset(f"{key}s", data=[getattr(record, key) for record in light], dtype=strings)
-    integer = info.target.kind in ("multiclass", "binary")
-    targets = np.asarray([record.target for record in light])
-    file.create_dataset("targets", data=targets.astype(np.int64 if integer else np.float32))
-    file.attrs.update(
-        format=FORMAT,
-        version=VERSION,
-        dataset=info.dataset,
-        feature_set=info.feature_set,
-        aligned=info.aligned,
-        target=json.dumps(asdict(info.target)),
-        modalities=json.dumps(modalities),
-        notes=json.dumps(list(info.notes)),
-        repairs=json.dumps({name: writer.repairs for name, writer in writers.items()}),
-    )
-    return light
-
-
-def _own_split(records: list[Record]) -> npt.NDArray[np.int8]:
-    for record in records:
-        if record.split is not None and record.split not in SPLITS:
-            raise DataError(f"Sample {record.id!r} is in the split {record.split!r}; splits are {', '.join(SPLITS)}.")
-    return np.asarray([UNUSED if r.split is None else SPLITS.index(r.split) for r in records], np.int8)
-
-
-def _check_table(protocol: str, fold: int, table: npt.NDArray[np.int8], samples: int) -> None:
-    if len(table) != samples:
-        raise DataError(f"Split {protocol!r}, fold {fold}, has {len(table)} entries for {samples} samples.")
-    for code, name in enumerate(SPLITS):
-        if not (np.asarray(table) == code).any():
-            raise DataError(
-                f"Split {protocol!r}, fold {fold}, has no {name} samples. Every fold needs all three parts."
-            )
-
-
-def _fingerprint(file: h5py.File) -> str:
-    """Return the SHA-256 of the content: everything but free text and the fingerprint itself."""
+def fingerprint(file: h5py.File) -> str:
+    """Return the SHA-256 of the content: everything but sources, notes, repairs and the fingerprint itself."""
     digest = hashlib.sha256()
     for key in ("format", "version", "dataset", "feature_set", "target"):
         digest.update(f"{key}={file.attrs[key]};".encode())
+    if file.attrs["aligned"]:
+        digest.update(b"aligned;")
+    for name, spec in sorted(json.loads(file.attrs["modalities"]).items()):
+        if spec["kind"] != "features":  # the array of features says all there is to say
+            digest.update(f"{name}={spec['kind']},{spec['dim']},{spec['unknown']};".encode())
     datasets: list[h5py.Dataset] = []
     file.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
     for data in sorted(datasets, key=lambda item: str(item.name)):
@@ -313,9 +141,9 @@ class FeatureStore:
             raise DataError(
                 f"{self.path} is HDF5 but not a feature store. Bring it in with `mmbench data import plain`."
             )
-        if attrs["version"] != VERSION:
+        if attrs.get("version") != VERSION:
             raise DataError(
-                f"{self.path} has store version {attrs['version']}, this program reads {VERSION}. "
+                f"{self.path} has store version {attrs.get('version')}, this program reads {VERSION}. "
                 "Make it again from its source with `mmbench data import`."
             )
         try:
@@ -377,6 +205,8 @@ class FeatureStore:
         lengths = offsets[rows + 1] - offsets[rows]
         own = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         with h5py.File(self.path, "r") as file:
+            if file.attrs.get("fingerprint") != self.fingerprint:
+                raise DataError(f"{self.path} was replaced after it was opened: start again.")
             data = file[f"modalities/{name}/values"]
             values = np.empty((int(own[-1]), *data.shape[1:]), data.dtype)
             breaks = np.flatnonzero(np.diff(rows) != 1) + 1
@@ -392,8 +222,11 @@ class FeatureStore:
         Raises:
             DataError: When the file was changed after it was written.
         """
-        with h5py.File(self.path, "r") as file:
-            found = _fingerprint(file)
+        try:
+            with h5py.File(self.path, "r") as file:
+                found = fingerprint(file)
+        except OSError as error:
+            raise DataError(f"{self.path} is damaged ({error}): make it again with `mmbench data import`.") from error
         if found != self.fingerprint:
             raise DataError(
                 f"{self.path} was changed after it was made: its fingerprint is {found[:12]} instead of "

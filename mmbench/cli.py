@@ -24,13 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from data_modules.schema import DataError
     from mmbench.methods.config import ConfigError
 
-    arguments, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
-    parser, handlers = build_parser()
-    parsed = parser.parse_args(arguments)
-    key = command(parsed)
-    if any(dotted.values()) and key not in ("run",):
-        parser.error(f"--{next(name for name in dotted if dotted[name])}.* belongs to `mmbench run`.")
     try:
+        arguments, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
+        parser, handlers = build_parser()
+        parsed = parser.parse_args(arguments)
+        key = command(parsed)
+        if any(dotted.values()) and key != "run":
+            parser.error(f"--{next(name for name in dotted if dotted[name])}.* belongs to `mmbench run`.")
         return handlers[key](parsed.get(key.replace(" ", ".")), dotted)
     except (ConfigError, DataError) as error:
         Console(stderr=True).print(f"mmbench: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
     """Take ``--method.<key> value``, ``--data.<key> value`` and ``--corruption.<key> value`` out of the arguments."""
+    from mmbench.methods.config import ConfigError
+
     rest: list[str] = []
     dotted: dict[str, dict[str, str]] = {prefix: {} for prefix in PREFIXES}
     items = iter(argv)
@@ -49,7 +51,10 @@ def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]
         name, equals, value = item.partition("=")
         prefix, dot, key = name.removeprefix("--").partition(".")
         if name.startswith("--") and dot and prefix in dotted:
-            dotted[prefix][key.replace("-", "_")] = value if equals else next(items, "")
+            value = value if equals else next(items, "--")
+            if value.startswith("--"):
+                raise ConfigError(f"{name} needs a value.")
+            dotted[prefix][key.replace("-", "_")] = value
         else:
             rest.append(item)
     return rest, dotted
@@ -172,11 +177,19 @@ def list_things(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 
 def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Run a plan and print its tables."""
+    from data_modules.store import FeatureStore
+    from mmbench.methods import ConfigError
     from mmbench.report import build, terminal_table
     from mmbench.runner.launch import Options, automatic_jobs, launch
     from mmbench.runner.plan import corruption_settings, data_settings, make_plan
     from mmbench.runner.settings import find_suite
 
+    if not arguments.benchmarks.is_dir():
+        console.print(
+            f"There is no folder {arguments.benchmarks}: methods run with their built-in settings. Run from the "
+            "repository or give --benchmarks for those that are shipped per data set.",
+            style="yellow",
+        )
     suite = find_suite(arguments.benchmarks, arguments.suite)
     training = suite.training
     if arguments.max_epochs:
@@ -188,7 +201,7 @@ def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         data["limit"] = arguments.limit
     trials, left_out = make_plan(
         suite,
-        dataset=arguments.dataset or suite.dataset,
+        dataset=arguments.dataset or (FeatureStore(arguments.store).dataset if arguments.store else suite.dataset),
         methods_wanted=arguments.method,
         seeds=arguments.seeds,
         folds=arguments.folds,
@@ -200,6 +213,8 @@ def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     )
     for method, why in left_out.items():
         console.print(f"{method} is left out: {why}.", markup=False)
+    if not trials:
+        raise ConfigError("No method fits these data: nothing to run.")
     if arguments.dry_run:
         for trial in trials:
             console.print(f"{trial.id}  {trial.track}  {trial.title}", markup=False, soft_wrap=True)
@@ -226,6 +241,15 @@ def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         )
     if bad:
         console.print("To run these again: the same command with --retry.", style="red")
+    ended = {record["id"] for record in records}
+    for trial in trials:
+        if trial.id not in ended:
+            console.print(
+                f"{trial.title} has no record: its process was ended (out of memory?). The same command continues it.",
+                style="red",
+                markup=False,
+                soft_wrap=True,
+            )
     return 1 if bad or len(records) < len(trials) else 0
 
 
@@ -263,8 +287,8 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         options = Options(Path(folder, "leaderboard"), Path(folder, "runs"), jobs=jobs)
         found = numbers(launch(trials, options, console))
     if arguments.accept:
-        save_baseline(path, found)
-        console.print(f"{path} holds {len(found)} rows.", markup=False)
+        save_baseline(path, found, arguments.method or None)
+        console.print(f"{path} has {len(found)} new rows.", markup=False)
         return 0
     if arguments.method:
         baseline = {row: names for row, names in baseline.items() if row in {trial.label for trial in trials}}

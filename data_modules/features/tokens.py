@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -40,5 +41,5 @@ def tokenize(
     ids = model(list(transcripts), truncation=True, max_length=longest)["input_ids"]
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
     lengths = np.diff(offsets)
-    spec = ModalitySpec("text", len(model), int(lengths.max()), "tokens", tokenizer, model.unk_token_id or 0)
+    spec = ModalitySpec("text", len(model), int(lengths.max()), "tokens", Path(tokenizer).name, model.unk_token_id or 0)
     return np.concatenate([np.asarray(row, np.int64) for row in ids]), offsets, spec

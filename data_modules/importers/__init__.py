@@ -16,9 +16,12 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import h5py
+
 from data_modules.importers.common import Source
 from data_modules.schema import DataError, unknown
-from data_modules.store import FeatureStore, write_store
+from data_modules.store import FeatureStore
+from data_modules.store_writer import write_store
 
 __all__ = ["ImporterFunction", "Source", "import_store", "importer", "importers", "options_of"]
 
@@ -97,5 +100,15 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
         raise DataError(f"The {format} importer needs the option {' and '.join(missing)}.")
     if not Path(source).exists():
         raise DataError(f"There is nothing at {source}. Give the path of the downloaded file or folder.")
+    out = Path(out)
+    if out.is_dir():
+        raise DataError(f"{out} is a folder. Give the path of the store to write.")
+    if out.exists() and out.samefile(source):
+        raise DataError(f"{out} is the source itself. Give another path for the store.")
+    if out.exists() and not h5py.is_hdf5(out):
+        raise DataError(f"{out} exists and is no store. Remove it or give another path.")
     made = read(Path(source), dataset=dataset, **options)
-    return write_store(out, made.info, made.records, made.splits, made.protocol)
+    try:
+        return write_store(out, made.info, made.records, made.splits, made.protocol)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error}.") from error

@@ -32,7 +32,7 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Source:
-    """What an importer makes of a file: everything :func:`data_modules.store.write_store` needs but the path.
+    """What an importer makes of a file: everything :func:`data_modules.store_writer.write_store` needs but the path.
 
     Attributes:
         info: What is said of all samples.
@@ -50,7 +50,10 @@ class Source:
 
 def string(value: Any) -> str:
     """Return text that a file holds as ``str``, ``bytes`` or a numpy scalar."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    if not isinstance(value, str | bytes | int | float | np.generic):
+        raise DataError(f"A name or a text is a {type(value).__name__}; strings were expected.")
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text.replace("\0", "")
 
 
 def sample_name(raw: Any) -> tuple[str, str]:

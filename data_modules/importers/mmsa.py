@@ -135,6 +135,8 @@ def _parts(source: Path, content: Any, text: str) -> dict[str, _Part]:
         isinstance(p, Mapping) and {"id", "regression_labels"} <= set(p) for p in found.values()
     ):
         raise foreign(source, content, "mmsa", wanted)
+    if text == "features" and all("text_bert" in part and "text" not in part for part in found.values()):
+        raise DataError(f"{source} has no BERT states ('text'): import its tokens with `--text tokens`.")
     parts = {split: _part(source, split, columns, text) for split, columns in found.items()}
     if not parts["train"].values or any(part.values.keys() != parts["train"].values.keys() for part in parts.values()):
         raise foreign(source, content, "mmsa", f"{wanted}, the same ones in each")

@@ -96,6 +96,10 @@ def _labels(source: Path, split: str, labels: Any) -> Array:
     """Return ``(N,)`` sentiment, or ``(N, 4)`` presences of IEMOCAP's emotions."""
     array = np.asarray(labels)
     if array.ndim == 3 and array.shape[1:] == (len(EMOTIONS), 2):
+        if not (np.isin(array, (0, 1)).all() and (array.sum(-1) == 1).all()):
+            raise DataError(
+                f"{source}: labels of the split {split!r} are not one-hot, as with the label NaN. Remove them."
+            )
         return array.argmax(-1)
     if array.size == len(array):
         return array.reshape(-1).astype(float)

@@ -88,6 +88,15 @@ def _encode(text: str, codec: str = "latin1") -> bytes:
     return text.encode(codec)
 
 
+def _fixed(state: object) -> None:
+    """Refuse a pickle that sets attributes of the stand-ins themselves, which would outlast it."""
+    raise _Refused("a change of this program")
+
+
+for _stand_in in (_reconstruct, _frombuffer, _scalar, _encode):
+    setattr(_stand_in, "__setstate__", _fixed)  # noqa: B010 - pickle looks for it before it sets anything
+
+
 def _allowed() -> dict[tuple[str, str], Any]:
     plain = (list, dict, tuple, set, frozenset, int, float, complex, bool, str, bytes, bytearray)
     names: dict[tuple[str, str], Any] = {}

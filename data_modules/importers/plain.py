@@ -53,7 +53,7 @@ def read(
     source: Path,
     *,
     dataset: str,
-    feature_set: str,
+    feature_set: str = "own",
     task: TargetKind = "regression",
     names: tuple[str, ...] = (),
     low: float | None = None,

@@ -41,11 +41,11 @@ from mmbench.nn.pooling import masked_mean
 from mmbench.nn.recurrent import LSTMVector
 from mmbench.tasks import Task
 
-SOURCE = "MMIM row of the comparison table of Semi-IIN; DBF (ACL Findings 2023) prints the same, rounded"
+SOURCE = "with fine-tuned BERT; comparison table of Semi-IIN (DBF, ACL Findings 2023, prints the same, rounded)"
 METRICS = ("mae", "corr", "acc7", "acc2_has0", "acc2_non0", "f1_has0", "f1_non0")
 PUBLISHED = {
-    "mosi/unaligned_50/standard": (0.700, 0.800, 0.4665, 0.8414, 0.8606, 0.8400, 0.8598),
-    "mosei/unaligned_50/standard": (0.526, 0.772, 0.5424, 0.8224, 0.8597, 0.8266, 0.8594),
+    "mosi/unaligned_50_tokens/standard": (0.700, 0.800, 0.4665, 0.8414, 0.8606, 0.8400, 0.8598),
+    "mosei/unaligned_50_tokens/standard": (0.526, 0.772, 0.5424, 0.8224, 0.8597, 0.8266, 0.8594),
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from data_modules.store import atomic_path
+from data_modules.files import atomic_path
 from mmbench.report import cells
 from mmbench.report.boards import Board, boards
 from mmbench.report.csvfile import COLUMNS, METRIC_COLUMNS, csv_text

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from data_modules import datasets
 from mmbench.metrics import DESCRIPTIONS
 from mmbench.report import cells
 from mmbench.report.boards import FEWEST_FOR_OUTLIER, Board
@@ -61,6 +62,7 @@ def _protocol(board: Board) -> list[str]:
     lines = [
         f"- **Samples**: {_samples(board)}{splits}.",
         *_features(board),
+        *_defects(board),
         f"- **Seeds**: {cells.ranges(seeds)}. A seed and fold belongs to this table when at least half of its methods "
         "have tried it; `(+n)` further trials of a row are not counted.",
     ]
@@ -230,6 +232,12 @@ def _features(board: Board) -> list[str]:
         for name, item in record["features"].items()
     ]
     return [f"- **Features**: {'; '.join(parts)}; {'aligned in time' if record['aligned'] else 'not aligned'}."]
+
+
+def _defects(board: Board) -> list[str]:
+    """Return what the data set's card says is wrong with it."""
+    module = datasets().get(board.track.split("/")[0])
+    return [f"- **Known defects of the data**: {escape(module.card.defects)}"] if module and module.card else []
 
 
 def _environments(board: Board) -> str:

@@ -26,7 +26,7 @@ class EpochSeed(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed the generators that dropout and sampling draw from."""
-        pl.seed_everything(self.seed * 10_007 + trainer.current_epoch, verbose=False)
+        pl.seed_everything((self.seed * 10_007 + trainer.current_epoch) % 2**32, verbose=False)
 
 
 class Curve(Callback):

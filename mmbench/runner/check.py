@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_modules.store import atomic_path
+from data_modules.files import atomic_path
 from mmbench.methods import ConfigError
 from mmbench.runner.records import RecordDict
 
@@ -91,8 +91,22 @@ def load_baseline(path: Path) -> Numbers:
     return content["rows"]
 
 
-def save_baseline(path: Path, found: Numbers) -> None:
-    """Write the committed numbers."""
+def save_baseline(path: Path, found: Numbers, replaced: Iterable[str] | None = None) -> None:
+    """Write the committed numbers.
+
+    Args:
+        path: The file.
+        found: The new rows.
+        replaced: The methods whose rows give way to the new ones; by default all.
+
+    Raises:
+        ConfigError: When a trial did not complete.
+    """
+    if bad := [row for row, names in found.items() if {"status/failed", "status/diverged"} & set(names)]:
+        raise ConfigError(f"Nothing is accepted, for these did not complete: {', '.join(bad)}.")
+    if replaced is not None and path.is_file():
+        old = {row: names for row, names in load_baseline(path).items() if row.split(" ")[0] not in set(replaced)}
+        found = {**old, **found}
     text = json.dumps({"spreads": SPREADS, "floor": FLOOR, "rows": found}, indent=1, sort_keys=True)
     with atomic_path(path) as part:
         part.write_text(text + "\n")

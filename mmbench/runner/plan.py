@@ -94,6 +94,9 @@ def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str
     if own and path is None:
         path = FusionDataModule.place(dataset)
         own = path.is_file()
+        if not own:
+            known = list(data_modules.datasets())
+            raise ConfigError(f"{unknown('data set', dataset, known)} There is no store at {path} either.")
     cls = FusionDataModule if own else data_modules.dataset(dataset)
     known = [name for name in FusionDataModule.__init__.__annotations__ if name not in ("path", "return")]
     for key in settings:
@@ -101,27 +104,29 @@ def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str
             raise ConfigError(unknown("data setting", key, known))
     values = dict(settings)
     if isinstance(values.get("corruption"), Mapping):
-        values["corruption"] = Corruption(**values["corruption"])
+        values["corruption"] = corruption_settings(values["corruption"])
     if "modalities" in values:
         values["modalities"] = tuple(values["modalities"])
     return cls(path, **values)
 
 
-def data_settings(values: Mapping[str, str]) -> dict[str, Any]:
+def data_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return data settings from the command line, with their types.
 
     Raises:
         ConfigError: When a setting does not exist or a value does not fit.
     """
+    if isinstance(values.get("modalities"), str):
+        values = {**values, "modalities": [name.strip(" []\"'") for name in values["modalities"].split(",")]}
     return _typed(FusionDataModule, values, "data setting", skip={"path", "corruption", "fold", "batch_size", "seed"})
 
 
-def corruption_settings(values: Mapping[str, str]) -> Corruption:
-    """Return the corruption from the command line."""
+def corruption_settings(values: Mapping[str, Any]) -> Corruption:
+    """Return the corruption from plain settings."""
     return Corruption(**_typed(Corruption, values, "corruption setting", skip=set()))
 
 
-def _typed(cls: type[Any], values: Mapping[str, str], what: str, skip: set[str]) -> dict[str, Any]:
+def _typed(cls: type[Any], values: Mapping[str, Any], what: str, skip: set[str]) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, skip=skip)
     known = list(parser.get_defaults().keys())
@@ -170,11 +175,14 @@ def make_plan(
     spec, store = probe.spec, probe.store
     shared = training or suite.training
     all_folds = range(len(store.splits[probe.protocol]))
+    seeds = tuple(dict.fromkeys(seeds or suite.seeds))
+    if outside := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise ConfigError(f"{outside[0]} is no seed: seeds go from 0 to {2**32 - 1}.")
     if wrong := [fold for fold in folds if fold not in all_folds]:
         raise ConfigError(f"{spec.track} has the folds 0 to {len(all_folds) - 1}, not {wrong[0]}.")
     left_out: dict[str, str] = {}
     trials: list[Trial] = []
-    for key in methods_wanted or suite.methods or list(methods()):
+    for key in dict.fromkeys(methods_wanted or suite.methods or methods()):
         if reasons := method(key).card.needs.unmet(spec):
             if key in methods_wanted:
                 raise ConfigError(f"{key} does not fit {spec.track}: {'; '.join(reasons)}.")
@@ -196,8 +204,8 @@ def make_plan(
                     folds=len(all_folds),
                     path=str(store.path),
                 )
-                for seed in (seeds or suite.seeds)
-                for fold in (folds or all_folds)
+                for seed in seeds
+                for fold in (dict.fromkeys(folds) or all_folds)
             ]
     return trials, left_out
 
@@ -208,12 +216,15 @@ def _configs(
     """Return variant, full config and changed settings of a method on some data."""
     cls = method(key)
     shipped = shipped_settings(benchmarks, key, spec.dataset, spec.feature_set, suite)
+    tokens = "text" in spec.modalities and spec.modalities["text"].kind == "tokens"
     rows = []
     for variant, preset in cls.variants(spec).items():
         if any(name in overrides and overrides[name] != value for name, value in preset.items()):
             continue
         base = cls.Config.parse({**shipped, **preset}).to_dict()
         config = cls.Config.parse({**shipped, **preset, **overrides}).to_dict()
+        if tokens and not config["text_encoder"]:
+            raise ConfigError(f"The text of {spec.track} is tokens: give --method.text_encoder, a Hugging Face model.")
         rows.append((variant, config, {name: value for name, value in config.items() if value != base[name]}))
     if not rows:
         raise ConfigError(

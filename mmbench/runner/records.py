@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from data_modules.store import atomic_path
+from data_modules.files import atomic_path
 from mmbench.runner.plan import Trial
 
 SCHEMA = 1

@@ -12,6 +12,8 @@ import yaml
 from data_modules.schema import unknown
 from mmbench.methods import ConfigError
 
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+
 
 @dataclass(frozen=True)
 class Training:
@@ -20,12 +22,20 @@ class Training:
     Attributes:
         max_epochs: Largest number of epochs.
         patience: Epochs without gain on validation after which training stops.
-        precision: Lightning's precision flag.
+        precision: ``32-true``, ``64-true`` or ``bf16-mixed``; not ``16-mixed``, whose scaled gradients would be clipped
+            at the wrong norm.
     """
 
     max_epochs: int = 40
     patience: int = 8
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if min(self.max_epochs, self.patience) < 1:
+            raise ConfigError(f"max_epochs is {self.max_epochs} and patience {self.patience}; both must be at least 1.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; it must be one of: {', '.join(PRECISIONS)}.")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import shutil
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
-from data_modules import FusionDataModule
+from data_modules import DataError, FusionDataModule
 from mmbench import __version__
 from mmbench.methods import FusionMethod, method
 from mmbench.runner.callbacks import Curve, DivergedError, EpochSeed
@@ -58,7 +59,7 @@ def run_trial(
     record = describe(trial)
     predictions = None
     try:
-        with quiet():
+        with quiet(), _tracking(tracker):
             result, predictions = _train_and_test(trial, runs / trial.id, tracker, accelerator, on_epoch)
         record.update(result, status="completed")
     except DivergedError as error:
@@ -66,10 +67,29 @@ def run_trial(
     except SystemExit as error:  # how Lightning ends on Ctrl-C
         raise KeyboardInterrupt from error
     except Exception as error:  # a trial that fails must not stop the others; what happened is in the record
-        trace = traceback.format_exc().replace(str(Path.cwd()), ".").splitlines()[-12:]
+        trace = _portable(traceback.format_exc()).splitlines()[-12:]
         record.update(status="failed", error={"type": type(error).__name__, "message": str(error), "trace": trace})
     records.write(trial, record, predictions)
     return record
+
+
+def _portable(text: str) -> str:
+    """Return a traceback without the folders of this machine."""
+    for folder in (Path.cwd(), Path(__file__).parents[2], Path(sys.prefix), Path.home()):
+        text = text.replace(f"{folder}{os.sep}", "")
+    return text
+
+
+@contextmanager
+def _tracking(tracker: Tracker) -> Iterator[None]:
+    """End the W&B run of a trial with the trial, however that ends: the next one gets its own."""
+    try:
+        yield
+    finally:
+        if tracker == "wandb":
+            import wandb
+
+            wandb.finish()
 
 
 def describe(trial: Trial) -> RecordDict:
@@ -110,6 +130,8 @@ def _train_and_test(
     config = cls.Config.parse(trial.config)
     data = trial.datamodule(config.batch_size)
     data.test_locked = True
+    if data.store.fingerprint != trial.fingerprint:
+        raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
     model = cls(data.spec, config=config)
     selection = model.task.selection
     mode = "max" if model.valid_metric.higher_is_better_of(selection) else "min"

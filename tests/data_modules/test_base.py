@@ -132,6 +132,11 @@ def test_a_limit_takes_the_same_samples_for_every_seed(small_store: FeatureStore
     assert one.rows["train"].tolist() == other.rows["train"].tolist()
     assert [len(rows) for rows in one.rows.values()] == [20, 20, 20]
     assert one.spec.track.endswith("+limit20")
+    assert one.rows["train"].tolist() != list(range(20)), "files are often sorted by label"
+    with pytest.raises(DataError, match="limit is -1"):
+        FusionDataModule(small_store.path, limit=-1)
+    with pytest.raises(DataError, match="no normalisation 'foo'"):
+        FusionDataModule(small_store.path, normalize="foo")
 
 
 def test_standardising_uses_the_training_split_only(small_store: FeatureStore) -> None:
@@ -275,3 +280,97 @@ def test_every_data_set_has_a_complete_card() -> None:
         assert card is not None
         for field in ("title", "citation", "licence", "content", "features", "splits", "defects", "bring"):
             assert len(getattr(card, field)) > 5, (module, field)
+
+
+def test_which_modalities_are_missing_does_not_depend_on_which_are_used(small_store: FeatureStore) -> None:
+    def lost(**options: object) -> list[bool]:
+        data = fitted(small_store, batch_size=64, corruption=Corruption(modalities=0.6), **options)
+        batch = next(iter(data.train_dataloader()))
+        order = batch.index.argsort()
+        return (~batch.kept["audio"].any(1))[order].tolist()
+
+    everything = lost()
+    assert 0 < sum(everything) < 64
+    assert lost(modalities=("text", "audio")) == everything
+    assert lost(modalities=("audio",)) == everything
+
+
+def test_noise_has_its_size_after_standardising_too(small_store: FeatureStore) -> None:
+    data = fitted(small_store, corruption=Corruption(noise=0.5), normalize="train", batch_size=64)
+    batch = next(iter(data.train_dataloader()))
+    sequence, full = batch.inputs["vision"], batch.complete["vision"]
+    assert (sequence.values - full.values)[sequence.mask].std().item() == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_constant_feature_gets_no_noise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    records = [
+        Record(str(i), {"audio": np.stack([np.full(4, 7.0), rng.normal(size=4)], 1)}, 0.0, split)
+        for i, split in enumerate(["train"] * 6 + ["valid", "test"])
+    ]
+    store = write_store(tmp_path / "a.h5", StoreInfo("mine", "a", TargetSpec("regression", ("s",))), records)
+    for normalize, value in (("none", 7.0), ("train", 0.0)):
+        data = fitted(store, corruption=Corruption(noise=0.5), normalize=normalize)
+        values = next(iter(data.train_dataloader())).inputs["audio"].values
+        assert values[..., 0].unique().tolist() == [value]
+        assert values[..., 1].std() > 0.1
+
+
+def test_tokens_are_never_standardised_and_missing_ones_become_the_unknown(tmp_path: Path) -> None:
+    records = [Record(s, {"text": np.arange(20) + 5}, 0.0, s) for s in ("train", "valid", "test")]
+    target = TargetSpec("regression", ("s",))
+    info = StoreInfo("mine", "ids", target, kinds={"text": "tokens"}, sizes={"text": 30}, unknown={"text": 3})
+    store = write_store(tmp_path / "t.h5", info, records)
+    data = fitted(store, normalize="train", corruption=Corruption(steps=0.5))
+    batch = next(iter(data.train_dataloader()))
+    seen, kept = batch.inputs["text"].values[0], batch.kept["text"][0]
+    assert seen[0] == 5
+    assert seen[-1] == 24
+    assert torch.equal(seen[kept], torch.arange(20)[kept] + 5)
+    assert 0 < (~kept).sum() < 20
+    assert set(seen[~kept].tolist()) == {3}
+
+
+def test_a_tokenizer_makes_text_tokens_of_transcripts(tmp_path: Path) -> None:
+    from transformers import BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "film"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
+    records = [
+        Record(s, {"audio": np.ones((3, 2))}, 0.0, s, transcript=t)
+        for s, t in (("train", "good film"), ("valid", "film"), ("test", "a good one"))
+    ]
+    info = StoreInfo("mine", "a", TargetSpec("regression", ("s",)), aligned=True)
+    store = write_store(tmp_path / "a.h5", info, records)
+    data = fitted(store, tokenizer=str(tmp_path / "tokenizer"))
+    data.setup("test")
+    assert [batch.inputs["text"].values.tolist() for batch in data.test_dataloader()] == [[[2, 1, 4, 1, 3]]]
+    text = data.spec.modalities["text"]
+    assert (text.kind, text.dim, text.unknown, text.source) == ("tokens", 6, 1, "tokenizer")
+    assert not data.spec.aligned
+    assert data.spec.track.endswith("+tokens")
+
+
+def test_dialogues_need_groups_and_all_or_no_speakers(tmp_path: Path) -> None:
+    def store(group: str, speakers: str) -> FeatureStore:
+        records = [
+            Record(f"{s}{i}", {"text": np.ones((1, 2))}, 0, s, group and f"{group}{s}", speaker.strip())
+            for s in ("train", "valid", "test")
+            for i, speaker in enumerate(speakers)
+        ]
+        return write_store(tmp_path / "d.h5", StoreInfo("mine", "d", TargetSpec("multiclass", ("a", "b"))), records)
+
+    with pytest.raises(DataError, match="have none"):
+        FusionDataModule(store("", "MF").path, dialogue=True)
+    with pytest.raises(DataError, match="name all or none"):
+        FusionDataModule(store("d", "M ").path, dialogue=True)
+    with pytest.raises(DataError, match="tear dialogues"):
+        FusionDataModule(store("d", "MF").path, dialogue=True, limit=2)
+
+
+def test_a_process_without_samples_has_no_batch(small_store: FeatureStore) -> None:
+    split = fitted(small_store, limit=2)._splits["valid"]
+    loader = BatchLoader(split, 4, rank=2, world=3)
+    assert len(loader) == 0
+    assert list(loader) == []

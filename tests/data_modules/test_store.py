@@ -211,3 +211,24 @@ def test_tokens_and_frames_keep_their_type(tmp_path: Path) -> None:
     assert frames.shape == (3, 3, 4, 4)
     assert store.read("text", np.array([1]))[0].tolist() == [100, 101, 102]
     assert store.targets.dtype == np.int64
+
+
+def test_a_store_replaced_while_open_is_not_read(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "a.h5", INFO, records())
+    write_store(tmp_path / "a.h5", INFO, list(records())[::-1])
+    with pytest.raises(DataError, match="was replaced"):
+        store.read("text", np.array([0]))
+
+
+@pytest.mark.parametrize("wrong", [-1, 9])
+def test_tokens_outside_the_vocabulary_are_refused(tmp_path: Path, wrong: int) -> None:
+    media = [Record(s, {"text": np.array([1, wrong])}, 0.0, s) for s in ("train", "valid", "test")]
+    info = StoreInfo("mine", "ids", TargetSpec("regression", ("s",)), kinds={"text": "tokens"}, sizes={"text": 9})
+    with pytest.raises(DataError, match="outside the vocabulary of 9"):
+        write_store(tmp_path / "a.h5", info, media)
+
+
+def test_groups_in_more_than_one_part_are_said_aloud(tmp_path: Path) -> None:
+    assert any(
+        "2 groups are in more than one part" in note for note in write_store(tmp_path / "a.h5", INFO, records()).notes
+    )

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import FeatureStore, Record, StoreInfo
+from data_modules.store_writer import write_store
 from data_modules.summary import summary
 
 SCORES = [-3.0, -2.5, -1.5, -0.5, 0.5, 0.6, 1.5, 2.5, 3.0, 4.0]
@@ -46,7 +47,8 @@ def test_counts_lengths_and_repairs(tmp_path: Path) -> None:
     assert found["modalities"]["vision"]["repairs"]["empty"] == 1
     # video0 and 1 train, 2 = samples 6 to 8: valid and test, 3 test.
     assert found["protocols"] == {"standard": [{"train": 6, "valid": 2, "test": 2, "unused": 0, "shared_groups": 1}]}
-    assert found["notes"] == ["said by the importer"]
+    note = "standard, fold 0: 1 groups are in more than one part; scores are not independent of them."
+    assert found["notes"] == ["said by the importer", note]
     assert json.loads(json.dumps(found)) == found
 
 

@@ -20,8 +20,10 @@ Planner = Callable[..., list[Trial]]
 def plan(small_store: FeatureStore, tmp_path: Path) -> Planner:
     """Return the trials of some methods on the small store."""
 
-    def make(*methods: str, epochs: int = 3, seeds: tuple[int, ...] = (1111,), **changes: Any) -> list[Trial]:
-        suite = Suite("default", seeds=seeds, training=Training(max_epochs=epochs, patience=epochs))
+    def make(
+        *methods: str, epochs: int = 3, patience: int = 0, seeds: tuple[int, ...] = (1111,), **changes: Any
+    ) -> list[Trial]:
+        suite = Suite("default", seeds=seeds, training=Training(max_epochs=epochs, patience=patience or epochs))
         options: dict[str, Any] = {"dataset": "synthetic", "path": small_store.path, "benchmarks": tmp_path / "none"}
         return make_plan(suite, methods_wanted=methods, **{**options, **changes})[0]
 

@@ -55,3 +55,13 @@ def test_a_baseline_survives_the_disk_and_a_missing_one_says_how_to_make_it(tmp_
     assert compare(load_baseline(tmp_path / "ci.json"), BASE) == []
     with pytest.raises(ConfigError, match="mmbench check --accept"):
         load_baseline(tmp_path / "none.json")
+
+
+def test_accepting_some_methods_keeps_the_others_and_failed_trials_are_not_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "ci.json"
+    save_baseline(path, {"mmim": BASE["mmim"], "unimodal (text)": BASE["mmim"], "unimodal (old)": BASE["mmim"]})
+    save_baseline(path, {"unimodal (text)": {}}, ["unimodal"])
+    assert load_baseline(path) == {"mmim": BASE["mmim"], "unimodal (text)": {}}
+    with pytest.raises(ConfigError, match="did not complete: mmim"):
+        save_baseline(path, numbers([{**record(1, 1.1, status="diverged"), "test": {}, "curve": []}]))
+    assert load_baseline(path) == {"mmim": BASE["mmim"], "unimodal (text)": {}}

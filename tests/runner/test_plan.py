@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data_modules import DataError
+from data_modules import DataError, Record, StoreInfo, TargetSpec, write_store
 from mmbench.methods import ConfigError
 from mmbench.runner.plan import corruption_settings, data_settings, make_plan
-from mmbench.runner.settings import Suite, Training, find_suite
+from mmbench.runner.settings import Suite, Training, find_suite, shipped_settings
 from tests.runner.conftest import Planner
 
 
@@ -81,6 +82,10 @@ def test_a_limit_or_a_corruption_is_a_track_of_its_own(plan: Planner) -> None:
         ({"data": {"modalities": ("smell",)}}, "no modality smell"),
         ({"data": {"protocol": "other"}}, "no split protocol 'other'"),
         ({"folds": (3,)}, "folds 0 to 0"),
+        ({"seeds": (-1,)}, "-1 is no seed"),
+        ({"data": {"limit": -5}}, "limit is -5"),
+        ({"data": {"corruption": {"step": 0.1}}}, "Did you mean 'steps'"),
+        ({"dataset": "mossi", "path": None}, "Did you mean 'mosi'"),
         ({"dataset": "mosi"}, "holds 'synthetic', not 'mosi'"),
     ],
 )
@@ -116,6 +121,7 @@ def test_a_store_of_one_s_own_needs_no_registered_data_set(small_store, tmp_path
 
 
 def test_data_settings_come_typed_from_text() -> None:
+    assert data_settings({"modalities": "text,audio"}) == {"modalities": ("text", "audio")}
     assert data_settings({"limit": "5", "bucketed": "true", "modalities": '["text", "audio"]'}) == {
         "limit": 5,
         "bucketed": True,
@@ -130,6 +136,8 @@ def test_data_settings_come_typed_from_text() -> None:
     [
         ("seed: [1]", "Did you mean 'seeds'"),
         ("training: {epochs: 3}", "max_epochs"),
+        ("training: {precision: 16-mixed}", "precision is '16-mixed'"),
+        ("training: {patience: 0}", "at least 1"),
         ("[1, 2]", "mapping"),
         ("a: [", "YAML"),
     ],
@@ -139,3 +147,28 @@ def test_a_wrong_suite_file_says_what_is_wrong(tmp_path: Path, text: str, messag
     (tmp_path / "suites" / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         find_suite(tmp_path, "mine")
+
+
+def test_mmim_reads_all_words_where_text_is_word_vectors() -> None:
+    """Its first step stands for a sentence only where a BERT made the steps."""
+    folder = Path(__file__).parents[2] / "benchmarks"
+
+    def pooling(dataset: str, feature_set: str) -> str:
+        return shipped_settings(folder, "mmim", dataset, feature_set, "default").get("text_pooling", "first")
+
+    for dataset in ("mosi", "mosei"):
+        for words in ("glove_aligned_50", "glove_unaligned_50", "glove_words"):
+            assert pooling(dataset, words) == "mean"
+        assert pooling(dataset, "unaligned_50") == "first"
+    assert pooling("iemocap", "glove_aligned_20") == "mean"
+
+
+def test_tokens_without_an_encoder_are_refused_before_training(plan: Planner, tmp_path: Path) -> None:
+    records = [
+        Record(split, {"text": np.array([1, 2]), "audio": np.ones((2, 3))}, 0.5, split)
+        for split in ("train", "valid", "test")
+    ]
+    info = StoreInfo("synthetic", "ids", TargetSpec("regression", ("s",)), kinds={"text": "tokens"}, sizes={"text": 9})
+    store = write_store(tmp_path / "tokens.h5", info, records)
+    with pytest.raises(ConfigError, match=r"method\.text_encoder"):
+        plan("lf_dnn", path=store.path)

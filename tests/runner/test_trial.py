@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -17,12 +18,15 @@ import pytest
 import torch
 
 from data_modules import FusionDataModule, SplitLocked
+from data_modules.generator import write_synthetic
 from mmbench.methods import method
+from mmbench.metrics import fit_thresholds, multilabel_metrics
 from mmbench.runner import trial as trial_module
 from mmbench.runner.callbacks import Curve
 from mmbench.runner.launch import Options, work
-from mmbench.runner.plan import Trial
+from mmbench.runner.plan import Trial, make_plan
 from mmbench.runner.records import RecordDict, problem
+from mmbench.runner.settings import Suite, Training
 from mmbench.runner.trial import run_trial
 from tests.runner.conftest import Planner
 
@@ -55,8 +59,9 @@ def test_record_is_complete_and_selected_on_validation(plan: Planner, options: O
 
 
 def test_test_scores_are_those_of_the_stored_predictions_of_the_selected_epoch(plan: Planner, options: Options) -> None:
-    (trial,) = plan("lf_dnn")
+    (trial,) = plan("late_fusion", epochs=12, overrides={"lr": 1e-2})
     record = run(trial, options)
+    assert record["selection"]["epoch"] < len(record["curve"]) - 1, "the last epoch must not be the best one here"
     with gzip.open(options.records.path(trial).with_suffix(".csv.gz"), "rt") as file:
         header, *rows = file.read().splitlines()
     assert header == "id,target0,prediction0"
@@ -227,3 +232,79 @@ def test_wandb_runs_offline_without_a_key(plan: Planner, options: Options, monke
     assert calls["offline"] is True
     assert calls["id"] == trial.id
     assert math.isfinite(options.records.find(trial)["test"]["mae"])
+
+
+def test_training_stops_after_patience_epochs_without_gain(plan: Planner, options: Options) -> None:
+    (trial,) = plan("late_fusion", epochs=40, patience=2, overrides={"lr": 1e-2})
+    record = run(trial, options)
+    assert len(record["curve"]) == record["selection"]["epoch"] + 1 + 2 < 40
+
+
+def test_the_learning_rate_drops_on_a_plateau(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a learning rate of 0 nothing improves after the first epoch, so the factor applies from the third on."""
+    rates: list[float] = []
+    start = Curve.on_train_epoch_start
+
+    def look(self: Curve, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        start(self, trainer, module)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = group["lr"] or 1.0
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+
+    monkeypatch.setattr(Curve, "on_train_epoch_start", look)
+    monkeypatch.setattr(type(_model(plan("lf_dnn")[0])), "training_step", lambda self, batch, index: None)
+    overrides = {"lr": 1.0, "plateau_patience": 1, "plateau_factor": 0.25}
+    assert run(plan("lf_dnn", epochs=4, overrides=overrides)[0], options)["status"] == "completed"
+    assert rates == [1.0, 1.0, 1.0, 0.25]
+
+
+def test_thresholds_are_fitted_on_validation_and_applied_to_test(tmp_path: Path, options: Options) -> None:
+    store = write_synthetic(tmp_path / "labels.h5", kind="multilabel", samples=(48, 24, 24))
+    suite = Suite("default", seeds=(1,), training=Training(max_epochs=2, patience=2))
+    (trial,), _ = make_plan(
+        suite, dataset="synthetic", path=store.path, methods_wanted=["late_fusion"], benchmarks=tmp_path / "none"
+    )
+    record = run(trial, options)
+    model = type(_model(trial)).load_from_checkpoint(next((options.runs / trial.id).glob("epoch=*.ckpt"))).eval()
+    data = trial.datamodule(24)
+    data.setup("fit")
+    data.setup("test")
+    (valid,), (test,) = data.val_dataloader(), data.test_dataloader()
+    with torch.no_grad():
+        on_valid, on_test = model(valid).prediction, model(test).prediction
+    thresholds = fit_thresholds(on_valid, valid.target)
+    assert record["task"]["thresholds"] == pytest.approx(thresholds.tolist())
+    scores = multilabel_metrics(on_test, test.target, store.target.names, thresholds)
+    assert {name: record["test"][name] for name in scores} == pytest.approx(scores, abs=1e-6)
+    for other in (torch.full_like(thresholds, 0.5), fit_thresholds(on_test, test.target)):
+        assert multilabel_metrics(on_test, test.target, store.target.names, other) != pytest.approx(scores, abs=1e-6)
+
+
+def test_a_store_replaced_after_the_plan_was_made_is_not_trained_on(tmp_path: Path, options: Options) -> None:
+    store = write_synthetic(tmp_path / "a.h5", samples=(16, 8, 8))
+    (trial,), _ = make_plan(
+        Suite("default", seeds=(1,)), dataset="synthetic", path=store.path, methods_wanted=["lf_dnn"]
+    )
+    write_synthetic(tmp_path / "a.h5", samples=(16, 8, 8), seed=2)
+    record = run(trial, options)
+    assert record["status"] == "failed"
+    assert "was replaced" in record["error"]["message"]
+
+
+@pytest.mark.slow
+def test_wandb_itself_writes_an_offline_run_for_each_trial(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    for trial in plan("lf_dnn", epochs=1, seeds=(1, 2)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what wandb itself warns of is not ours
+            run_trial(trial, options.records, options.runs, tracker="wandb", accelerator="cpu")
+        record = options.records.find(trial)
+        assert record is not None
+        assert record["status"] == "completed", record.get("error")
+        assert len(list((options.runs / trial.id).glob("wandb/offline-run-*/*.wandb"))) == 1

@@ -122,3 +122,19 @@ def test_likely_importer() -> None:
     assert likely_importer([((1, 2, 3), 0.5, "v[0]")]) == "misa"
     for other in ({}, [], {"train": {"x": 1}}, {"a": 1}, 3, np.zeros(3)):
         assert likely_importer(other) is None
+
+
+def test_an_import_never_writes_over_its_source_or_a_foreign_file(tmp_path: Path) -> None:
+    source = tmp_path / "mine.npz"
+    np.savez(source, id=np.array(["a"]), label=np.ones(1), text=np.ones((1, 2)))
+    before = source.read_bytes()
+    (tmp_path / "notes.txt").write_text("precious")
+    for out, message in (
+        (source, "is the source itself"),
+        (tmp_path / "notes.txt", "is no store"),
+        (tmp_path, "is a folder"),
+    ):
+        with pytest.raises(DataError, match=message):
+            import_store("plain", source, out, dataset="mine", options={})
+    assert source.read_bytes() == before
+    assert (tmp_path / "notes.txt").read_text() == "precious"

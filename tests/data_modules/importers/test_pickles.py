@@ -211,3 +211,14 @@ def test_foreign_file(tmp_path: Path, data: bytes, message: str) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file"):
         load_pickle(tmp_path / "none.pkl")
+
+
+def test_a_pickle_cannot_change_the_functions_that_stand_in_for_numpy(tmp_path: Path) -> None:
+    """BUILD with a slot state would set attributes of a global, and the next honest file would be read by them."""
+    path = tmp_path / "poison.pkl"
+    path.write_bytes(b"\x80\x02c_codecs\nencode\nN}U\x0c__defaults__U\x04idna\x85s\x86b.")
+    with pytest.raises(DataError):
+        load_pickle(path)
+    honest = tmp_path / "honest.pkl"
+    honest.write_bytes(pickle.dumps({"a": b"\xe9"}, protocol=2))
+    assert load_pickle(honest) == {"a": b"\xe9"}

@@ -1,0 +1,212 @@
+"""Writing a feature store: one sample at a time, checked and repaired, and only whole files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from data_modules.files import atomic_path
+from data_modules.schema import MODALITIES, DataError, ModalityKind, ModalitySpec
+from data_modules.store import (
+    CHUNK_BYTES,
+    FORMAT,
+    SPLITS,
+    UNUSED,
+    VERSION,
+    Array,
+    FeatureStore,
+    Record,
+    SplitTables,
+    StoreInfo,
+    fingerprint,
+)
+
+
+class _ModalityWriter:
+    """Appends samples of one modality and counts what had to be repaired."""
+
+    def __init__(self, group: h5py.Group, name: str, first: Array, kind: ModalityKind, size: int) -> None:
+        self.name, self.kind, self.shape, self.size = name, kind, first.shape[1:], size
+        if 0 in self.shape:
+            raise DataError(f"The {name} features have no columns: leave the modality out.")
+        self.dtype = np.dtype(np.float32 if kind == "features" else first.dtype)
+        row = max(1, int(np.prod(self.shape, dtype=int)) * self.dtype.itemsize)
+        chunk = (max(1, CHUNK_BYTES // row), *self.shape)
+        self.values = group.create_dataset(
+            "values", (0, *self.shape), self.dtype, maxshape=(None, *self.shape), chunks=chunk
+        )
+        self.offsets = [0]
+        self.repairs = {"nan": 0, "inf": 0, "empty": 0}
+        self._pending: list[Array] = []
+        self._pending_rows, self._limit = 0, chunk[0]
+
+    def add(self, sample: str, values: Array) -> None:
+        values = np.asarray(values)
+        if values.shape[1:] != self.shape:
+            raise DataError(
+                f"Sample {sample!r} has {self.name} steps of shape {values.shape[1:]}, the samples before it have "
+                f"{self.shape}. All files of one store must come from the same extractor."
+            )
+        if self.kind == "tokens" and len(values) and not (values.min() >= 0 and values.max() < self.size):
+            raise DataError(
+                f"Sample {sample!r} has {self.name} tokens from {values.min()} to {values.max()}, outside the "
+                f"vocabulary of {self.size}. Say how large the vocabulary is."
+            )
+        with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and counted as such
+            values = values.astype(self.dtype)
+        if self.kind == "features":
+            nan, inf = np.isnan(values), np.isinf(values)
+            self.repairs["nan"] += int(nan.sum())
+            self.repairs["inf"] += int(inf.sum())
+            values[nan | inf] = 0
+        if len(values) == 0:
+            self.repairs["empty"] += 1
+            values = np.zeros((1, *self.shape), self.dtype)
+        self.offsets.append(self.offsets[-1] + len(values))
+        self._pending.append(values)
+        self._pending_rows += len(values)
+        if self._pending_rows >= self._limit:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._pending:
+            start = len(self.values)
+            self.values.resize(start + self._pending_rows, axis=0)
+            self.values[start:] = np.concatenate(self._pending)
+        self._pending, self._pending_rows = [], 0
+
+
+def write_store(
+    path: str | os.PathLike[str],
+    info: StoreInfo,
+    records: Iterable[Record],
+    splits: Callable[[list[Record]], SplitTables] | None = None,
+    protocol: str = "standard",
+) -> FeatureStore:
+    """Write records to a store, atomically, holding one sample at a time.
+
+    NaN and infinite features become 0 and are counted; an empty sequence becomes one zero step and is counted.
+
+    Args:
+        path: The file to make or replace.
+        info: What is said of all samples.
+        records: The samples.
+        splits: From the records (without their inputs) to split tables by protocol; by default one table, named by
+            ``protocol``, from the records' own ``split``.
+        protocol: Name of that default table.
+
+    Returns:
+        The written store, open for reading.
+
+    Raises:
+        DataError: For no samples, a repeated id, differing dimensions, a missing modality or a NaN target.
+    """
+    target = Path(path)
+    with atomic_path(target) as part, h5py.File(part, "w") as file:
+        light = _write_samples(file, info, records)
+        tables = splits(light) if splits else {protocol: [_own_split(light)]}
+        shared: list[str] = []
+        file.create_group("splits", track_order=True)  # the first protocol is the default one
+        for name, folds in tables.items():
+            for fold, table in enumerate(folds):
+                _check_table(name, fold, table, len(light))
+                shared += _shared_groups(name, fold, table, light)
+                file.create_dataset(f"splits/{name}/{fold}", data=np.asarray(table, np.int8))
+        file.attrs["notes"] = json.dumps([*info.notes, *shared])
+        file.attrs["fingerprint"] = fingerprint(file)
+    return FeatureStore(target)
+
+
+def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) -> list[Record]:
+    writers: dict[str, _ModalityWriter] = {}
+    seen: dict[str, str | None] = {}
+    light: list[Record] = []
+    for record in records:
+        if record.id in seen:
+            where = (
+                f"in the splits {seen[record.id]} and {record.split}" if seen[record.id] != record.split else "twice"
+            )
+            raise DataError(f"The sample id {record.id!r} occurs {where}. Ids must be unique: remove one of the two.")
+        if not np.isfinite(np.asarray(record.target, dtype=float)).all():
+            raise DataError(f"Sample {record.id!r} has the label NaN or inf. Remove such samples before the import.")
+        if not writers:
+            for name in (name for name in MODALITIES if name in record.inputs):
+                group = file.create_group(f"modalities/{name}")
+                kind = info.kinds.get(name, "features")
+                first = np.asarray(record.inputs[name])
+                writers[name] = _ModalityWriter(group, name, first, kind, info.sizes.get(name, 0))
+        if set(record.inputs) != set(writers) or not writers:
+            raise DataError(
+                f"Sample {record.id!r} has the modalities {sorted(record.inputs)}, the samples before it have "
+                f"{sorted(writers)} of {list(MODALITIES)}. Give every sample the same modalities."
+            )
+        for name, writer in writers.items():
+            writer.add(record.id, record.inputs[name])
+        seen[record.id] = record.split
+        light.append(
+            Record(record.id, {}, record.target, record.split, record.group, record.speaker, record.transcript)
+        )
+    if not light:
+        raise DataError(f"The source of {info.dataset}/{info.feature_set} has no samples: nothing was written.")
+    modalities = {}
+    for name, writer in writers.items():
+        writer.flush()
+        offsets = np.asarray(writer.offsets, np.int64)
+        file.create_dataset(f"modalities/{name}/offsets", data=offsets)
+        dim = info.sizes.get(name, int(writer.shape[0]) if writer.shape else 1)
+        longest, source = int(np.diff(offsets).max()), info.sources.get(name, "")
+        spec = ModalitySpec(name, dim, longest, writer.kind, source, info.unknown.get(name, 0))
+        modalities[name] = asdict(spec)
+    strings = h5py.string_dtype()
+    for key in ("id", "group", "speaker", "transcript"):
+        file.create_dataset(f"{key}s", data=[getattr(record, key) for record in light], dtype=strings)
+    integer = info.target.kind in ("multiclass", "binary")
+    targets = np.asarray([record.target for record in light])
+    file.create_dataset("targets", data=targets.astype(np.int64 if integer else np.float32))
+    file.attrs.update(
+        format=FORMAT,
+        version=VERSION,
+        dataset=info.dataset,
+        feature_set=info.feature_set,
+        aligned=info.aligned,
+        target=json.dumps(asdict(info.target)),
+        modalities=json.dumps(modalities),
+        repairs=json.dumps({name: writer.repairs for name, writer in writers.items()}),
+    )
+    return light
+
+
+def _own_split(records: list[Record]) -> npt.NDArray[np.int8]:
+    for record in records:
+        if record.split is not None and record.split not in SPLITS:
+            raise DataError(f"Sample {record.id!r} is in the split {record.split!r}; splits are {', '.join(SPLITS)}.")
+    return np.asarray([UNUSED if r.split is None else SPLITS.index(r.split) for r in records], np.int8)
+
+
+def _check_table(protocol: str, fold: int, table: npt.NDArray[np.int8], samples: int) -> None:
+    if len(table) != samples:
+        raise DataError(f"Split {protocol!r}, fold {fold}, has {len(table)} entries for {samples} samples.")
+    for code, name in enumerate(SPLITS):
+        if not (np.asarray(table) == code).any():
+            raise DataError(
+                f"Split {protocol!r}, fold {fold}, has no {name} samples. Every fold needs all three parts."
+            )
+
+
+def _shared_groups(protocol: str, fold: int, table: npt.NDArray[np.int8], records: list[Record]) -> list[str]:
+    """Return a note when videos, dialogues or actors have samples in more than one part."""
+    parts: dict[str, set[int]] = {}
+    for record, code in zip(records, np.asarray(table).tolist(), strict=True):
+        if record.group and code != UNUSED:
+            parts.setdefault(record.group, set()).add(code)
+    count = sum(len(codes) > 1 for codes in parts.values())
+    if not count:
+        return []
+    return [f"{protocol}, fold {fold}: {count} groups are in more than one part; scores are not independent of them."]
