@@ -334,7 +334,7 @@ def test_tokens_are_never_standardised_and_missing_ones_become_the_unknown(tmp_p
 def test_a_tokenizer_makes_text_tokens_of_transcripts(tmp_path: Path) -> None:
     from transformers import BertTokenizerFast
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "film"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "film", "[MASK]"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
     records = [
@@ -347,7 +347,7 @@ def test_a_tokenizer_makes_text_tokens_of_transcripts(tmp_path: Path) -> None:
     data.setup("test")
     assert [batch.inputs["text"].values.tolist() for batch in data.test_dataloader()] == [[[2, 1, 4, 1, 3]]]
     text = data.spec.modalities["text"]
-    assert (text.kind, text.dim, text.unknown, text.source) == ("tokens", 6, 1, "tokenizer")
+    assert (text.kind, text.dim, text.unknown, text.source) == ("tokens", 7, 1, "tokenizer")
     assert not data.spec.aligned
     assert data.spec.track.endswith("+tokens")
 

@@ -1,0 +1,153 @@
+"""The measurements of speed: that they run and compare what they say they compare; never how fast anything is."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from benchmarks.speed import __main__, attention, data_path, import_memory, loops, mosi, table
+from benchmarks.speed.measure import Row, Setting, Sizes, Times
+from data_modules import FeatureStore
+from mmbench.methods import method
+
+TINY = Sizes({"train": 8, "valid": 4, "test": 4}, quick=2, slow=1, mult=6, late_fusion=6, attention=1, source=100_000)
+STEPS = {"text": 20, "audio": 80, "vision": 90}
+LINUX = pytest.mark.skipif(platform.system() != "Linux", reason="only Linux tells a process its peak memory")
+
+
+@pytest.fixture(autouse=True)
+def _small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, steps in STEPS.items():
+        monkeypatch.setitem(mosi.STEPS, name, steps)
+    monkeypatch.setitem(mosi.DIMS, "text", 8)
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    mosi.write_mosi_like(tmp_path / "store.h5", dict(TINY.samples))
+    return Setting(tmp_path / "store.h5", tmp_path, TINY)
+
+
+@pytest.mark.parametrize("name", sorted(set(__main__.MEASUREMENTS) - {"import_memory"}))
+def test_measurements_give_finite_ratios(name: str, setting: Setting) -> None:
+    rows = __main__.MEASUREMENTS[name](setting)
+    assert rows
+    for row in rows:
+        assert all(math.isfinite(value) for value in (row.ours, row.reference, row.ratio)), row
+        assert row.low <= row.ratio <= row.high
+
+
+@LINUX
+def test_import_memory_counts_what_an_import_needs(setting: Setting) -> None:
+    (row,) = import_memory.measure(setting)
+    size = (setting.folder / "unaligned_50.pkl").stat().st_size / 1e6
+    assert row.reference == pytest.approx(size)
+    assert 0 <= row.ratio < math.inf
+    made = FeatureStore(setting.folder / "imported.h5")
+    # The first sample of a part has the full length, and what is imported has lost its padding.
+    assert {name: spec.max_length for name, spec in made.modalities.items()} == STEPS
+
+
+def test_data_have_the_lengths_that_mosi_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    drawn = mosi.lengths(20_000, np.random.default_rng(0))
+    for name, mean in {"text": 4.26 * 3.9, "audio": 4.26 * 12.5, "vision": 4.26 * 15}.items():
+        assert drawn[name].mean() == pytest.approx(mean, rel=0.03)
+        assert drawn[name].max() == mosi.STEPS[name]
+
+
+def test_both_loaders_give_the_same_samples(setting: Setting) -> None:
+    loader = loops.fitted(setting, batch_size=3).train_dataloader()
+    theirs = data_path.PaddedSamples(loader.split)
+    by_index = {sample["index"]: sample for sample in (theirs[row] for row in range(len(theirs)))}
+    seen = 0
+    for batch in loader:
+        for place, index in enumerate(batch.index.tolist()):
+            sample = by_index[index]
+            assert sample["label"].item() == batch.target[place].item()
+            for name, item in batch.inputs.items():
+                assert sample[name].shape == (STEPS[name], mosi.DIMS[name])
+                assert sample.get(f"{name}_lengths") == item.lengths[place]
+                assert torch.equal(sample[name][: item.values.shape[1]], item.values[place])
+                assert not sample[name][item.values.shape[1] :].any()
+            seen += 1
+    assert seen == len(theirs)
+
+
+def test_explicit_attention_over_full_padding_gives_our_outputs(setting: Setting) -> None:
+    data = loops.fitted(setting, batch_size=3)
+    model = method("mult")(data.spec)
+    for parameter in model.parameters():  # zero biases and unit norms would hide what they should scale
+        nn.init.normal_(parameter, std=0.3)
+    reference = attention.explicit(model)
+    batches = list(data.train_dataloader())
+    assert any(item.values.shape[1] < STEPS[name] for batch in batches for name, item in batch.inputs.items())
+    assert attention.largest_difference(model, reference, batches) < 1e-4
+    weights = [
+        value
+        for module in reference.modules()
+        if isinstance(module, attention.ExplicitAttention)
+        for value in module.parameters()
+    ]
+    assert weights
+    # The comparison sees a difference where there is one.
+    with torch.no_grad():
+        weights[0].mul_(2)
+    assert attention.largest_difference(model, reference, batches) > 1e-4
+
+
+def test_the_reference_of_an_epoch_learns(setting: Setting) -> None:
+    data = loops.fitted(setting, batch_size=4)
+    model = method("lf_dnn")(data.spec)
+    before = [parameter.clone() for parameter in model.parameters()]
+    optimizer, loader = loops.optimizer_of(model), data.train_dataloader()
+    first = loops.validate(model, loader)
+    for _ in range(40):
+        loops.train(model, optimizer, loader)
+    assert loops.validate(model, loader) < first
+    assert all(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_ratios_are_medians_of_neighbours() -> None:
+    times = Times(ours=[1.0, 2.0, 4.0], reference=[3.0, 4.0, 20.0])
+    faster = times.faster("a", "cpu", 8, "samples/s", 2.5)
+    assert (faster.ours, faster.reference, faster.ratio) == (4.0, 2.0, 3.0)
+    assert (faster.low, faster.high, faster.met, faster.clear) == (2.5, 4.0, True, True)
+    dearer = times.dearer("b", "cpu", 0.3)
+    assert (dearer.ours, dearer.reference, dearer.ratio) == (2.0, 4.0, pytest.approx(1 / 3))
+    assert dearer.met is False
+    assert dearer.clear is False
+
+
+def test_the_table_is_written_without_naming_the_machine(tmp_path: Path) -> None:
+    rows = [
+        Row("kept", "cpu", "s", 1.0, 1.0, 1.0, 0.9, 1.1, 3, 1.15, at_most=True),
+        Row("missed", "cpu", "samples/s", 1.0, 1.0, 1.0, 0.9, 2.1, 3, 2.0),
+        Row("free", "cpu", "samples/s", 1.0, 1.0, 1.0, 0.9, 1.1, 3),
+    ]
+    path = table.write(rows, tmp_path)
+    text, content = path.read_text(), json.loads(path.with_suffix(".json").read_text())
+    assert [row["met"] for row in content["rows"]] == [True, False, None]
+    assert "no (noisy)" in next(line for line in text.splitlines() if "missed" in line)
+    assert platform.node() not in text + json.dumps(content)
+    assert f"{torch.get_num_threads()} threads" in text
+    out = io.StringIO()
+    table.show(rows, Console(file=out, width=80))
+    assert all(name in out.getvalue() for name in ("kept", "missed", "free", "≤ 1.15"))
+
+
+def test_command_names_what_does_not_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed", "--only", "data_path,nothing"])
+    with pytest.raises(SystemExit):
+        __main__.main()
+    assert "there is no measurement nothing" in capsys.readouterr().err
