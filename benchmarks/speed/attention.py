@@ -1,0 +1,103 @@
+"""MulT as it is here beside the same architecture with attention written out, over batches padded to full length."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.speed.loops import fitted, optimizer_of, train
+from benchmarks.speed.measure import Row, Setting, in_turn
+from benchmarks.speed.mosi import BATCH, STEPS
+from data_modules import Batch, Sequence
+from mmbench.methods import FusionMethod, method
+from mmbench.nn.transformer import Attention, TransformerLayer
+
+TOLERANCE = 1e-4
+
+
+class ExplicitAttention(Attention):
+    """The same attention as products, softmax and dropout, one after the other, as the official code has it."""
+
+    def forward(
+        self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
+        """Return ``(B, T_q, dim)``; arguments as in :class:`Attention`."""
+        q, k, v = self.project(query, keys, values)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+        if bias is not None:
+            scores = scores + bias
+        if causal:
+            future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+            scores = scores.masked_fill(future, -torch.inf)
+        weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+def explicit(model: FusionMethod) -> FusionMethod:
+    """Return a copy of a model whose transformer layers have the explicit attention and the same weights."""
+    model = copy.deepcopy(model)
+    for layer in [module for module in model.modules() if isinstance(module, TransformerLayer)]:
+        fused = layer.attention
+        layer.attention = ExplicitAttention(fused.out.in_features, fused.heads, fused.dropout)
+        layer.attention.load_state_dict(fused.state_dict())
+    return model
+
+
+def full_length(batch: Batch, steps: Mapping[str, int]) -> Batch:
+    """Return the batch padded to the steps of the longest sample of the data."""
+    inputs = {
+        name: Sequence(F.pad(item.values, (0, 0, 0, steps[name] - item.values.shape[1])), item.lengths)
+        for name, item in batch.inputs.items()
+    }
+    return replace(batch, inputs=inputs)
+
+
+@torch.no_grad()
+def largest_difference(model: FusionMethod, reference: FusionMethod, batches: list[Batch]) -> float:
+    """Return the largest difference of a prediction, dropout off."""
+    model.eval(), reference.eval()
+    return max(
+        float((model(batch).prediction - reference(full_length(batch, STEPS)).prediction).abs().max())
+        for batch in batches
+    )
+
+
+def measure(setting: Setting) -> list[Row]:
+    """Compare training steps over some batches of an epoch, and the outputs."""
+    torch.manual_seed(1111)
+    data = fitted(setting, batch_size=BATCH)
+    batches = list(itertools.islice(data.train_dataloader(), setting.sizes.attention))
+    padded = [full_length(batch, STEPS) for batch in batches]
+    model = method("mult")(data.spec)
+    reference = explicit(model).to(setting.device)
+    model = model.to(setting.device)
+    difference = largest_difference(model, reference, batches)
+    optimizer, other = optimizer_of(model), optimizer_of(reference)
+    times = in_turn(
+        lambda: train(model, optimizer, batches),
+        lambda: train(reference, other, padded),
+        setting.sizes.slow,
+        setting.device,
+    )
+    samples = sum(batch.size for batch in batches)
+    name = f"mult, beside explicit attention over full padding ({samples} samples)"
+    return [
+        times.faster(name, setting.device, samples, "samples/s", 2.0),
+        Row(
+            "mult, largest difference of an output",
+            setting.device,
+            "",
+            *(difference, 0.0),
+            *(difference, difference, difference),
+            len(batches),
+            TOLERANCE,
+            at_most=True,
+        ),
+    ]

@@ -1,0 +1,96 @@
+"""Peak memory of importing a store, beside the size of the source file.
+
+The import runs in a process of its own, which this module is as a script: ``SOURCE OUT``. Counted is what the process
+grows by after its imports. The system's figure for finished children is not used, because on Linux it starts from the
+memory of the parent that forked them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.speed.measure import Row, Setting, Times
+from benchmarks.speed.mosi import DIMS, STEPS, lengths
+from data_modules.importers import import_store, importers
+from mmbench.runner.cost import STATUS, peak_memory, reset_peak_memory
+
+MB = 1e6
+
+
+def write_mmsa(path: Path, size: int, seed: int = 1111) -> None:
+    """Write random features in the layout of MMSA's ``unaligned_50.pkl``.
+
+    Args:
+        path: The pickle.
+        size: About how many bytes it has.
+        seed: Decides every value.
+    """
+    random = np.random.default_rng(seed)
+    each = sum(STEPS[name] * dim for name, dim in DIMS.items()) * np.dtype(np.float32).itemsize
+    shares = {"train": 0.6, "valid": 0.1, "test": 0.3}
+    content = {split: _part(split, max(1, round(share * size / each)), random) for split, share in shares.items()}
+    with path.open("wb") as file:
+        pickle.dump(content, file, protocol=4)
+
+
+def _part(split: str, count: int, random: np.random.Generator) -> dict[str, object]:
+    steps = lengths(count, random)
+    part: dict[str, object] = {
+        "raw_text": np.array(["some words"] * count),
+        "id": np.array([f"{split}{row // 10}$_${row % 10}" for row in range(count)]),
+        "regression_labels": random.uniform(-3, 3, count).astype(np.float32),
+        "text_bert": np.zeros((count, 3, STEPS["text"]), np.float32),
+    }
+    for name, dim in DIMS.items():
+        values = random.standard_normal((count, STEPS[name], dim), np.float32)
+        values[np.arange(STEPS[name]) >= steps[name][:, None]] = 0
+        part[name] = values
+        if name != "text":
+            part[f"{name}_lengths"] = steps[name].tolist()
+    mask = np.arange(STEPS["text"]) < steps["text"][:, None]
+    part["text_bert"][:, 1] = mask  # type: ignore[index] # the array above
+    return part
+
+
+def grown_by(source: Path, out: Path) -> int | None:
+    """Return by how many bytes this process grows at most while it imports; None where the system does not say."""
+    importers()  # everything that is imported at first use
+    found = re.search(r"VmRSS:\s+(\d+) kB", STATUS.read_text()) if STATUS.exists() else None
+    reset_peak_memory()
+    import_store("mmsa", source, out, dataset="mosi", options={})
+    peak, _ = peak_memory()
+    return peak - int(found[1]) * 1024 if found and peak is not None else None
+
+
+def measure(setting: Setting) -> list[Row]:
+    """Import a generated MMSA pickle a few times."""
+    if not STATUS.exists():  # only Linux tells a process its peak
+        return []
+    source = setting.folder / "unaligned_50.pkl"
+    write_mmsa(source, setting.sizes.source)
+    grown = Times()
+    for _ in range(setting.sizes.slow):
+        child = subprocess.run(
+            [sys.executable, "-m", __spec__.name, str(source), str(setting.folder / "imported.h5")],
+            cwd=Path(__file__).parents[2],
+            # Without devices peak_memory counts the process, which is where an import happens.
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        grown.ours.append(json.loads(child.stdout) / MB)
+        grown.reference.append(source.stat().st_size / MB)
+    return [grown.dearer("import, peak memory beside size of the file", "cpu", 2.5, "MB")]
+
+
+if __name__ == "__main__":
+    print(json.dumps(grown_by(Path(sys.argv[1]), Path(sys.argv[2]))))

@@ -1,0 +1,113 @@
+"""The table: printed, and written as Markdown and JSON under the kind of machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.speed.measure import Row
+from data_modules.files import atomic_path
+from mmbench.report import markdown
+
+RESULTS = Path(__file__).parent / "results"
+HEADS = ("measurement", "device", "ours", "reference", "unit", "ratio", "quartiles", "required", "met")
+LIMIT = {True: "\N{LESS-THAN OR EQUAL TO}", False: "\N{GREATER-THAN OR EQUAL TO}"}
+READING = (
+    "Ours and the reference ran in turn, after a warm-up; both are medians, the ratio is the median of the ratios of "
+    "neighbouring runs, and its quartiles say how much it scattered. A bound between the quartiles is marked as noisy."
+)
+
+
+def machine() -> dict[str, Any]:
+    """Return what kind of machine this is; nothing that tells which one."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return {
+        "processor": model[1] if model else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "lightning")},
+    }
+
+
+def kind(about: dict[str, Any]) -> str:
+    """Return the file name for a kind of machine, such as ``x86_64-2-cores``."""
+    parts = (platform.machine(), f"{about['cores']}-cores", about["cuda"] or "")
+    return "-".join(re.sub(r"[^a-z0-9_]+", "-", part.lower()).strip("-") for part in parts if part)
+
+
+def caption(about: dict[str, Any]) -> str:
+    """Return the machine in one line."""
+    device = f", {about['cuda']}" if about["cuda"] else ""
+    return (
+        f"{about['processor']}, {about['cores']} cores{device}; {about['threads']} threads in torch; "
+        f"Python {about['python']}, torch {about['torch']}, lightning {about['lightning']}"
+    )
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return a row as text, in the order of ``HEADS``."""
+    bound = "" if row.required is None else f"{LIMIT[row.at_most]} {row.required:g}"
+    met = {None: "", True: "yes", False: "no"}[row.met] + ("" if row.clear else " (noisy)")
+    scatter = f"{_number(row.low)} to {_number(row.high)}" if row.repetitions > 1 else ""
+    amounts = (_number(row.ours), _number(row.reference), row.unit)
+    return (row.measurement, row.device, *amounts, _number(row.ratio), scatter, bound, met)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def show(rows: Sequence[Row], console: Console) -> None:
+    """Print the table."""
+    shown = Table(title="Speed and memory", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in ("measurement", "device"):
+        shown.add_column(head)
+    for head in ("ours", "reference", "ratio", "required"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    shown.add_column("met")
+    for row in rows:
+        name, device, ours, reference, unit, ratio, scatter, bound, met = cells(row)
+        amounts = (f"{ours}\n{unit}", f"{reference}\n{unit}", f"{ratio}\n{scatter}")
+        shown.add_row(name, device, *amounts, bound, met, style="bold red" if row.met is False else "")
+    console.print(shown)
+    console.print(caption(machine()), READING, sep="\n", style="dim", highlight=False)
+
+
+def write(rows: Sequence[Row], folder: Path = RESULTS) -> Path:
+    """Write the table as Markdown, with the same in JSON beside it, and return the path of the former."""
+    about = machine()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{kind(about)}.md"
+    lines = [
+        "# Speed and memory",
+        "",
+        "Written by `python -m benchmarks.speed`.",
+        "",
+        markdown.escape(caption(about)) + ".",
+        "",
+        READING,
+        "",
+        *markdown.table(HEADS, ([markdown.escape(cell) for cell in cells(row)] for row in rows), left=2),
+        "",
+    ]
+    content = {"machine": about, "rows": [{**dataclasses.asdict(row), "met": row.met} for row in rows]}
+    for target, text in ((path, "\n".join(lines)), (path.with_suffix(".json"), json.dumps(content, indent=2) + "\n")):
+        with atomic_path(target) as part:
+            part.write_text(text)
+    return path
