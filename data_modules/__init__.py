@@ -12,7 +12,7 @@ from data_modules.ravdess import RAVDESS
 from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, TargetSpec, unknown
 from data_modules.store import FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
-from data_modules.synthetic import Synthetic
+from data_modules.synthetic import Synthetic, SyntheticClips, SyntheticDialogues
 
 __all__ = [
     "CMUMOSEI",
@@ -32,6 +32,8 @@ __all__ = [
     "SplitLocked",
     "StoreInfo",
     "Synthetic",
+    "SyntheticClips",
+    "SyntheticDialogues",
     "TargetSpec",
     "dataset",
     "datasets",

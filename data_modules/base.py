@@ -17,10 +17,13 @@ from data_modules.corruption import Corruption, corrupt, kept_modalities, kept_s
 from data_modules.loading import BatchLoader, Pass, Ragged, ResidentSplit
 from data_modules.schema import MODALITIES, DataError, DataSpec, TargetKind, unknown
 from data_modules.store import Array, FeatureStore
+from data_modules.streaming import StreamedLoader, StreamedSplit, automatic_workers
 
 Normalize = Literal["none", "train"]
 CONSTANT = 1e-8
 """A feature that deviates by less is constant: it is not scaled, and gets no noise."""
+FULL_SCALE = np.float32(1 << 15)
+"""What 1.0 is in samples of 16 bits."""
 
 
 class SplitLocked(RuntimeError):
@@ -31,7 +34,8 @@ class FusionDataModule(LightningDataModule):
     """Batches from a feature store.
 
     Each stage loads only the splits it needs (``fit``: train and valid; ``test``: test), so nothing that trains has
-    the test samples in memory. The order of training batches is a function of (seed, epoch).
+    the test samples in memory. Feature sets are held in memory; frames and waveforms are read batch by batch. The order
+    of training batches is a function of (seed, epoch).
 
     Args:
         path: The store; by default ``<key>.h5`` in the folder that ``MMBENCH_DATA`` names (``data`` when unset).
@@ -46,6 +50,7 @@ class FusionDataModule(LightningDataModule):
         dialogue: Whether a batch element is a dialogue (the utterances of one group, in store order).
         tokenizer: Hugging Face tokenizer (name or folder) that turns transcripts into text tokens; empty for none.
         seed: Decides the order of training batches.
+        workers: Processes that read frames and waveforms; by default one per core but one, four at most.
 
     Raises:
         DataError: When the store, the protocol, the fold or a modality does not exist.
@@ -70,6 +75,7 @@ class FusionDataModule(LightningDataModule):
         dialogue: bool = False,
         tokenizer: str = "",
         seed: int = 1111,
+        workers: int | None = None,
     ) -> None:
         super().__init__()
         if limit < 0 or batch_size < 1:
@@ -86,10 +92,11 @@ class FusionDataModule(LightningDataModule):
         self.normalize = normalize or self.normalize_default
         self.corruption = corruption or Corruption()
         self.bucketed, self.dialogue, self.tokenizer = bucketed, dialogue, tokenizer
+        self.workers = automatic_workers() if workers is None else workers
         self.passes: Mapping[int, Pass] = {0: Pass()}
         self.test_locked = False
         self.rows = {name: self._limited(rows) for name, rows in self.store.rows(self.protocol, fold).items()}
-        self._splits: dict[str, ResidentSplit] = {}
+        self._splits: dict[str, ResidentSplit | StreamedSplit] = {}
         self._scales: dict[str, tuple[Array, Array]] = {}
         self._tokens: list[Array] = []
         if tokenizer:
@@ -104,6 +111,11 @@ class FusionDataModule(LightningDataModule):
         if modalities:
             spec = spec.select(tuple(modalities))
         self.spec: DataSpec = replace(spec, variant=self._variant(modalities), dialogue=dialogue)
+        if self.spec.media and self.corruption:
+            raise DataError(
+                f"Corruption takes steps of features away, and in {self.spec.track} these are raw: "
+                f"{', '.join(self.spec.media)}. Leave it out, or use a store of features."
+            )
         if dialogue and not all(self.store.groups):
             raise DataError(f"Dialogues are the groups of a store, and samples of {self.store.path} have none.")
         if dialogue and any(self.store.speakers) and not all(self.store.speakers):
@@ -163,8 +175,19 @@ class FusionDataModule(LightningDataModule):
         for split in {"fit": ("train", "valid"), "validate": ("valid",)}.get(stage, ("test",)):
             self._splits.pop(split, None)
 
-    def _load(self, split: str) -> ResidentSplit:
+    def _load(self, split: str) -> ResidentSplit | StreamedSplit:
         rows = self.rows[split]
+        if not self.spec.media:
+            return self._read_split(rows)
+        if self.normalize == "train":  # once, before there are workers
+            for name in set(self.spec.modalities) - set(self.spec.media):
+                self._scale(name)
+        lengths = [
+            np.diff(self.store.offsets[name])[rows] for name in self.spec.modalities if name in self.store.offsets
+        ]
+        return StreamedSplit(rows, np.sum(lengths, axis=0), self._read_split)
+
+    def _read_split(self, rows: Array) -> ResidentSplit:
         keys = sample_keys(self.store.ids[rows])
         # decided over all modalities of the data, so that a run on some of them misses the same ones
         present = kept_modalities(keys, tuple(self._all_modalities), self.corruption)
@@ -177,6 +200,8 @@ class FusionDataModule(LightningDataModule):
             if self.normalize == "train" and modality.kind == "features":
                 mean, scale = self._scale(name)
                 values = (values - mean) / np.where(scale < CONSTANT, 1.0, scale).astype(np.float32)
+            if modality.kind == "waveform":
+                values = values.astype(np.float32) / (FULL_SCALE if values.dtype == np.int16 else 1.0)
             complete[name] = Ragged.of(torch.from_numpy(values), spans)
             if not self.corruption:
                 continue
@@ -232,19 +257,13 @@ class FusionDataModule(LightningDataModule):
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        resident = self._splits[split].to(device)
-        if not shuffle:
-            return BatchLoader(resident, self.batch_size, rank=rank, world=world)
-        return BatchLoader(
-            resident,
-            self.batch_size,
-            shuffle=True,
-            seed=self.seed,
-            passes=self.passes,
-            bucketed=self.bucketed,
-            rank=rank,
-            world=world,
-        )
+        options: dict[str, Any] = {"rank": rank, "world": world}
+        if shuffle:
+            options |= {"shuffle": True, "seed": self.seed, "passes": self.passes, "bucketed": self.bucketed}
+        loaded = self._splits[split]
+        if isinstance(loaded, StreamedSplit):
+            return StreamedLoader(loaded, self.batch_size, workers=self.workers, **options)
+        return BatchLoader(loaded.to(device), self.batch_size, **options)
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches, in the order of (seed, epoch)."""

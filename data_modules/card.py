@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from data_modules.schema import MODALITIES, TargetKind
+
+Form = Literal["features", "dialogues", "media"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class DataCard:
         bring: What to type to get a store.
         modalities: What the usual feature sets hold.
         task: What is usually predicted.
+        forms: What a sample can be had as: feature vectors or sequences, utterances of a dialogue (one vector each), or
+            media (sight as frames, sound as a waveform).
     """
 
     title: str
@@ -34,3 +39,4 @@ class DataCard:
     bring: str
     modalities: tuple[str, ...] = MODALITIES
     task: TargetKind = "regression"
+    forms: tuple[Form, ...] = ("features",)

@@ -207,7 +207,7 @@ def _sequences(name: str, causes: Causes, count: int, bits: np.random.PCG64) -> 
     shortest, longest = LENGTHS[name]
     lengths = shortest + (bits.random_raw(count) % (longest - shortest + 1)).astype(np.int64)
     starts = np.cumsum(lengths) - lengths
-    parts = _noise(int(lengths.sum()), DIMS[name], bits)
+    parts = near_normal(int(lengths.sum()), DIMS[name], bits)
     steps = np.arange(len(parts)) - np.repeat(starts, lengths)
     # The slope has unit variance within a sample: the odd or even integers around 0, over their standard deviation.
     around = 2 * steps - np.repeat(lengths - 1, lengths)
@@ -222,24 +222,24 @@ def _sequences(name: str, causes: Causes, count: int, bits: np.random.PCG64) -> 
         rise = np.add.reduceat(own * around, starts) / (scale * lengths)
         own -= np.repeat(mean, lengths) + np.repeat(rise, lengths) * slope
         own += np.repeat(cause, lengths) * (slope if part == "trend" else 1.0)
-    values = (_grid(parts) @ _directions(DIMS[name])).astype(np.float32)
+    values = (grid(parts) @ directions(DIMS[name])).astype(np.float32)
     return np.split(values, starts[1:])
 
 
-def _noise(rows: int, columns: int, bits: np.random.PCG64) -> Array:
+def near_normal(rows: int, columns: int, bits: np.random.PCG64) -> Array:
     """Return ``(rows, columns)`` noise of mean 0 and variance 1 in (-3, 3), near normal: a sum of three uniforms."""
     raw = bits.random_raw(rows * columns).reshape(rows, columns)
     total = sum((raw >> np.uint64(shift) & np.uint64(1023)).astype(np.float64) for shift in (24, 39, 54))
     return np.asarray((2 * total - 3069) / 1024)
 
 
-def _directions(dim: int) -> Array:
+def directions(dim: int) -> Array:
     """Return ``(dim, dim)`` orthonormal rows (a discrete cosine transform, rotated so that its constant is last)."""
     frequency = np.roll(np.arange(dim), -1)[:, None]
     size = np.sqrt(np.where(frequency == 0, 1, 2) / dim)
-    return _grid(size * np.cos(np.pi * (np.arange(dim) + 0.5) * frequency / dim))
+    return grid(size * np.cos(np.pi * (np.arange(dim) + 0.5) * frequency / dim))
 
 
-def _grid(values: Array) -> Array:
+def grid(values: Array) -> Array:
     """Return the nearest multiples of 2**-10, whose products and sums float64 holds exactly."""
     return np.round(values * 1024) / 1024

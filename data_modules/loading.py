@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -189,6 +190,20 @@ class Pass:
         return self.start <= epoch and (self.stop is None or epoch < self.stop)
 
 
+class Split(Protocol):
+    """The samples of one split, wherever they are."""
+
+    @property
+    def sizes(self) -> Array:
+        """``(N,)`` steps of each batch element over all modalities."""
+
+    def __len__(self) -> int:
+        """Return the number of batch elements."""
+
+    def batch(self, rows: Tensor, stage: int = 0) -> Batch:
+        """Return the batch of some elements, named by their ``(B,)`` rows of this split, on the CPU."""
+
+
 class BatchLoader:
     """An epoch of batches.
 
@@ -205,7 +220,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        split: ResidentSplit,
+        split: Split,
         batch_size: int,
         *,
         shuffle: bool = False,
@@ -265,9 +280,14 @@ class BatchLoader:
         batches = random.permutation(by_length[:full].reshape(-1, size)) if full else by_length[:0]
         return np.concatenate([batches.reshape(-1), by_length[full:]])
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of every pass, in order."""
+    def plan(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield rows and stage of every batch of the epoch, pass by pass."""
         for stage, item in self._active().items():
             rows = self._order(stage).split(self.batch_size)
             for chunk in rows[: self._batches(item.fraction)]:  # a process without samples has no batch
-                yield self.split.batch(chunk, stage)
+                yield chunk, stage
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the epoch, in order."""
+        for rows, stage in self.plan():
+            yield self.split.batch(rows, stage)

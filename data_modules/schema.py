@@ -17,7 +17,9 @@ from torch import Tensor
 
 MODALITIES = ("text", "audio", "vision")
 
-ModalityKind = Literal["features", "tokens", "frames"]
+ModalityKind = Literal["features", "tokens", "frames", "waveform"]
+MEDIA: tuple[ModalityKind, ...] = ("frames", "waveform")
+"""The kinds that are too large to be held in memory."""
 TargetKind = Literal["regression", "multiclass", "multilabel", "binary"]
 MetricFamily = Literal["sentiment", "sims", "affect", "multiclass", "multilabel", "binary"]
 
@@ -40,11 +42,15 @@ class ModalitySpec:
 
     Attributes:
         name: ``text``, ``audio`` or ``vision``.
-        dim: Features per step; for ``tokens`` the size of the vocabulary; for ``frames`` the number of channels.
+        dim: Features per step; for ``tokens`` the size of the vocabulary; for ``frames`` the number of channels; 1 for
+            a ``waveform``.
         max_length: Steps of the longest sample.
-        kind: ``features`` (steps of vectors), ``tokens`` (steps of ids) or ``frames`` (steps of images).
+        kind: ``features`` (steps of vectors), ``tokens`` (steps of ids), ``frames`` (steps of images) or ``waveform``
+            (steps of sound pressure).
         source: The extractor and its settings, in words.
         unknown: For ``tokens`` the id that stands for a missing one.
+        rate: Steps per second of frames and waveforms; 0 where it differs between samples.
+        size: Height and width of frames.
     """
 
     name: str
@@ -53,6 +59,14 @@ class ModalitySpec:
     kind: ModalityKind = "features"
     source: str = ""
     unknown: int = 0
+    rate: float = 0.0
+    size: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModalitySpec:
+        """Return the spec that ``dataclasses.asdict`` turned into plain containers."""
+        height, width = values.get("size", (0, 0))
+        return cls(**{**values, "size": (height, width)})
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,11 @@ class DataSpec:
         return f"{self.dataset}/{self.feature_set}/{protocol}"
 
     @property
+    def media(self) -> tuple[str, ...]:
+        """The modalities that are frames or waveforms."""
+        return tuple(name for name, modality in self.modalities.items() if modality.kind in MEDIA)
+
+    @property
     def dims(self) -> dict[str, int]:
         """Features per step by modality."""
         return {name: modality.dim for name, modality in self.modalities.items()}
@@ -141,7 +160,7 @@ class DataSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
         """Return the spec that :meth:`to_dict` turned into plain containers."""
-        modalities = {name: ModalitySpec(**spec) for name, spec in values["modalities"].items()}
+        modalities = {name: ModalitySpec.from_dict(spec) for name, spec in values["modalities"].items()}
         return cls(**{**values, "modalities": modalities, "target": TargetSpec.from_dict(values["target"])})
 
 
@@ -150,7 +169,8 @@ class Sequence:
     """One modality of a batch.
 
     Attributes:
-        values: ``(B, T, D)`` features, ``(B, T)`` token ids or ``(B, T, C, H, W)`` frames; zero beyond the lengths.
+        values: ``(B, T, D)`` features, ``(B, T)`` token ids, ``(B, T, C, H, W)`` frames of whole numbers from 0 to 255,
+            or a ``(B, T)`` waveform from -1 to 1; zero beyond the lengths.
         lengths: ``(B,)`` true lengths.
     """
 

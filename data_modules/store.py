@@ -5,7 +5,8 @@ Layout (format version 1)::
     attrs            format, version, dataset, feature_set, target, modalities, aligned, notes, repairs, fingerprint
     ids, groups, speakers, transcripts    (N,) strings
     targets                               (N,) or (N, C)
-    modalities/<name>/values              (sum T, D) ragged, no padding; (sum T,) for token ids
+    modalities/<name>/values              (sum T, D) ragged, no padding; (sum T,) token ids or samples of sound,
+                                          (sum T, C, H, W) frames
     modalities/<name>/offsets             (N + 1,) first row of each sample
     splits/<protocol>/<fold>              (N,) int8: 0 train, 1 valid, 2 test, -1 unused
 
@@ -26,7 +27,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.schema import DataError, DataSpec, ModalityKind, ModalitySpec, TargetSpec
+from data_modules.schema import MEDIA, DataError, DataSpec, ModalityKind, ModalitySpec, TargetSpec
 
 FORMAT, VERSION = "mmbench-store", 1
 SPLITS = ("train", "valid", "test")
@@ -43,7 +44,8 @@ class Record:
 
     Attributes:
         id: Stable name, such as ``video[clip]``.
-        inputs: By modality ``(T, D)`` features, ``(T,)`` token ids or ``(T, C, H, W)`` frames, without padding.
+        inputs: By modality ``(T, D)`` features, ``(T,)`` token ids, ``(T, 3, H, W)`` frames (RGB, uint8) or a ``(T,)``
+            waveform (int16, or float16 from -1 to 1), without padding.
         target: A number, or one per output.
         split: ``train``, ``valid``, ``test``, or None when the splits come from elsewhere or the sample is unused.
         group: Video or dialogue that the sample is part of.
@@ -72,6 +74,7 @@ class StoreInfo:
         kinds: By modality its kind, where it is not ``features``.
         sizes: By modality the size of the vocabulary, for tokens.
         unknown: By modality the id that stands for a missing token.
+        rates: By modality the steps per second, for frames and waveforms where it is one for all.
         aligned: Whether the modalities of a sample share one time axis.
         notes: What the importer found worth saying.
     """
@@ -83,6 +86,7 @@ class StoreInfo:
     kinds: Mapping[str, ModalityKind] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
     aligned: bool = False
     notes: tuple[str, ...] = ()
 
@@ -96,7 +100,8 @@ def fingerprint(file: h5py.File) -> str:
         digest.update(b"aligned;")
     for name, spec in sorted(json.loads(file.attrs["modalities"]).items()):
         if spec["kind"] != "features":  # the array of features says all there is to say
-            digest.update(f"{name}={spec['kind']},{spec['dim']},{spec['unknown']};".encode())
+            rate = f",{spec['rate']:g}" if spec["kind"] in MEDIA else ""
+            digest.update(f"{name}={spec['kind']},{spec['dim']},{spec['unknown']}{rate};".encode())
     datasets: list[h5py.Dataset] = []
     file.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
     for data in sorted(datasets, key=lambda item: str(item.name)):
@@ -153,7 +158,9 @@ class FeatureStore:
             self.notes: list[str] = json.loads(attrs["notes"])
             self.repairs: dict[str, dict[str, int]] = json.loads(attrs["repairs"])
             self.target = TargetSpec.from_dict(json.loads(attrs["target"]))
-            self.modalities = {name: ModalitySpec(**spec) for name, spec in json.loads(attrs["modalities"]).items()}
+            self.modalities = {
+                name: ModalitySpec.from_dict(spec) for name, spec in json.loads(attrs["modalities"]).items()
+            }
             self.ids, self.groups, self.speakers, self.transcripts = (
                 np.asarray(file[f"{key}s"].asstr()[:], dtype=object) for key in ("id", "group", "speaker", "transcript")
             )

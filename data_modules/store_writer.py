@@ -28,6 +28,9 @@ from data_modules.store import (
     fingerprint,
 )
 
+MEDIA_TYPES = {"frames": (4, ("uint8",)), "waveform": (1, ("int16", "float16"))}
+"""By kind of medium the dimensions and types that a store takes."""
+
 
 class _ModalityWriter:
     """Appends samples of one modality and counts what had to be repaired."""
@@ -49,6 +52,12 @@ class _ModalityWriter:
 
     def add(self, sample: str, values: Array) -> None:
         values = np.asarray(values)
+        dimensions, types = MEDIA_TYPES.get(self.kind, (values.ndim, (values.dtype.name,)))
+        if values.ndim != dimensions or values.dtype.name not in types:
+            raise DataError(
+                f"Sample {sample!r} has {self.name} {self.kind} of type {values.dtype} and shape {values.shape}. A "
+                "store takes frames as uint8 (frames, 3, height, width) and waveforms as int16 or float16 (samples,)."
+            )
         if values.shape[1:] != self.shape:
             raise DataError(
                 f"Sample {sample!r} has {self.name} steps of shape {values.shape[1:]}, the samples before it have "
@@ -160,9 +169,16 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
         writer.flush()
         offsets = np.asarray(writer.offsets, np.int64)
         file.create_dataset(f"modalities/{name}/offsets", data=offsets)
-        dim = info.sizes.get(name, int(writer.shape[0]) if writer.shape else 1)
-        longest, source = int(np.diff(offsets).max()), info.sources.get(name, "")
-        spec = ModalitySpec(name, dim, longest, writer.kind, source, info.unknown.get(name, 0))
+        spec = ModalitySpec(
+            name,
+            info.sizes.get(name, int(writer.shape[0]) if writer.shape else 1),
+            max_length=int(np.diff(offsets).max()),
+            kind=writer.kind,
+            source=info.sources.get(name, ""),
+            unknown=info.unknown.get(name, 0),
+            rate=info.rates.get(name, 0.0),
+            size=writer.shape[1:] if writer.kind == "frames" else (0, 0),
+        )
         modalities[name] = asdict(spec)
     strings = h5py.string_dtype()
     for key in ("id", "group", "speaker", "transcript"):

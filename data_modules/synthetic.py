@@ -34,3 +34,42 @@ class Synthetic(FusionDataModule):
         table["sums of unimodal predictions"] = ceilings(kind, products=False)[MODALITIES]
         table["all without the order of steps"] = ceilings(kind, order=False)[MODALITIES]
         return {name: values[metric] for name, values in table.items() if metric in values}
+
+
+class SyntheticDialogues(FusionDataModule):
+    """Batches of generated dialogues; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+
+    key = "synthetic_dialogues"
+    card = DataCard(
+        title="synthetic dialogues",
+        citation="Made by data_modules.generator_dialogues.",
+        licence="MIT, as this project.",
+        content=(
+            "One of four emotions per utterance of a dialogue; each modality names it in six of ten cases or more, and "
+            "it stays or shifts from one utterance to the next."
+        ),
+        features="One vector per utterance and modality.",
+        splits="standard: 80 / 20 / 40 dialogues, drawn independently.",
+        defects="Much doubt in every utterance, on purpose. It says whether a method uses its neighbours.",
+        bring="mmbench data synth dialogues",
+        task="multiclass",
+        forms=("features", "dialogues"),
+    )
+
+
+class SyntheticClips(FusionDataModule):
+    """Batches of generated clips; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+
+    key = "synthetic_clips"
+    card = DataCard(
+        title="synthetic clips",
+        citation="Made by data_modules.generator_clips.",
+        licence="MIT, as this project.",
+        content="One of four emotions, which sight and sound tell only together; text says a little of both.",
+        features="Frames of 48 x 48 at 8 per second, sound at 16 kHz, a few vectors of text.",
+        splits="standard: 96 / 32 / 64 clips, drawn independently.",
+        defects="Nothing in the pictures or sounds resembles people. It says whether raw media are read and fused.",
+        bring="mmbench data synth clips",
+        task="multiclass",
+        forms=("media",),
+    )

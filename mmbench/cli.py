@@ -6,8 +6,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-console = Console()
+from mmbench.cli_data import Handler, add_data_commands, console
+
 PREFIXES = ("method", "data", "corruption")
 
 
@@ -68,13 +68,8 @@ def command(parsed: Namespace) -> str:
     return " ".join(names)
 
 
-Handler = Callable[[Namespace, dict[str, dict[str, str]]], int]
-
-
 def build_parser() -> tuple[ArgumentParser, dict[str, Handler]]:
     """Return the parser and, by subcommand, what it calls."""
-    from data_modules.generator import SEED, TARGETS
-    from data_modules.importers import importers
     from mmbench import __version__
 
     parser = ArgumentParser(
@@ -129,32 +124,7 @@ def build_parser() -> tuple[ArgumentParser, dict[str, Handler]]:
     checking.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), help="folder of suites and baselines")
     commands.add_subcommand("check", checking)
 
-    data = ArgumentParser(description="Bring in, look at and check feature stores.")
-    commands.add_subcommand("data", data)
-    data_commands = data.add_subcommands(required=True)
-    importing = ArgumentParser(description="Bring in published feature files, or your own (format `plain`).")
-    data_commands.add_subcommand("import", importing)
-    formats = importing.add_subcommands(required=True)
-    for name, read in importers().items():
-        one = ArgumentParser(description=(sys.modules[read.__module__].__doc__ or "").split("\n")[0])
-        one.add_argument("source", type=Path, help="file or folder to read")
-        one.add_argument("--out", type=Path, required=True, help="store to write")
-        one.add_function_arguments(read, skip={"source"}, as_group=False)
-        formats.add_subcommand(name, one)
-        handlers[f"data import {name}"] = partial(import_data, name)
-    for name, text in (
-        ("info", "Show what a store holds."),
-        ("check", "Compare a store's content with its fingerprint."),
-    ):
-        one = ArgumentParser(description=text)
-        one.add_argument("file", type=Path, help="the store")
-        data_commands.add_subcommand(name, one)
-    synth = ArgumentParser(description="Make the generated data set.")
-    synth.add_argument("--out", type=Path, default=Path("data/synthetic.h5"), help="store to write")
-    synth.add_argument("--kind", default="regression", choices=list(TARGETS), help="what is predicted")
-    synth.add_argument("--seed", type=int, default=SEED, help="seed of the generator")
-    data_commands.add_subcommand("synth", synth)
-    handlers.update({"data info": data_info, "data check": data_check, "data synth": data_synth})
+    add_data_commands(commands, handlers)
     return parser, handlers
 
 
@@ -309,50 +279,6 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     console.print(table)
     console.print("If the change is wanted: mmbench check --accept.")
     return 1
-
-
-def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
-    """Read published files into a store and print what came in."""
-    from data_modules.importers import import_store
-    from data_modules.summary import summary
-
-    options = arguments.as_dict()
-    source, out, dataset = (options.pop(key) for key in ("source", "out", "dataset"))
-    store = import_store(form, source, out, dataset=dataset, options=options)
-    console.print(summary(store))
-    console.print(f"Wrote {out}.", markup=False)
-    return 0
-
-
-def data_info(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
-    """Print what a store holds."""
-    from data_modules.store import FeatureStore
-    from data_modules.summary import summary
-
-    console.print(summary(FeatureStore(arguments.file)))
-    return 0
-
-
-def data_check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
-    """Compare a store's content with its fingerprint."""
-    from data_modules.store import FeatureStore
-
-    store = FeatureStore(arguments.file)
-    store.verify()
-    console.print(
-        f"{arguments.file}: {len(store)} samples, fingerprint {store.fingerprint[:12]}, unchanged.", markup=False
-    )
-    return 0
-
-
-def data_synth(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
-    """Make the generated data set."""
-    from data_modules.generator import write_synthetic
-    from data_modules.summary import summary
-
-    console.print(summary(write_synthetic(arguments.out, kind=arguments.kind, seed=arguments.seed)))
-    console.print(f"Wrote {arguments.out}.", markup=False)
-    return 0
 
 
 if __name__ == "__main__":

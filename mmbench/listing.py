@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import data_modules
-from data_modules.schema import DataSpec, ModalitySpec, TargetSpec
+from data_modules.schema import DataSpec, ModalityKind, ModalitySpec, TargetSpec
 from mmbench.methods import Needs, methods
 from mmbench.runner.settings import suites
 
@@ -16,12 +16,24 @@ def listing(what: str, benchmarks: Path) -> list[dict[str, Any]]:
     return {"methods": list_methods, "datasets": list_datasets, "suites": lambda: list_suites(benchmarks)}[what]()
 
 
-def usual_spec(key: str) -> DataSpec:
-    """Return the spec of a data set in its usual form, without opening a store."""
+def usual_specs(key: str) -> list[DataSpec]:
+    """Return the specs of a data set in its usual forms, without opening a store."""
     card = data_modules.dataset(key).card
     assert card is not None
-    specs = {name: ModalitySpec(name, 1, 1) for name in card.modalities}
-    return DataSpec(key, "", "", specs, TargetSpec(card.task, ("target",)))
+    raw: dict[str, ModalityKind] = {"audio": "waveform", "vision": "frames"}
+    specs = []
+    for form in card.forms:
+        kinds = raw if form == "media" else {}
+        modalities = {name: ModalitySpec(name, 1, 1, kinds.get(name, "features")) for name in card.modalities}
+        specs.append(
+            DataSpec(key, "", "", modalities, TargetSpec(card.task, ("target",)), dialogue=form == "dialogues")
+        )
+    return specs
+
+
+def fits(needs: Needs, key: str) -> bool:
+    """Return whether a method with these needs can run on some usual form of a data set."""
+    return any(not needs.unmet(spec) for spec in usual_specs(key))
 
 
 def list_methods() -> list[dict[str, Any]]:
@@ -32,7 +44,6 @@ def list_methods() -> list[dict[str, Any]]:
         wants = [*needs.modalities, *([f"{needs.at_least}+ modalities"] if needs.at_least > 1 else [])]
         wants += [] if needs.tasks == Needs().tasks else list(needs.tasks)
         wants += ["dialogues"] if needs.dialogue else []
-        fits = [name for name in data_modules.datasets() if not needs.unmet(usual_spec(name))]
         rows.append(
             {
                 "method": key,
@@ -40,7 +51,7 @@ def list_methods() -> list[dict[str, Any]]:
                 "year": cls.card.year,
                 "fidelity": cls.card.fidelity,
                 "needs": wants,
-                "datasets": fits,
+                "datasets": [name for name in data_modules.datasets() if fits(needs, name)],
             }
         )
     return rows
@@ -52,7 +63,6 @@ def list_datasets() -> list[dict[str, Any]]:
     for key, module in data_modules.datasets().items():
         card = module.card
         assert card is not None
-        fits = [name for name, cls in methods().items() if not cls.card.needs.unmet(usual_spec(key))]
         rows.append(
             {
                 "dataset": key,
@@ -60,7 +70,7 @@ def list_datasets() -> list[dict[str, Any]]:
                 "modalities": list(card.modalities),
                 "task": card.task,
                 "bring": card.bring,
-                "methods": fits,
+                "methods": [name for name, cls in methods().items() if fits(cls.card.needs, key)],
             }
         )
     return rows

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from data_modules.schema import DataSpec, ModalityKind, TargetKind
 
 Fidelity = Literal["official-code", "paper", "abstract", "own"]
+VECTORS: tuple[ModalityKind, ...] = ("features", "tokens")
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,20 @@ class Needs:
         modalities: Modalities that must be present.
         at_least: Smallest number of modalities.
         tasks: Target kinds that it can predict.
-        kinds: Kinds of modalities that it can read.
+        kinds: Kinds of modalities that it can read: of all, or by modality, where one that is not named may be features
+            or tokens. A kind that is named later is the closer one to the paper.
         dialogue: Whether it works on dialogues instead of single samples.
     """
 
     modalities: tuple[str, ...] = ()
     at_least: int = 1
     tasks: tuple[TargetKind, ...] = ("regression", "multiclass", "multilabel", "binary")
-    kinds: tuple[ModalityKind, ...] = ("features", "tokens")
+    kinds: tuple[ModalityKind, ...] | Mapping[str, tuple[ModalityKind, ...]] = VECTORS
     dialogue: bool = False
+
+    def reads(self, modality: str) -> tuple[ModalityKind, ...]:
+        """Return the kinds of a modality that the method can read."""
+        return self.kinds.get(modality, VECTORS) if isinstance(self.kinds, Mapping) else self.kinds
 
     def unmet(self, spec: DataSpec) -> list[str]:
         """Return the reasons why a data set does not fit, empty when it does."""
@@ -52,9 +59,9 @@ class Needs:
             have = ", ".join(spec.modalities) or "none"
             reasons.append(f"it needs at least {self.at_least} modalities and the data have {have}")
         reasons += [
-            f"it reads {' and '.join(self.kinds)}, and {modality.name} is {modality.kind}"
+            f"it reads {modality.name} as {' or '.join(self.reads(modality.name))}, and here it is {modality.kind}"
             for modality in spec.modalities.values()
-            if modality.kind not in self.kinds
+            if modality.kind not in self.reads(modality.name)
         ]
         if spec.target.kind not in self.tasks:
             reasons.append(f"it predicts {', '.join(self.tasks)} targets and the data have {spec.target.kind}")

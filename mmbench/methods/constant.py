@@ -53,7 +53,7 @@ class Constant(FusionMethod):
         authors="The mmbench developers",
         year=2025,
         fidelity="own",
-        needs=Needs(at_least=0),
+        needs=Needs(at_least=0, kinds=("features", "tokens", "frames", "waveform")),
     )
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

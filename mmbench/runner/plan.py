@@ -1,4 +1,8 @@
-"""The plan: which trials a command means."""
+"""The plan: which trials a command means.
+
+On utterances with a vector per modality, methods of dialogues and methods of single utterances have one track: both
+predict every utterance, the former with its dialogue in view.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 import data_modules
-from data_modules import Corruption, DataSpec, FusionDataModule
+from data_modules import Corruption, DataError, DataSpec, FusionDataModule
 from data_modules.schema import unknown
 from mmbench import __version__
 from mmbench.methods import ConfigError, method, methods
@@ -110,6 +115,10 @@ def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str
     return cls(path, **values)
 
 
+NOT_SETTINGS = {"path", "corruption", "fold", "batch_size", "seed", "dialogue", "workers"}
+"""What the plan, the method or the machine decides of a data module."""
+
+
 def data_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return data settings from the command line, with their types.
 
@@ -118,7 +127,7 @@ def data_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     if isinstance(values.get("modalities"), str):
         values = {**values, "modalities": [name.strip(" []\"'") for name in values["modalities"].split(",")]}
-    return _typed(FusionDataModule, values, "data setting", skip={"path", "corruption", "fold", "batch_size", "seed"})
+    return _typed(FusionDataModule, values, "data setting", skip=NOT_SETTINGS)
 
 
 def corruption_settings(values: Mapping[str, Any]) -> Corruption:
@@ -182,13 +191,17 @@ def make_plan(
         raise ConfigError(f"{spec.track} has the folds 0 to {len(all_folds) - 1}, not {wrong[0]}.")
     left_out: dict[str, str] = {}
     trials: list[Trial] = []
+    dialogues = cache(partial(_dialogues, dataset, path, settings))
     for key in dict.fromkeys(methods_wanted or suite.methods or methods()):
-        if reasons := method(key).card.needs.unmet(spec):
+        needs = method(key).card.needs
+        seen, reasons = dialogues() if needs.dialogue else (spec, [])
+        if reasons := reasons or needs.unmet(seen):
             if key in methods_wanted:
                 raise ConfigError(f"{key} does not fit {spec.track}: {'; '.join(reasons)}.")
             left_out[key] = "; ".join(reasons)
             continue
-        for variant, config, changed in _configs(key, spec, suite.name, overrides or {}, benchmarks):
+        own = {**settings, **({"dialogue": True} if needs.dialogue else {})}
+        for variant, config, changed in _configs(key, seen, suite.name, overrides or {}, benchmarks):
             trials += [
                 Trial(
                     track=spec.track,
@@ -197,7 +210,7 @@ def make_plan(
                     variant=variant,
                     config=config,
                     changed={**changed, **_changed_training(shared, suite.training)},
-                    data=_plain(settings),
+                    data=_plain(own),
                     training=dataclasses.asdict(shared),
                     seed=seed,
                     fingerprint=store.fingerprint,
@@ -208,6 +221,14 @@ def make_plan(
                 for fold in (dict.fromkeys(folds) or all_folds)
             ]
     return trials, left_out
+
+
+def _dialogues(dataset: str, path: str | Path | None, settings: Mapping[str, Any]) -> tuple[DataSpec, list[str]]:
+    """Return the spec of the data as dialogues, and why they cannot be had as such."""
+    try:
+        return make_datamodule(dataset, path, {**settings, "dialogue": True}).spec, []
+    except DataError as error:
+        return make_datamodule(dataset, path, settings).spec, [f"it works on dialogues ({str(error).rstrip('.')})"]
 
 
 def _configs(

@@ -143,14 +143,15 @@ def shipped_settings(folder: Path, method: str, dataset: str, feature_set: str, 
     """Return the settings of a method that the benchmarks folder ships for some data.
 
     ``benchmarks/methods/<method>.yaml`` holds only what differs from the method's own defaults, under the keys
-    ``default``, ``<data set>``, ``<data set>/<feature set>`` and ``suite:<name>``; later ones win.
+    ``default``, ``<data set>``, ``<data set>/<feature set>`` and ``suite:<name>``; later ones win. A suite named
+    ``ci-clips`` is of the family ``ci`` and takes its settings.
     """
     path = folder / "methods" / f"{method}.yaml"
     if not path.is_file():
         return {}
     values = read_yaml(path)
     settings: dict[str, Any] = {}
-    for key in ("default", dataset, f"{dataset}/{feature_set}", f"suite:{suite}"):
+    for key in ("default", dataset, f"{dataset}/{feature_set}", f"suite:{suite.partition('-')[0]}"):
         settings.update(values.get(key) or {})
     return settings
 

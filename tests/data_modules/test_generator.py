@@ -190,7 +190,7 @@ class TestSequences:
         assert store.spec("standard").dims == generator.DIMS
 
     def test_noise_has_unit_variance(self):
-        noise = generator._noise(50_000, 4, np.random.PCG64(3))
+        noise = generator.near_normal(50_000, 4, np.random.PCG64(3))
         assert noise.mean() == pytest.approx(0, abs=0.01)
         assert noise.var() == pytest.approx(1, abs=0.01)
         assert np.abs(np.corrcoef(noise.T) - np.eye(4)).max() < 0.02

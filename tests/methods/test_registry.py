@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -17,11 +17,12 @@ from torch import Tensor
 
 import mmbench.methods
 from data_modules.base import FusionDataModule
-from data_modules.schema import MODALITIES, Batch, DataSpec, TargetKind
+from data_modules.schema import MEDIA, MODALITIES, Batch, DataSpec, ModalityKind, TargetKind
 from mmbench.methods import ConfigError, FusionMethod, method, methods
-from mmbench.methods.card import Fidelity
+from mmbench.methods.card import Fidelity, Needs
 from mmbench.metrics import DESCRIPTIONS
 from mmbench.metrics.sentiment import SENTIMENT_LEGACY_INFO
+from mmbench.runner.settings import shipped_settings
 from mmbench.tasks import Task
 from tests.methods.factories import (
     KINDS,
@@ -36,6 +37,7 @@ from tests.methods.factories import (
 
 SUBSETS = (MODALITIES, ("text", "audio"), ("audio", "vision"), ("text",), ("vision",))
 EPOCHS = 6
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = {"lr": 5e-3, "weight_decay": 0.0, "gradient_clip": 1.0, "batch_size": 16}
 """Settings under which a dozen steps show whether a method learns."""
 
@@ -48,20 +50,48 @@ class Case:
     kind: TargetKind
     modalities: tuple[str, ...]
     steps: int = 0
+    media: bool = False
+
+    @property
+    def needs(self) -> Needs:
+        return methods()[self.key].card.needs
 
     @property
     def spec(self) -> DataSpec:
-        return make_spec(self.kind, self.modalities, steps=self.steps, dialogue=methods()[self.key].card.needs.dialogue)
+        return make_spec(
+            self.kind,
+            self.modalities,
+            steps=self.steps,
+            dialogue=self.needs.dialogue,
+            kinds=media_kinds(self.needs, self.modalities) if self.media else {},
+        )
 
     @property
     def fits(self) -> bool:
-        return not methods()[self.key].card.needs.unmet(self.spec)
+        return bool(self.spec.media) == self.media and not self.needs.unmet(self.spec)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The method's own small settings where it reads media: its published network is large."""
+        return small_settings(self.key) if media_kinds(self.needs, MODALITIES) else {}
 
     def batch(self, size: int = 4, seed: int = 0, corrupted: bool = False, stage: int = 0) -> Batch:
         return replace(make_batch(self.spec, size, seed, corrupted=corrupted), stage=stage)
 
     def __str__(self) -> str:
-        return "-".join([self.key, self.kind, *self.modalities, *[f"{self.steps}-step"] * bool(self.steps)])
+        form = [f"{self.steps}-step"] * bool(self.steps) + ["media"] * self.media
+        return "-".join([self.key, self.kind, *self.modalities, *form])
+
+
+def media_kinds(needs: Needs, modalities: tuple[str, ...]) -> dict[str, ModalityKind]:
+    """Return the raw form of the modalities that a method can read as frames or waveforms."""
+    last = {name: needs.reads(name)[-1] for name in modalities} if isinstance(needs.kinds, Mapping) else {}
+    return {name: kind for name, kind in last.items() if kind in MEDIA}
+
+
+@cache
+def small_settings(key: str) -> dict[str, object]:
+    return shipped_settings(BENCHMARKS, key, "", "", "ci")
 
 
 def _cases() -> Iterator[Case]:
@@ -69,12 +99,17 @@ def _cases() -> Iterator[Case]:
         steps = (0,) if cls.card.needs.dialogue else (0, 1)
         found = [Case(key, kind, subset) for kind in KINDS for subset in SUBSETS]
         found += [Case(key, kind, MODALITIES, 1) for kind in KINDS if 1 in steps]
+        found += [Case(key, kind, subset, media=True) for kind in KINDS for subset in SUBSETS]
         yield from (case for case in found if case.fits)
 
 
 CASES = list(_cases())
-FIRST_OF_KIND = list({(case.key, case.kind): case for case in reversed(CASES) if not case.steps}.values())[::-1]
-FIRST_OF_SUBSET = list({(case.key, case.modalities, case.steps): case for case in reversed(CASES)}.values())[::-1]
+FIRST_OF_KIND = list({(case.key, case.kind, case.media): case for case in reversed(CASES) if not case.steps}.values())[
+    ::-1
+]
+FIRST_OF_SUBSET = list(
+    {(case.key, case.modalities, case.steps, case.media): case for case in reversed(CASES)}.values()
+)[::-1]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 every_kind = pytest.mark.parametrize("case", FIRST_OF_KIND, ids=str)
 every_subset = pytest.mark.parametrize("case", FIRST_OF_SUBSET, ids=str)
@@ -85,7 +120,7 @@ def build(case: Case, **settings: object) -> FusionMethod:
     """Return a method with fixed weights; the settings replace its defaults."""
     cls = method(case.key)
     torch.manual_seed(0)
-    return cls(case.spec, config=cls.Config.parse(settings))
+    return cls(case.spec, config=cls.Config.parse({**case.settings, **settings}))
 
 
 @cache
@@ -121,7 +156,10 @@ def test_unknown_method_names_the_nearest():
 
 def test_every_method_has_cases_of_every_kind_it_predicts():
     for key, cls in methods().items():
-        assert {case.kind for case in FIRST_OF_KIND if case.key == key} == set(cls.card.needs.tasks)
+        cases = [case for case in FIRST_OF_KIND if case.key == key]
+        assert {case.kind for case in cases} == set(cls.card.needs.tasks)
+        if media_kinds(cls.card.needs, MODALITIES):
+            assert {case.kind for case in cases if case.media} == set(cls.card.needs.tasks)
 
 
 @every_method
@@ -181,7 +219,9 @@ def test_unknown_setting_names_the_nearest(cls):
 
 @every_method
 def test_variants_are_settings(cls):
-    spec = make_spec(cls.card.needs.tasks[0], dialogue=cls.card.needs.dialogue)
+    needs = cls.card.needs
+    kinds = media_kinds(needs, MODALITIES)
+    spec = make_spec(needs.tasks[0], dialogue=needs.dialogue, kinds=kinds)
     variants = cls.variants(spec)
     assert variants
     for settings in variants.values():
@@ -286,7 +326,7 @@ def test_every_modality_is_used(case):
             after = predict(model, changed(batch, name, batch.inputs[name].values.roll(1, 0)))
             assert (after - before).abs().max() > 1e-6, f"{name} is not used ({settings})"
             used.add(name)
-    assert used in (set(case.modalities), set())
+    assert used in (set(case.modalities), set(case.needs.modalities), set())
 
 
 # Training
@@ -317,7 +357,9 @@ def _store(folder: Path, spec_case: Case) -> Path:
 def fitted(request, folder) -> Fitted:
     case = request.param
     model = build(case, **QUICK)
-    data = FusionDataModule(_store(folder, case), batch_size=QUICK["batch_size"], dialogue=case.spec.dialogue)
+    data = FusionDataModule(
+        _store(folder, case), batch_size=QUICK["batch_size"], dialogue=case.spec.dialogue, workers=0
+    )
     whole = case.batch(32)
 
     before = task_loss(model, whole)
