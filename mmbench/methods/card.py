@@ -52,6 +52,16 @@ class Needs:
         """Return the kinds of a modality that the method can read."""
         return self.kinds.get(modality, VECTORS) if isinstance(self.kinds, Mapping) else self.kinds
 
+    def instead(self, spec: DataSpec) -> dict[str, tuple[str, str]]:
+        """Return by modality the kind that the data have and the one that the method was built for, where they differ.
+
+        Only kinds by modality say what a method was built for.
+        """
+        if not isinstance(self.kinds, Mapping):
+            return {}
+        kinds = {m.name: (m.kind, self.reads(m.name)[-1]) for m in spec.modalities.values() if m.name in self.kinds}
+        return {name: (had, meant) for name, (had, meant) in kinds.items() if had != meant}
+
     def unmet(self, spec: DataSpec) -> list[str]:
         """Return the reasons why a data set does not fit, empty when it does."""
         reasons = [f"it needs the modality {name!r}" for name in self.modalities if name not in spec.modalities]

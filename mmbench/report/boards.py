@@ -209,7 +209,8 @@ def _by_fold(cells: Sequence[Cell]) -> bool:
 
 
 def _shared(record: RecordDict) -> dict[str, Any]:
-    return {**record["data"], **record["training"], "version": record["version"]}
+    data = {name: value for name, value in record["data"].items() if name != "dialogue"}  # the method's own choice
+    return {**data, **record["training"], "version": record["version"]}
 
 
 def _commonest(values: Iterable[Any]) -> Any:

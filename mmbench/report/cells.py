@@ -99,6 +99,10 @@ def notes(board: Board, row: Row) -> list[str]:
         cells = [cell for cell, what in row.troubles.items() if what == state]
         found.append(f"{states[state]} {state}{_named(row, cells)}")
     found += [f"{name}={'default' if value is None else value}" for name, value in board.differing(row).items()]
+    if row.any_record["data"].get("dialogue"):
+        found.append("sees the whole dialogue")
+    if instead := row.any_record.get("instead"):
+        found.append("on " + ", ".join(f"{name} {had} (for {meant})" for name, (had, meant) in instead.items()))
     if failing := board.against_constant(row):
         found.append(failing)
     if board.far_ahead(row):

@@ -107,7 +107,9 @@ def _protocol(board: Board) -> list[str]:
         "- **Notes**: *no better than the constant*: its mean is not better than that of the constant prediction; *not "
         f"shown to beat* it: the paired test gives p of at least {1 - LEVEL:.2f}. *Far ahead*: the best row leads by "
         f"more than all others span, given {FEWEST_FOR_OUTLIER} rows or more beside the constant. *Epoch limit (k/n)*: "
-        "in k of n trials the last allowed epoch was the best, so longer training might do better.",
+        "in k of n trials the last allowed epoch was the best, so longer training might do better. *On audio features "
+        "(for waveform)*: the method was built for the kind in brackets; the row is its form for the other. *Sees the "
+        "whole dialogue*: each utterance is predicted with those around it, those after it too.",
     ]
     return lines
 

@@ -162,6 +162,7 @@ def _train_and_test(
         "task": task,
         "features": {name: dataclasses.asdict(modality) for name, modality in data.spec.modalities.items()},
         "aligned": data.spec.aligned,
+        "instead": cls.card.needs.instead(model.spec),
         "selection": {"metric": selection, "mode": mode, "epoch": best["epoch"], "value": chosen[monitor]},
         "test": test,
         "curve": curve.rows,

@@ -197,3 +197,15 @@ def test_metrics_start_with_the_selecting_one_and_keep_the_order_of_their_descri
     assert board.metrics == ["f1_pos", "acc", "wacc", "new", "acc/joy", "f1_pos/joy"]
     assert board.higher_is_better("acc/joy") is True
     assert board.higher_is_better("new") is None
+
+
+def test_notes_say_what_a_row_sees_that_others_do_not_and_what_it_was_not_built_for():
+    raw = runs("raw", [0.5, 0.6]) + runs("talk", [0.4, 0.5], data={"dialogue": True}) + runs("plain", [0.6, 0.7])
+    for found in raw[:2]:
+        found["instead"] = {"audio": ["features", "waveform"], "vision": ["features", "frames"]}
+    (board,) = boards(raw)
+    assert {row.label: notes(board, row) for row in board.rows} == {
+        "talk": ["sees the whole dialogue"],
+        "raw": ["on audio features (for waveform), vision features (for frames)"],
+        "plain": [],
+    }

@@ -1,0 +1,30 @@
+"""What a method needs of the data, and what it was built for."""
+
+from __future__ import annotations
+
+from mmbench.methods.card import Needs
+from tests.methods.factories import make_spec
+
+RAW = Needs(kinds={"audio": ("features", "waveform"), "vision": ("frames",)})
+
+
+def test_kinds_by_modality_are_of_the_named_ones_alone() -> None:
+    assert RAW.reads("audio") == ("features", "waveform")
+    assert RAW.reads("text") == ("features", "tokens")
+    assert RAW.unmet(make_spec()) == ["it reads vision as frames, and here it is features"]
+    assert RAW.unmet(make_spec(kinds={"vision": "frames", "audio": "waveform"})) == []
+    assert RAW.unmet(make_spec(kinds={"text": "waveform", "vision": "frames"})) == [
+        "it reads text as features or tokens, and here it is waveform"
+    ]
+
+
+def test_a_method_of_features_refuses_media() -> None:
+    assert Needs().unmet(make_spec(kinds={"audio": "waveform"})) == [
+        "it reads audio as features or tokens, and here it is waveform"
+    ]
+
+
+def test_the_form_a_method_was_built_for_is_the_last_named() -> None:
+    assert RAW.instead(make_spec(kinds={"vision": "frames"})) == {"audio": ("features", "waveform")}
+    assert RAW.instead(make_spec(kinds={"vision": "frames", "audio": "waveform"})) == {}
+    assert Needs().instead(make_spec()) == {}
