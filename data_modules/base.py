@@ -14,9 +14,9 @@ from lightning.pytorch import LightningDataModule
 
 from data_modules.card import DataCard
 from data_modules.corruption import Corruption, corrupt, kept_modalities, kept_steps, noise, sample_keys
-from data_modules.loading import BatchLoader, Pass, Ragged, ResidentSplit
+from data_modules.loading import BatchLoader, Pass, Ragged, ResidentSplit, clip_numbers
 from data_modules.schema import MODALITIES, DataError, DataSpec, TargetKind, unknown
-from data_modules.store import Array, FeatureStore
+from data_modules.store import EVERYTHING, Array, FeatureStore
 from data_modules.streaming import StreamedLoader, StreamedSplit, automatic_workers
 
 Normalize = Literal["none", "train"]
@@ -39,7 +39,8 @@ class FusionDataModule(LightningDataModule):
 
     Args:
         path: The store; by default ``<key>.h5`` in the folder that ``MMBENCH_DATA`` names (``data`` when unset).
-        protocol: Split protocol of the store; by default the only or first one.
+        protocol: Split protocol of the store; by default the only or first one, or ``everything``, where all samples
+            are there to be predicted.
         fold: Fold of the protocol.
         batch_size: Samples per batch.
         modalities: Modalities to use; by default all.
@@ -47,7 +48,8 @@ class FusionDataModule(LightningDataModule):
         normalize: ``train`` standardises features by mean and deviation of the training split, ``none`` leaves them.
         corruption: What goes missing or gets noisy, if anything.
         bucketed: Whether training batches hold samples of similar length.
-        dialogue: Whether a batch element is a dialogue (the utterances of one group, in store order).
+        dialogue: Whether a batch element is a dialogue: the utterances of one group, in store order or, where their
+            names are the group's with a number, in the order of these.
         tokenizer: Hugging Face tokenizer (name or folder) that turns transcripts into text tokens; empty for none.
         seed: Decides the order of training batches.
         workers: Processes that read frames and waveforms; by default one per core but one, four at most.
@@ -87,7 +89,7 @@ class FusionDataModule(LightningDataModule):
         self.store = FeatureStore(path if path is not None else self.default_path())
         if self.key and self.store.dataset != self.key:
             raise DataError(f"{self.store.path} holds {self.store.dataset!r}, not {self.key!r}: give another path.")
-        self.protocol = protocol or next(iter(self.store.splits))
+        self.protocol = protocol or next(iter(self.store.splits), EVERYTHING)
         self.fold, self.batch_size, self.limit, self.seed = fold, batch_size, limit, seed
         self.normalize = normalize or self.normalize_default
         self.corruption = corruption or Corruption()
@@ -120,9 +122,9 @@ class FusionDataModule(LightningDataModule):
             raise DataError(f"Dialogues are the groups of a store, and samples of {self.store.path} have none.")
         if dialogue and any(self.store.speakers) and not all(self.store.speakers):
             raise DataError(f"Some utterances of {self.store.path} name a speaker and some do not: name all or none.")
-        if dialogue and (long := [m.name for m in spec.modalities.values() if m.max_length > 1]):
+        if dialogue and (long := [m.name for m in spec.modalities.values() if m.max_length > 1 and m.kind != "tokens"]):
             raise DataError(
-                f"Dialogues need utterance vectors; in {spec.track} these are sequences: {', '.join(long)}."
+                f"Dialogues need utterance vectors, or tokens; in {spec.track} these are sequences: {', '.join(long)}."
             )
 
     @staticmethod
@@ -167,6 +169,11 @@ class FusionDataModule(LightningDataModule):
         for split in wanted:
             if split == "test" and self.test_locked:
                 raise SplitLocked("The test split is locked until selection is done; only the runner releases it.")
+            if not len(self.rows[split]):
+                raise DataError(
+                    f"{self.store.path} has no {split} samples in the protocol {self.protocol!r}: it can be predicted, "
+                    "not trained on. Bring in labels and splits for that."
+                )
             if split not in self._splits:
                 self._splits[split] = self._load(split)
 
@@ -238,11 +245,25 @@ class FusionDataModule(LightningDataModule):
             self._scales[name] = values.mean(axis=0, dtype=np.float64).astype(np.float32), scale.astype(np.float32)
         return self._scales[name]
 
+    def preparation(self) -> dict[str, Any]:
+        """Return how inputs are prepared, as plain containers and tensors: what a trained model must be given again."""
+        scales = {
+            name: tuple(torch.from_numpy(part) for part in self._scale(name))
+            for name, modality in self.spec.modalities.items()
+            if self.normalize == "train" and modality.kind == "features"
+        }
+        return {"normalize": self.normalize, "scales": scales}
+
+    def prepare_as(self, preparation: Mapping[str, Any]) -> None:
+        """Prepare inputs as another data module did, by its statistics."""
+        self.normalize = preparation["normalize"]
+        self._scales = {name: (mean.numpy(), scale.numpy()) for name, (mean, scale) in preparation["scales"].items()}
+
     def _dialogues(self, rows: Array) -> dict[str, Any]:
         if not self.dialogue:
             return {}
         _, groups = np.unique(self.store.groups[rows].astype(str), return_inverse=True)
-        order = np.argsort(groups, kind="stable")
+        order = np.lexsort((clip_numbers(self.store.groups[rows], self.store.ids[rows]), groups))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(groups))])
         roles = {name: role for role, name in enumerate(sorted(set(self.store.speakers)))}
         return {

@@ -32,10 +32,16 @@ from data_modules.schema import MEDIA, DataError, DataSpec, ModalityKind, Modali
 FORMAT, VERSION = "mmbench-store", 1
 SPLITS = ("train", "valid", "test")
 UNUSED = -1
+EVERYTHING = "everything"
+"""The protocol of a store without splits, or of a model that is trained already: all samples are to be predicted."""
 CHUNK_BYTES = 1 << 20
 
 Array = npt.NDArray[Any]
 SplitTables = dict[str, list[npt.NDArray[np.int8]]]
+
+
+UNLABELLED = TargetSpec("regression", ())
+"""The target of clips that nobody has labelled: nothing, in ``(N, 0)`` numbers."""
 
 
 @dataclass
@@ -69,7 +75,7 @@ class StoreInfo:
     Attributes:
         dataset: Key of the data set.
         feature_set: Name of the feature set.
-        target: What the targets mean.
+        target: What the targets mean; :data:`UNLABELLED` where there are none.
         sources: By modality the extractor and its settings, in words.
         kinds: By modality its kind, where it is not ``features``.
         sizes: By modality the size of the vocabulary, for tokens.
@@ -197,6 +203,8 @@ class FeatureStore:
         Raises:
             DataError: When the protocol or the fold does not exist.
         """
+        if protocol == EVERYTHING:
+            return {name: np.arange(len(self) if name == "test" else 0) for name in SPLITS}
         if protocol not in self.splits:
             raise DataError(f"{self.path} has no split protocol {protocol!r}; it has: {', '.join(self.splits)}.")
         folds = self.splits[protocol]

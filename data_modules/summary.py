@@ -61,12 +61,15 @@ class StoreSummary:
     def __rich__(self) -> RenderableType:
         """Return the tables that rich prints."""
         axis = "aligned" if self.aligned else "not aligned"
+        kind = self.target["kind"] if self.target["names"] else "without labels"
         head = Text(
-            f"{self.dataset}/{self.feature_set}: {self.samples} samples, {axis}, {self.target['kind']}\n"
+            f"{self.dataset}/{self.feature_set}: {self.samples} samples, {axis}, {kind}\n"
             f"{self.path}\nfingerprint {self.fingerprint}"
         )
         notes = [Text(f"note: {note}") for note in self.notes]
-        return Group(head, self._modality_table(), self._protocol_table(), self._label_table(), *notes)
+        tables = [self._modality_table()]
+        tables += [self._protocol_table(), self._label_table()] if self.protocols else []
+        return Group(head, *tables, *notes)
 
     def _modality_table(self) -> Table:
         table = _table("modality", "kind", "dim", "steps min", "mean", "max", "NaN", "inf", "empty")

@@ -17,6 +17,8 @@ from rich.table import Table
 from mmbench.cli_data import Handler, add_data_commands, console
 
 PREFIXES = ("method", "data", "corruption")
+SHOWN = 20
+"""Predictions that are printed; a table holds all of them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +78,13 @@ def build_parser() -> tuple[ArgumentParser, dict[str, Handler]]:
         prog="mmbench", description="A benchmark of multimodal fusion methods.", version=__version__
     )
     commands = parser.add_subcommands(required=True)
-    handlers: dict[str, Handler] = {"list": list_things, "run": run, "report": report, "check": check}
+    handlers: dict[str, Handler] = {
+        "list": list_things,
+        "run": run,
+        "report": report,
+        "check": check,
+        "predict": predict,
+    }
 
     listing = ArgumentParser(description="What there is, what fits what, how faithful it is and what it needs.")
     listing.add_argument("what", choices=["methods", "datasets", "suites"], help="what to list")
@@ -124,6 +132,12 @@ def build_parser() -> tuple[ArgumentParser, dict[str, Handler]]:
     checking.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), help="folder of suites and baselines")
     commands.add_subcommand("check", checking)
 
+    predicting = ArgumentParser(description="Say what a trained method predicts for every sample of a store.")
+    predicting.add_argument("--checkpoint", type=Path, required=True, help="file under runs/<trial id>/")
+    predicting.add_argument("--data", type=Path, required=True, help="store with the features it was trained on")
+    predicting.add_argument("--out", type=Path | None, default=None, help="table to write (CSV); by default none")
+    predicting.add_argument("--accelerator", default="auto", help="Lightning's accelerator")
+    commands.add_subcommand("predict", predicting)
     add_data_commands(commands, handlers)
     return parser, handlers
 
@@ -279,6 +293,25 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     console.print(table)
     console.print("If the change is wanted: mmbench check --accept.")
     return 1
+
+
+def predict(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Print the first predictions, and write all of them."""
+    from data_modules.files import atomic_path
+    from mmbench.runner.predict import predict as predictions
+
+    table = predictions(arguments.checkpoint, arguments.data, accelerator=arguments.accelerator)
+    shown = Table("id", *map(str, table.columns))
+    for row in table.head(SHOWN).itertuples():
+        shown.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+    console.print(shown)
+    if arguments.out:
+        with atomic_path(arguments.out) as part:
+            table.to_csv(part)
+        console.print(f"Wrote {len(table)} predictions to {arguments.out}.", markup=False, soft_wrap=True)
+    elif len(table) > SHOWN:
+        console.print(f"{SHOWN} of {len(table)} predictions; give --out for all of them.")
+    return 0
 
 
 if __name__ == "__main__":

@@ -116,6 +116,13 @@ class FusionMethod(LightningModule):
         method.load_state_dict(saved["state_dict"])
         return method
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which method it is and how its inputs were prepared: what prediction needs beside the weights."""
+        checkpoint["method"] = type(self).__name__
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, FusionDataModule):
+            checkpoint["preparation"] = {**datamodule.preparation(), "tokenizer": datamodule.tokenizer}
+
     # What a method defines
 
     def forward(self, batch: Batch) -> Output:
@@ -295,5 +302,6 @@ class FusionMethod(LightningModule):
             metric.reset()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Return the rows in the store and the raw predictions of a batch."""
-        return batch.index, self(batch).prediction
+        """Return the rows in the store and the raw predictions of what a batch predicts, without padding."""
+        prediction, _, index = self.task.flatten(self(batch).prediction, batch)
+        return index, prediction

@@ -182,6 +182,8 @@ def make_plan(
     settings = {**(suite.data or {}), **(data or {})}
     probe = make_datamodule(dataset, path, settings)
     spec, store = probe.spec, probe.store
+    if probe.protocol not in store.splits:
+        raise ConfigError(f"{store.path} has no splits: it is to be predicted (`mmbench predict`), not trained on.")
     shared = training or suite.training
     all_folds = range(len(store.splits[probe.protocol]))
     seeds = tuple(dict.fromkeys(seeds or suite.seeds))
