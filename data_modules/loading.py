@@ -7,6 +7,7 @@ longest sample. The order of a pass is a function of (seed, epoch, pass), so a r
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -20,6 +21,8 @@ from torch import Tensor
 from data_modules.schema import Batch, Sequence
 
 Array = npt.NDArray[np.int64]
+NUMBERED = re.compile(r"[\W_]+(\d{1,15})[\W_]*")
+"""What follows a group's name in the name of a numbered clip."""
 
 
 @dataclass(eq=False)
@@ -148,7 +151,7 @@ class ResidentSplit:
         )
 
     def _fold(self, flat: Batch, rows: Tensor, real: Tensor) -> Batch:
-        """Turn a batch of utterances of one step each into dialogues ``(B, utterances, D)``."""
+        """Turn a batch of utterances, of one step or of tokens, into dialogues ``(B, utterances, ...)``."""
         mask = real.to(self.index.device)
 
         def fold(values: Tensor) -> Tensor:
@@ -156,19 +159,45 @@ class ResidentSplit:
             out[mask] = values
             return out
 
-        def vectors(group: dict[str, Sequence]) -> dict[str, Sequence]:
-            return {name: Sequence(fold(item.values[:, 0]), mask.sum(1)) for name, item in group.items()}
+        tokens = {name for name, item in flat.inputs.items() if item.values.dim() == 2}
+
+        def utterances(group: dict[str, Sequence]) -> dict[str, Sequence]:
+            return {
+                name: Sequence(fold(item.values), mask.sum(1), fold(item.lengths))
+                if name in tokens
+                else Sequence(fold(item.values[:, 0]), mask.sum(1))
+                for name, item in group.items()
+            }
+
+        def survivors(group: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: fold(item if name in tokens else item[:, 0]) for name, item in group.items()}
 
         return Batch(
-            inputs=vectors(flat.inputs),
+            inputs=utterances(flat.inputs),
             target=fold(flat.target),
             index=fold(flat.index),
-            complete=None if flat.complete is None else vectors(flat.complete),
-            kept=None if flat.kept is None else {name: fold(item[:, 0]) for name, item in flat.kept.items()},
+            complete=None if flat.complete is None else utterances(flat.complete),
+            kept=None if flat.kept is None else survivors(flat.kept),
             speaker=None if self.speaker is None else fold(self.speaker[rows.to(self.index.device)]),
             target_mask=mask,
             stage=flat.stage,
         )
+
+
+def clip_numbers(groups: npt.NDArray[np.object_], ids: npt.NDArray[np.object_]) -> Array:
+    """Return ``(N,)`` the place of each sample within its group, as far as names tell it.
+
+    Where every name in a group is that of the group and a number, such as ``video_12`` or ``video[12]``, the number is
+    the place: files often list ``video_10`` before ``video_2``. In other groups all places are equal.
+
+    Args:
+        groups: ``(N,)`` names of the groups.
+        ids: ``(N,)`` names of the samples.
+    """
+    found = [NUMBERED.fullmatch(name.removeprefix(group)) for group, name in zip(groups, ids, strict=True)]
+    unclear = {group for group, match in zip(groups, found, strict=True) if match is None}
+    matches = zip(groups, found, strict=True)
+    return np.array([int(match[1]) if match and group not in unclear else 0 for group, match in matches], np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,12 +170,15 @@ class Sequence:
 
     Attributes:
         values: ``(B, T, D)`` features, ``(B, T)`` token ids, ``(B, T, C, H, W)`` frames of whole numbers from 0 to 255,
-            or a ``(B, T)`` waveform from -1 to 1; zero beyond the lengths.
+            or a ``(B, T)`` waveform from -1 to 1; zero beyond the lengths. In dialogues of texts ``(B, T, L)`` token
+            ids of ``T`` utterances.
         lengths: ``(B,)`` true lengths.
+        steps: ``(B, T)`` tokens of each utterance, in dialogues of texts only.
     """
 
     values: Tensor
     lengths: Tensor
+    steps: Tensor | None = None
 
     @cached_property
     def mask(self) -> Tensor:
@@ -185,7 +188,8 @@ class Sequence:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Sequence:
         """Return the sequence on a device."""
-        return Sequence(self.values.to(device, **kwargs), self.lengths.to(device, **kwargs))
+        steps = None if self.steps is None else self.steps.to(device, **kwargs)
+        return Sequence(self.values.to(device, **kwargs), self.lengths.to(device, **kwargs), steps)
 
 
 @dataclass(eq=False)
@@ -197,7 +201,8 @@ class Batch:
         target: ``(B,)`` or ``(B, C)``; ``(B, T)`` or ``(B, T, C)`` for dialogues.
         index: ``(B,)`` row of each sample in the store, its stable identity; ``(B, T)`` for dialogues.
         complete: The uncorrupted view, when the inputs are corrupted.
-        kept: By modality ``(B, T)`` bool, the real steps that survived the corruption.
+        kept: By modality ``(B, T)`` bool, the real steps that survived the corruption; ``(B, T, L)`` of tokens in
+            dialogues.
         speaker: ``(B, T)`` speaker role of each utterance, dialogues only.
         target_mask: ``(B, T)`` bool, the utterances that carry a target, dialogues only.
         stage: Which training stage of the epoch the batch belongs to (methods with several stages).
