@@ -240,6 +240,11 @@ class MIB(FusionMethod):
             "has it for emotions; for sentiment that is inferred.",
             "Inferred: two modalities have the same fusions over two vectors, and the graph then has no third level; "
             "a single modality has all but the graph.",
+            "On the generated data c and l get no further than sums of unimodal predictions, and e does: from linear "
+            "layers that start at 0.02 come unimodal codes with 97 % of their variance along one direction, and "
+            "decoders that must predict from one code alone learn the training samples by heart (validation MAE of c "
+            "with one layer: 0.70; without those decoders' losses 0.69, with PyTorch's initialisation after the "
+            "encoders 0.49, with both 0.25; e: 0.24).",
         ),
         published=tuple(
             PublishedResult(track, metric, value, "paper, row C-MIB with concatenation")
