@@ -133,6 +133,7 @@ def _train_and_test(
     if data.store.fingerprint != trial.fingerprint:
         raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
     model = cls(data.spec, config=config)
+    data.read_only(model.spec.modalities)
     selection = model.task.selection
     mode = "max" if model.valid_metric.higher_is_better_of(selection) else "min"
     monitor = f"valid/{selection}"
@@ -222,7 +223,11 @@ def quiet() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        for text in (".*Checkpoint directory.*exists and is not empty.*", ".*smaller than the logging interval.*"):
+        for text in (
+            ".*Checkpoint directory.*exists and is not empty.*",
+            ".*smaller than the logging interval.*",
+            ".*in eval mode at the start of training.*",
+        ):
             warnings.filterwarnings("ignore", message=text)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
