@@ -7,7 +7,7 @@ from data_modules.card import DataCard
 from data_modules.cmu_mosei import CMUMOSEI
 from data_modules.cmu_mosi import CMUMOSI
 from data_modules.corruption import Corruption
-from data_modules.iemocap import IEMOCAP
+from data_modules.iemocap import IEMOCAP, IEMOCAPDialogue, IEMOCAPMesm, IEMOCAPRaw
 from data_modules.ravdess import RAVDESS
 from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, TargetSpec, unknown
 from data_modules.store import FeatureStore, Record, StoreInfo
@@ -26,6 +26,9 @@ __all__ = [
     "DataSpec",
     "FeatureStore",
     "FusionDataModule",
+    "IEMOCAPDialogue",
+    "IEMOCAPMesm",
+    "IEMOCAPRaw",
     "ModalitySpec",
     "Record",
     "Sequence",

@@ -18,14 +18,21 @@ class CMUMOSEI(FusionDataModule):
             "About 22,860 segments of over 1,000 speakers; sentiment in [-3, 3] and six emotions in [0, 3], three "
             "annotators."
         ),
-        features="MMSA pickles: BERT 768, COVAREP 74, FACET 35. MulT pickles: GloVe 300, COVAREP 74, FACET 35.",
-        splits="standard: 16,326 / 1,871 / 4,659 segments, disjoint by video.",
+        features=(
+            "MMSA pickles: BERT 768, COVAREP 74, FACET 35. MulT pickles: GloVe 300, COVAREP 74, FACET 35. "
+            "Computational sequences (.csd): words with times, GloVe 300, COVAREP 74, FACET 35, OpenFace 2."
+        ),
+        splits=(
+            "standard: 16,326 / 1,871 / 4,659 segments, disjoint by video; by the SDK's folds 2,249 / 300 / 678 "
+            "videos, with fewer segments where a modality is missing."
+        ),
         defects=(
             "The 35 FACET features hold predicted emotions, so the vision input carries an answer of its own. COVAREP "
             "was faulty for some videos and holds -inf. Segment counts differ between releases."
         ),
         bring=(
             "mmbench data import mmsa PATH/unaligned_50.pkl --dataset mosei --out data/mosei.h5 "
-            "(formats: mmsa, mult, misa, plain)"
+            "(formats: mmsa, mult, misa, csd, plain)"
         ),
+        forms=("features", "dialogues"),
     )

@@ -17,20 +17,23 @@ class CMUMOSI(FusionDataModule):
         content="2,199 opinion segments of 93 videos by 89 speakers; sentiment in [-3, 3], mean of five annotators.",
         features=(
             "MMSA pickles: BERT 768, COVAREP 5 of 74, FACET 20 of 47. MulT pickles: GloVe 300, COVAREP, FACET. "
-            "MISA and MAG pickles: words, COVAREP 74, FACET 47. bc-LSTM utterance vectors: text 100, audio 73, "
+            "MISA and MAG pickles: words, COVAREP 74, FACET 47. Computational sequences (.csd): words with times, "
+            "GloVe 300, COVAREP 74, FACET 47, openSMILE, OpenFace. bc-LSTM utterance vectors: text 100, audio 73, "
             "vision 100."
         ),
         splits=(
-            "standard: 1,284 / 229 / 686 segments, disjoint by video. videos62-31 (bc-LSTM features): the 62 training "
-            "and 31 test videos of the feature release, validation cut from the 62 by video."
+            "standard: 1,284 / 229 / 686 segments of 52 / 10 / 31 videos. videos62-31 (bc-LSTM features): the 62 "
+            "training and 31 test videos of the feature release, validation cut from the 62 by video."
         ),
         defects=(
-            "COVAREP holds -inf. Train and test label means have opposite signs. The bc-LSTM text and vision vectors "
+            "COVAREP holds -inf. One training segment has no duration: from .csd files it is left out, as by the SDK, "
+            "or zeros. Train and test label means have opposite signs. The bc-LSTM text and vision vectors "
             "come from networks trained on their 62 training videos: on the standard split they leak test labels, on "
             "videos62-31 validation scores are too good while test scores are honest."
         ),
         bring=(
             "mmbench data import mmsa PATH/unaligned_50.pkl --dataset mosi --out data/mosi.h5 "
-            "(formats: mmsa, mult, misa, plain)"
+            "(formats: mmsa, mult, misa, csd, plain)"
         ),
+        forms=("features", "dialogues"),
     )

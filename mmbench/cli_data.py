@@ -20,7 +20,10 @@ def add_data_commands(commands: Any, handlers: dict[str, Handler]) -> None:
     data = ArgumentParser(description="Bring in, make, look at and check stores.")
     commands.add_subcommand("data", data)
     below = data.add_subcommands(required=True)
+    _add_download(below, handlers)
     _add_import(below, handlers)
+    _add_extract(below, handlers)
+    _add_keyframes(below, handlers)
     _add_synth(below, handlers)
     for name, text, handler in (
         ("info", "Show what a store holds.", info),
@@ -30,6 +33,21 @@ def add_data_commands(commands: Any, handlers: dict[str, Handler]) -> None:
         one.add_argument("file", type=Path, help="the store")
         below.add_subcommand(name, one)
         handlers[f"data {name}"] = handler
+
+
+def _add_download(below: Any, handlers: dict[str, Handler]) -> None:
+    from data_modules.download import PARTS, ZENODO
+
+    loading = ArgumentParser(description="Download the files of a data set; the same command continues.")
+    loading.add_argument("dataset", help="data set, such as ravdess")
+    loading.add_argument("--out", type=Path, required=True, help="folder for the files")
+    loading.add_argument(
+        "--parts", nargs="+", default=["audio-speech"], help=f"{', '.join(PARTS)}, or names of archives"
+    )
+    loading.add_argument("--url", default=ZENODO, help="server of the record")
+    loading.add_argument("--unpack", type=bool, default=True, help="whether to unpack the archives")
+    below.add_subcommand("download", loading)
+    handlers["data download"] = download_data
 
 
 def _add_import(below: Any, handlers: dict[str, Handler]) -> None:
@@ -47,6 +65,32 @@ def _add_import(below: Any, handlers: dict[str, Handler]) -> None:
         handlers[f"data import {name}"] = partial(import_data, name)
 
 
+def _add_extract(below: Any, handlers: dict[str, Handler]) -> None:
+    from data_modules.extract import Extractors
+
+    extracting = ArgumentParser(description="Make a store of one's own clips, for `mmbench predict`.")
+    extracting.add_argument("clips", nargs="+", type=Path, help="videos, sound files, and folders of them")
+    extracting.add_argument("--out", type=Path, required=True, help="store to write")
+    extracting.add_argument(
+        "--transcripts", type=Path | None, default=None, help="table with the columns id and text; else NAME.txt files"
+    )
+    extracting.add_argument("--dataset", default="own", help="key of the data set")
+    extracting.add_class_arguments(Extractors, as_group=False)
+    below.add_subcommand("extract", extracting)
+    handlers["data extract"] = extract
+
+
+def _add_keyframes(below: Any, handlers: dict[str, Handler]) -> None:
+    from data_modules.features.keyframes import Variant
+
+    choosing = ArgumentParser(description="Keep the frames of a raw store that its sound chooses (VCAN).")
+    choosing.add_argument("source", type=Path, help="store of frames and waveforms")
+    choosing.add_argument("--out", type=Path, required=True, help="store to write")
+    choosing.add_argument("--variant", type=Variant, default="default", help="how columns of sound are scored")
+    below.add_subcommand("keyframes", choosing)
+    handlers["data keyframes"] = keyframes
+
+
 def _add_synth(below: Any, handlers: dict[str, Handler]) -> None:
     from data_modules.generator import SEED, TARGETS
 
@@ -61,6 +105,16 @@ def _add_synth(below: Any, handlers: dict[str, Handler]) -> None:
     handlers["data synth"] = make_synthetic
 
 
+def download_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Download files and say where they are."""
+    from data_modules.download import download
+
+    options = arguments.as_dict()
+    for path in download(options.pop("dataset"), options.pop("out"), **options):
+        console.print(str(path), markup=False, soft_wrap=True)
+    return 0
+
+
 def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Read published files into a store and print what came in."""
     from data_modules.importers import import_store
@@ -71,6 +125,28 @@ def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str
     store = import_store(form, source, out, dataset=dataset, options=options)
     console.print(summary(store))
     console.print(f"Wrote {out}.", markup=False)
+    return 0
+
+
+def extract(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Make a store of clips and print what came in."""
+    from data_modules.extract import Extractors, extract_store
+    from data_modules.summary import summary
+
+    options = arguments.as_dict()
+    clips, out, transcripts, dataset = (options.pop(key) for key in ("clips", "out", "transcripts", "dataset"))
+    console.print(summary(extract_store(clips, out, Extractors(**options), transcripts=transcripts, dataset=dataset)))
+    console.print(f"Wrote {out}.", markup=False)
+    return 0
+
+
+def keyframes(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Make a store of key frames and print what it holds."""
+    from data_modules.features.keyframes import keyframe_store
+    from data_modules.summary import summary
+
+    console.print(summary(keyframe_store(arguments.source, arguments.out, arguments.variant)))
+    console.print(f"Wrote {arguments.out}.", markup=False)
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Audio features: a clip on disk to mono samples, samples to log-mel or MFCC sequences.
+"""Audio features: a clip on disk to mono samples, samples to log-mel or MFCC sequences or to what a store holds.
 
 Needs the extra ``media`` (librosa, soundfile), imported on first use because librosa takes seconds to load.
-All times are in milliseconds, all levels in dB relative to full scale; nothing is normalised per clip, because the
-loudness of a clip carries emotion and the data module standardises by training statistics.
+Times of features are in milliseconds, all levels in dB relative to full scale; nothing is normalised per clip, because
+the loudness of a clip carries emotion and the data module standardises by training statistics.
 """
 
 from __future__ import annotations
@@ -27,8 +27,17 @@ FLOOR = 1e-10  # power below this counts as silence: -100 dB
 Floats = npt.NDArray[np.float32]
 
 
-def media_library(module: str) -> Any:
-    """Import a library of the extra ``media``.
+class NoSoundError(DataError):
+    """A clip has no sound, or nothing but silence, where sound is wanted."""
+
+
+def media_library(module: str, what: str = "Audio", extra: str = "media") -> Any:
+    """Import a library of an extra.
+
+    Args:
+        module: Its name.
+        what: What needs it, in words.
+        extra: The extra that brings it.
 
     Raises:
         DataError: When it is not installed.
@@ -37,7 +46,7 @@ def media_library(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise DataError(
-            f"Audio needs the library {module}, which is not installed ({error}): pip install 'mmbench[media]'."
+            f"{what} needs the library {module}, which is not installed ({error}): pip install 'mmbench[{extra}]'."
         ) from error
 
 
@@ -63,16 +72,37 @@ def load_audio(path: Path, rate: int = RATE, trim_db: float = 0.0) -> Floats:
     cut = [int(said) > int(found) for said, found in re.findall(r"data : (\d+) \(should be (\d+)\)", log)]
     if any(cut) or len(samples) < expected:
         raise DataError(f"{path} is cut short: it ends before its header says. Copy or unpack it again.")
+    mono = to_mono(path, samples, own_rate, rate)
+    if trim_db > 0:
+        mono = media_library("librosa").effects.trim(mono, top_db=trim_db)[0]
+    return mono
+
+
+def to_mono(path: Path, samples: Floats, own_rate: int, rate: int) -> Floats:
+    """Return decoded sound as ``(samples,)`` mono at another rate.
+
+    Args:
+        path: Where it comes from, for messages.
+        samples: ``(samples, channels)``; the channels are averaged.
+        own_rate: Samples per second.
+        rate: Samples per second of the result (soxr, high quality).
+
+    Raises:
+        DataError: When a sample is no number; a :class:`NoSoundError` when there is none but zeros.
+    """
     mono: Floats = samples.mean(axis=1)
     if not np.isfinite(mono).all():
         raise DataError(f"{path} has samples that are not numbers. Copy or unpack it again.")
     if not mono.any():
-        raise DataError(f"{path} holds no sound ({len(mono)} samples). Copy or unpack it again.")
+        raise NoSoundError(f"{path} holds no sound ({len(mono)} samples). Copy or unpack it again.")
     if own_rate != rate:
         mono = media_library("librosa").resample(mono, orig_sr=own_rate, target_sr=rate, res_type="soxr_hq")
-    if trim_db > 0:
-        mono = media_library("librosa").effects.trim(mono, top_db=trim_db)[0]
     return mono
+
+
+def to_int16(waveform: Floats) -> npt.NDArray[np.int16]:
+    """Return samples from -1 to 1 as the whole numbers that a store holds, 32768 to the unit; louder ones are cut."""
+    return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def log_mel(

@@ -2,7 +2,8 @@
 
 The registry is what is there: every module of this package that defines a function ``read`` is an importer, its key is
 the module's name, and nothing else has to be edited to add one. ``read`` takes the path, the key of the data set, and
-its options as typed keyword-only arguments, from which the command line derives its own.
+its options as typed keyword-only arguments, from which the command line derives its own. One that decodes media has the
+option ``work``, the folder in which it keeps what is decoded until the store is whole.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import h5py
 
+from data_modules.importers.clips import discard, work_folder
 from data_modules.importers.common import Source
 from data_modules.schema import DataError, unknown
 from data_modules.store import FeatureStore
@@ -79,7 +81,8 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
         source: The file or folder to read.
         out: The store to make or replace.
         dataset: Key of the data set, such as ``mosi``.
-        options: Options of the importer.
+        options: Options of the importer. The option ``work`` of importers of media is the folder that is to hold the
+            work folder, by default that of the store; when the store is whole, the work folder is removed.
 
     Returns:
         The store, open for reading.
@@ -107,8 +110,12 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
         raise DataError(f"{out} is the source itself. Give another path for the store.")
     if out.exists() and not h5py.is_hdf5(out):
         raise DataError(f"{out} exists and is no store. Remove it or give another path.")
-    made = read(Path(source), dataset=dataset, **options)
+    work = {"work": work_folder(out, options.get("work"))} if "work" in known else {}
+    made = read(Path(source), dataset=dataset, **{**options, **work})
     try:
-        return write_store(out, made.info, made.records, made.splits, made.protocol)
+        store = write_store(out, made.info, made.records, made.splits, made.protocol)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error}.") from error
+    for folder in work.values():
+        discard(folder)
+    return store

@@ -78,7 +78,7 @@ def read(
         else TargetSpec("regression", ("sentiment",), -3.0, 3.0)
     )
     words = [word for _, _, features, _ in items for word in features[0]]
-    table, dim = _vectors(Path(embedding), set(words))
+    table, dim = word_vectors(Path(embedding), set(words))
     if words and not table:
         raise DataError(
             f"{embedding} has none of the {len(set(words))} words of {source}: it is another kind of table."
@@ -175,7 +175,7 @@ def _label(source: Path, name: Any, label: Any, target: str) -> float | Array:
     return np.where(np.isnan(values[1:]), np.nan, values[1:] > 0)
 
 
-def _vectors(path: Path, words: set[str]) -> tuple[dict[str, Array], int]:
+def word_vectors(path: Path, words: set[str]) -> tuple[dict[str, Array], int]:
     """Return the vectors of the words that the table has, also by their lower case, and their dimension."""
     if not path.is_file():
         raise DataError(

@@ -11,158 +11,33 @@ names. Losing more than five per cent of the clips is an error, because a result
 
 from __future__ import annotations
 
-import filecmp
-import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import track
 
 from data_modules.features import audio, openface
+from data_modules.importers.clips import listed, progress, refuse_loss
 from data_modules.importers.common import Source
-from data_modules.schema import DataError, TargetSpec
-from data_modules.splits import LUNA5, RAVDESS_ACTORS, RAVDESS_PROTOCOLS, speaker_table
-from data_modules.store import Record, SplitTables, StoreInfo
+from data_modules.importers.ravdess_names import (
+    Channel,
+    RavdessName,
+    find_clips,
+    find_tables,
+    missing_takes,
+    split_tables,
+    target,
+)
+from data_modules.schema import DataError
+from data_modules.splits import LUNA5
+from data_modules.store import Record, StoreInfo
 
-EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
-AUDIO_ONLY, SPEECH, SONG = 3, 1, 2
-SONG_EMOTIONS = 6
-NO_SONG = 18  # the actor without songs
-WORST_LOSS = 0.05
-
-Channel = Literal["speech", "song", "both"]
 AudioFeatures = Literal["logmel", "mfcc", "logmel+mfcc"]
-Item = TypeVar("Item")
 Floats = npt.NDArray[np.float32]
-
-_CHANNELS: dict[Channel, tuple[int, ...]] = {"speech": (SPEECH,), "song": (SONG,), "both": (SPEECH, SONG)}
-_FIELDS = {
-    "modality": 3,
-    "channel": 2,
-    "emotion": len(EMOTIONS),
-    "intensity": 2,
-    "statement": len(STATEMENTS),
-    "repetition": 2,
-    "actor": len(RAVDESS_ACTORS),
-}
-
-
-@dataclass(frozen=True, order=True)
-class RavdessName:
-    """The seven fields of a file name, each from 1 on, as the record of the data set defines them."""
-
-    modality: int
-    channel: int
-    emotion: int
-    intensity: int
-    statement: int
-    repetition: int
-    actor: int
-
-    @classmethod
-    def parse(cls, stem: str) -> Self:
-        """Read a file name without its ending, such as ``03-01-06-01-02-01-12``.
-
-        Raises:
-            DataError: When it is not seven two-digit fields, or a field has no such value, or the design has no such
-                trial (strong neutral, disgust or surprise in song, a song of actor 18).
-        """
-        if not re.fullmatch(r"[0-9]{2}(-[0-9]{2}){6}", stem):
-            raise DataError(f"{stem!r} is not a RAVDESS name: seven two-digit fields like 03-01-06-01-02-01-12.")
-        values = [int(field) for field in stem.split("-")]
-        for (name, most), value in zip(_FIELDS.items(), values, strict=True):
-            if not 1 <= value <= most:
-                raise DataError(f"{stem!r} has the {name} {value:02d}; RAVDESS has 01 to {most:02d}.")
-        parsed = cls(*values)
-        if parsed.emotion == 1 and parsed.intensity == 2:
-            raise DataError(f"{stem!r} would be strong neutral, which RAVDESS does not have.")
-        if parsed.channel == SONG and (parsed.emotion > SONG_EMOTIONS or parsed.actor == NO_SONG):
-            raise DataError(f"{stem!r} would be a song in {parsed.label} of actor {parsed.actor}: RAVDESS has none.")
-        return parsed
-
-    @property
-    def stem(self) -> str:
-        """The name again."""
-        return "-".join(f"{value:02d}" for value in astuple(self))
-
-    @property
-    def take(self) -> str:
-        """The name without the modality: the same for sound and face of one take."""
-        return self.stem[3:]
-
-    @property
-    def label(self) -> str:
-        """The emotion in words."""
-        return EMOTIONS[self.emotion - 1]
-
-    @property
-    def female(self) -> bool:
-        """Whether the actor is a woman."""
-        return self.actor % 2 == 0
-
-
-def design(channel: Channel) -> Iterator[RavdessName]:
-    """Return the names of all audio-only clips: 1440 of speech, 1012 of song."""
-    ranges = [range(1, most + 1) for most in list(_FIELDS.values())[2:]]
-    for kind in _CHANNELS[channel]:
-        for fields in product(*ranges):
-            name = RavdessName(AUDIO_ONLY, kind, *fields)
-            neutral_strong = name.emotion == 1 and name.intensity == 2
-            unsung = kind == SONG and (name.emotion > SONG_EMOTIONS or name.actor == NO_SONG)
-            if not neutral_strong and not unsung:
-                yield name
-
-
-def find_clips(source: Path, channel: Channel) -> tuple[dict[RavdessName, Path], list[str]]:
-    """Return the audio-only clips below a folder, sorted by name, and the file names that are no clip.
-
-    A second, identical copy of a clip is ignored (one public mirror of the data holds every file twice).
-
-    Raises:
-        DataError: When there is no clip, a clip lies in another actor's folder, or two files of one clip differ.
-    """
-    clips: dict[RavdessName, Path] = {}
-    foreign: list[str] = []
-    folders = 0
-    for folder, below, files in os.walk(source):
-        below.sort()
-        actor = re.fullmatch(r"Actor_([0-9]{2})", Path(folder).name)
-        if actor is None:
-            continue
-        folders += 1
-        for path in (Path(folder, name) for name in sorted(files)):
-            # Files named ._* are what macOS leaves beside the real ones.
-            if path.suffix.lower() not in (".wav", ".flac") or path.name.startswith("._"):
-                continue
-            try:
-                name = RavdessName.parse(path.stem)
-            except DataError:
-                foreign.append(path.name)
-                continue
-            if name.actor != int(actor[1]):
-                raise DataError(
-                    f"{path} is of actor {name.actor:02d} but lies in {Path(folder).name}. Move one of them."
-                )
-            if name.modality != AUDIO_ONLY or name.channel not in _CHANNELS[channel]:
-                continue
-            known = clips.setdefault(name, path)
-            if known != path and not filecmp.cmp(known, path, shallow=False):
-                raise DataError(f"{known} and {path} are the same clip with different content. Remove one.")
-    if not clips:
-        raise DataError(
-            f"{source} has no audio-only {channel} clip ({folders} folders named Actor_NN). Give the folder where the "
-            "audio archives of Zenodo record 1188976 are unpacked, with files like Actor_12/03-01-06-01-02-01-12.wav."
-        )
-    return dict(sorted(clips.items())), foreign
 
 
 @dataclass(frozen=True)
@@ -218,15 +93,10 @@ def _face_table(path: Path) -> Face:
 
 
 def _face_frames(folder: Path, takes: set[str]) -> Face:
-    files: dict[str, Path] = {}
-    # By name, not by folder: the file of the full clip (01) comes before that of the silent copy (02).
-    for path in sorted(folder.rglob("*.csv"), key=lambda path: (path.name, path)):
-        if re.fullmatch(r"[0-9]{2}(-[0-9]{2}){6}", path.stem) and path.stem[3:] in takes:
-            files.setdefault(path.stem[3:], path)
     by_take: dict[str, Floats] = {}
     units: tuple[str, ...] = ()
     failed = frames = 0
-    for take, path in _progress(sorted(files.items()), "face"):
+    for take, path in progress(list(find_tables(folder, takes).items()), "RAVDESS face"):
         values, names, dropped = openface.read_frames(path)
         if units and names != units:
             raise DataError(f"{path} has other action units than the files before it: {names} instead of {units}.")
@@ -235,21 +105,6 @@ def _face_frames(folder: Path, takes: set[str]) -> Face:
             by_take[take] = values
     notes = [f"{failed} of {frames} video frames without a tracked face were dropped."] if failed else []
     return Face(by_take, "auframes", f"OpenFace, {len(units)} action units per tracked video frame", notes)
-
-
-def split_tables(records: Sequence[Record], channel: Channel) -> SplitTables:
-    """Return the actor-disjoint split protocols.
-
-    Raises:
-        DataError: When an actor is missing, because the folds would not be those of the protocols.
-    """
-    speakers = [int(record.speaker) for record in records]
-    missing = set(RAVDESS_ACTORS) - set(speakers) - ({NO_SONG} if channel == "song" else set())
-    if missing:
-        raise DataError(
-            f"The actors {sorted(missing)} have no usable clip, but the split protocols need them. Bring all folders."
-        )
-    return {name: [speaker_table(fold, speakers) for fold in folds] for name, folds in RAVDESS_PROTOCOLS.items()}
 
 
 def read(
@@ -294,12 +149,12 @@ def read(
     for library in ("soundfile", "librosa"):
         audio.media_library(library)
     faceless = [name.stem for name in clips if faces and name.take not in faces.by_take]
-    _refuse_loss(f"have no face in {face}", faceless, len(clips))
+    refuse_loss(f"have no face in {face}", faceless, len(clips))
 
     records: list[Record] = []
     undecoded: list[str] = []
     reason = ""
-    for name, path in _progress(list(clips.items()), "audio"):
+    for name, path in progress(list(clips.items()), "RAVDESS audio"):
         if name.stem in faceless:
             continue
         try:
@@ -310,17 +165,15 @@ def read(
             continue
         steps = np.concatenate([extractors[part](samples) for part in parts], axis=1)
         inputs = {"audio": steps} | ({"vision": faces.by_take[name.take]} if faces else {})
-        actor = f"{name.actor:02d}"
-        statement = STATEMENTS[name.statement - 1]
-        records.append(Record(name.stem, inputs, name.emotion - 1, None, actor, actor, statement))
-    _refuse_loss("cannot be decoded", undecoded, len(clips), reason)
+        records.append(name.record(inputs))
+    refuse_loss("cannot be decoded", undecoded, len(clips), reason)
 
-    expected = {name.stem for name in design(channel)}
+    expected, missing = missing_takes(clips, channel)
     notes = [
-        *_note("files with a foreign name were ignored", foreign),
-        *_note(f"of {len(expected)} clips are not there", sorted(expected - {name.stem for name in clips})),
-        *_note("clips without a face were left out", faceless),
-        *_note("clips that do not decode were left out", undecoded),
+        *listed("files with a foreign name were ignored", foreign),
+        *listed(f"of {expected} clips are not there", missing),
+        *listed("clips without a face were left out", faceless),
+        *listed("clips that do not decode were left out", undecoded),
         *(faces.notes if faces else []),
     ]
     spelled = {"logmel": f"log-mel, {mels} bands", "mfcc": f"{mfccs} MFCC of {mels} bands"}
@@ -330,31 +183,11 @@ def read(
     if faces:
         sources["vision"] = faces.source
     feature_set = "-".join([audio_features, *([faces.feature_set] if faces else [])])
-    names = EMOTIONS[:SONG_EMOTIONS] if channel == "song" else EMOTIONS
     info = StoreInfo(
         dataset,
         feature_set if channel == "speech" else f"{feature_set}-{channel}",
-        TargetSpec("multiclass", names),
+        target(channel),
         sources,
         notes=tuple(notes),
     )
     return Source(info, records, partial(split_tables, channel=channel))
-
-
-def _refuse_loss(what: str, lost: list[str], total: int, reason: str = "") -> None:
-    if len(lost) > WORST_LOSS * total:
-        because = f" The first: {reason}" if reason else ""
-        raise DataError(
-            f"{len(lost)} of {total} clips {what}, beginning with {', '.join(lost[:3])}; up to "
-            f"{WORST_LOSS:.0%} would be left out.{because} Check that all files are of one release."
-        )
-
-
-def _note(what: str, names: list[str]) -> list[str]:
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return [f"{len(names)} {what}: {', '.join(names[:20])}{more}."] if names else []
-
-
-def _progress(items: Sequence[Item], what: str) -> Iterable[Item]:
-    console = Console(stderr=True)
-    return track(items, f"RAVDESS {what}", console=console, transient=True, disable=not console.is_terminal)

@@ -326,7 +326,7 @@ def test_every_modality_is_used(case):
             after = predict(model, changed(batch, name, batch.inputs[name].values.roll(1, 0)))
             assert (after - before).abs().max() > 1e-6, f"{name} is not used ({settings})"
             used.add(name)
-    assert used in (set(case.modalities), set(case.needs.modalities), set())
+    assert used == set(case.modalities) or used <= set(case.needs.modalities)
 
 
 # Training

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from data_modules.importers import import_store, options_of
-from data_modules.importers.ravdess import RavdessName, design, find_clips, read
+from data_modules.importers.ravdess import read
+from data_modules.importers.ravdess_names import RavdessName, design, find_clips
 from data_modules.schema import DataError
 from data_modules.splits import RAVDESS_PROTOCOLS
 from data_modules.store import FeatureStore

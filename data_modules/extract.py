@@ -1,0 +1,284 @@
+"""One's own clips to a store: a folder of videos or sound files, and what is said in them, by named extractors.
+
+The store has no labels: `mmbench predict` scores it with a method that was trained on the same features. A clip that
+lacks what is wanted (sound, a face, a transcript, any length at all) is named with its reason and left out; the others
+go on. What is decoded stays on disk until the store is whole, so that a run that was stopped continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from data_modules.features.audio import HOP_MS, MELS, MFCCS, RATE, WINDOW_MS, Floats, log_mel, mfcc, to_int16
+from data_modules.features.encoders import ImageEncoder, TextEncoder, title
+from data_modules.features.faces import CentreCrop, FaceCropper, HaarFace, NoFaceError
+from data_modules.features.media import SOUND_ENDINGS, Media, Sampling, read_media, read_sound
+from data_modules.importers.clips import (
+    Clip,
+    Decoded,
+    NoTranscriptError,
+    decode_clips,
+    discard,
+    listed,
+    work_folder,
+)
+from data_modules.schema import DataError, ModalityKind
+from data_modules.store import UNLABELLED, FeatureStore, Record, StoreInfo
+from data_modules.store_writer import Array, write_store
+
+VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+NONE = "none"
+
+AudioExtractor = Literal["none", "logmel", "mfcc", "waveform"]
+Face = Literal["none", "centre", "detector"]
+
+
+@dataclass(frozen=True)
+class Extractors:
+    """What is made of a clip.
+
+    Attributes:
+        text: ``none``, or a Hugging Face encoder (name or folder) that reads the transcripts.
+        audio: ``logmel`` (64 bands in dB) or ``mfcc`` (20), every 25 ms at 16 kHz; ``waveform``; or ``none``.
+        vision: ``frames``, a Hugging Face image encoder (name or folder), or ``none``.
+        face: What is cut out of each picture: ``none`` squashes it whole, ``centre`` takes the middle square, and
+            ``detector`` the face that OpenCV finds.
+        every: Seconds from one picture to the next.
+        frames: Take this many pictures, evenly spread, instead.
+        size: Side of the pictures in pixels.
+        rate: Samples per second of a waveform.
+    """
+
+    text: str = NONE
+    audio: AudioExtractor = "logmel"
+    vision: str = "frames"
+    face: Face = "centre"
+    every: float = 0.5
+    frames: int = 0
+    size: int = 224
+    rate: int = RATE
+
+    def __post_init__(self) -> None:
+        """Check that there is something to extract, and how."""
+        if {self.text, self.audio, self.vision} == {NONE}:
+            raise DataError("Text, audio and vision are all none: name an extractor for one of them.")
+        if self.size < 1 or self.rate < 1:
+            raise DataError(f"The size ({self.size}) and the rate ({self.rate}) must be 1 at least.")
+        if self.vision != NONE:
+            Sampling(self.frames, 0.0 if self.frames else self.every)  # refuses what makes no sense
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """Which pictures are taken; None for none."""
+        return None if self.vision == NONE else Sampling(self.frames, 0.0 if self.frames else self.every)
+
+    @property
+    def sound_rate(self) -> int:
+        """Samples per second that are decoded; 0 for no sound."""
+        return {"none": 0, "waveform": self.rate}.get(self.audio, RATE)
+
+    @property
+    def feature_set(self) -> str:
+        """Name of the feature set: the extractors, joined."""
+        return "-".join(title(name).replace("/", "_") for name in (self.text, self.audio, self.vision) if name != NONE)
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """The encoder of transcripts."""
+        return TextEncoder(self.text)
+
+    @cached_property
+    def image_encoder(self) -> ImageEncoder:
+        """The encoder of pictures."""
+        return ImageEncoder(self.vision)
+
+    @cached_property
+    def cropper(self) -> FaceCropper | None:
+        """What cuts the pictures; None leaves them whole."""
+        return {"none": lambda size: None, "centre": CentreCrop, "detector": HaarFace}[self.face](self.size)
+
+    def info(self) -> tuple[dict[str, str], dict[str, ModalityKind], dict[str, float]]:
+        """Return by modality the extractor in words, the kind where it is not features, and the rate of media."""
+        sources: dict[str, str] = {}
+        kinds: dict[str, ModalityKind] = {}
+        rates: dict[str, float] = {}
+        if self.text != NONE:
+            sources["text"] = self.text_encoder.text
+        if self.audio == "waveform":
+            sources["audio"], kinds["audio"], rates["audio"] = f"{self.rate} Hz mono", "waveform", float(self.rate)
+        elif self.audio != NONE:
+            bands = f"log-mel, {MELS} bands" if self.audio == "logmel" else f"{MFCCS} MFCC"
+            sources["audio"] = f"{bands}, {RATE} Hz mono, window {WINDOW_MS:g} ms, hop {HOP_MS:g} ms"
+        if self.vision != NONE:
+            taken = f"{self.frames} pictures" if self.frames else f"a picture every {self.every:g} s"
+            cut = f", {self.cropper.text}" if self.cropper else ""
+            sources["vision"] = f"{taken}, {self.size} x {self.size}{cut}"
+            if self.vision == "frames":
+                kinds["vision"], rates["vision"] = "frames", 0.0 if self.frames else 1 / self.every
+            else:
+                sources["vision"] = f"{self.image_encoder.text}; {sources['vision']}"
+        return sources, kinds, rates
+
+    def __call__(self, path: Path, transcript: str) -> dict[str, Array]:
+        """Return the inputs of one clip, which is decoded once.
+
+        Raises:
+            DataError: When the clip lacks what is wanted.
+        """
+        inputs: dict[str, Array] = {}
+        if self.text != NONE and not transcript:
+            raise NoTranscriptError(f"{path} has no transcript: give one beside it ({path.stem}.txt) or in the table.")
+        media = self._decode(path)
+        if self.text != NONE:
+            inputs["text"] = self.text_encoder(transcript)
+        if media.sound is not None:
+            inputs["audio"] = self._heard(media.sound)
+        if media.pictures is not None:
+            inputs["vision"] = self._seen(path, media)
+        return inputs
+
+    def _decode(self, path: Path) -> Media:
+        if self.sampling is None:
+            sound = read_sound(path, self.sound_rate) if self.sound_rate else None
+            return Media(None, np.zeros(0), None, sound)
+        # A cropper needs the picture as it is; without one it is squashed while it is decoded.
+        size = None if self.cropper else (self.size, self.size)
+        return read_media(path, sampling=self.sampling, size=size, rate=self.sound_rate)
+
+    def _heard(self, sound: Floats) -> Array:
+        if self.audio == "waveform":
+            return to_int16(sound)
+        return (log_mel if self.audio == "logmel" else mfcc)(sound, RATE)
+
+    def _seen(self, path: Path, media: Media) -> Array:
+        pictures = media.pictures
+        assert pictures is not None
+        assert media.info is not None
+        if self.cropper:
+            pictures, found = self.cropper(pictures, media.times / media.info.duration)
+            if not found.any():
+                raise NoFaceError(f"{path} shows no face in any of {len(pictures)} pictures. Give --face centre.")
+        return pictures if self.vision == "frames" else self.image_encoder(pictures)
+
+
+def find_clips(sources: Sequence[Path], *, sound_alone: bool) -> dict[str, Path]:
+    """Return the clips among files and below folders, by their name.
+
+    The name of a file is its own without the ending; below a folder it is the path from there.
+
+    Args:
+        sources: Files and folders.
+        sound_alone: Whether files of sound count, because no pictures are wanted.
+
+    Raises:
+        DataError: When there is nothing at a path, no clip at all, or two clips of one name.
+    """
+    endings = (*VIDEO_ENDINGS, *(SOUND_ENDINGS if sound_alone else ()))
+    clips: dict[str, Path] = {}
+    for source in sources:
+        if not source.exists():
+            raise DataError(f"There is nothing at {source}. Give the path of a clip, or of a folder of clips.")
+        files = sorted(source.rglob("*")) if source.is_dir() else [source]
+        for path in files:
+            if not path.is_file() or path.name.startswith(".") or path.suffix.lower() not in endings:
+                continue
+            name = (path.relative_to(source) if source.is_dir() else Path(path.name)).with_suffix("").as_posix()
+            if name in clips and not path.samefile(clips[name]):
+                raise DataError(f"{clips[name]} and {path} would both be the clip {name!r}. Rename one.")
+            clips[name] = path
+    if not clips:
+        raise DataError(f"There is no clip in {', '.join(map(str, sources))}. Clips end in {', '.join(endings)}.")
+    return clips
+
+
+def read_transcripts(table: Path | None, clips: Mapping[str, Path]) -> dict[str, str]:
+    """Return what is said in the clips, by their name; clips of which nobody says it are missing.
+
+    Args:
+        table: CSV or TSV with the columns ``id`` (the name of a clip, with or without ending) and ``text``; without one
+            the text stands beside each clip, in a file of the same name that ends in ``.txt``.
+        clips: The clips by name.
+
+    Raises:
+        DataError: When the table is not such a one.
+    """
+    if table is None:
+        beside = {name: path.with_suffix(".txt") for name, path in clips.items()}
+        found = {name: path.read_text("utf-8", "replace").strip() for name, path in beside.items() if path.is_file()}
+        return {name: text for name, text in found.items() if text}
+    try:
+        rows = pd.read_csv(table, sep="\t" if table.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False)
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise DataError(f"{table} is not readable as a table ({error}).") from error
+    if missing := {"id", "text"} - set(rows):
+        raise DataError(f"{table} lacks the column {' and '.join(sorted(missing))}; it has: {', '.join(rows.columns)}.")
+    by_name = dict(zip(rows["id"], rows["text"].str.strip(), strict=True))
+    texts = {name: by_name.get(name) or by_name.get(name + path.suffix, "") for name, path in clips.items()}
+    return {name: text for name, text in texts.items() if text}
+
+
+def extract_store(
+    sources: Sequence[Path],
+    out: Path,
+    extractors: Extractors,
+    *,
+    transcripts: Path | None = None,
+    dataset: str = "own",
+) -> FeatureStore:
+    """Make a store without labels of one's own clips.
+
+    Args:
+        sources: Clips and folders of clips.
+        out: The store to make or replace.
+        extractors: What is made of each clip.
+        transcripts: Table of what is said; see :func:`read_transcripts`.
+        dataset: Key of the data set in the store.
+
+    Returns:
+        The store, open for reading; its notes say which clips were left out and why.
+
+    Raises:
+        DataError: When no clip can be used, or an extractor cannot be had.
+    """
+    clips = find_clips(sources, sound_alone=extractors.vision == NONE)
+    texts = read_transcripts(transcripts, clips)
+    described = extractors.info()  # before hours of decoding, whatever is not installed says so
+    folder = work_folder(out)
+    decoded = decode_clips(
+        [Clip(name, (path,)) for name, path in clips.items()],
+        lambda clip: extractors(clip.files[0], texts.get(clip.id, "")),
+        folder,
+        settings={**asdict(extractors), "texts": texts if extractors.text != NONE else {}},
+        worst_loss=1.0,
+    )
+    notes = [*decoded.notes, *_without_text(texts, decoded)]
+    sources_by_modality, kinds, rates = described
+    info = StoreInfo(
+        dataset,
+        extractors.feature_set,
+        UNLABELLED,
+        sources=sources_by_modality,
+        kinds=kinds,
+        rates=rates,
+        notes=tuple(notes),
+    )
+    store = write_store(out, info, _records(decoded, texts), splits=lambda records: {})
+    discard(folder)
+    return store
+
+
+def _records(decoded: Decoded, texts: Mapping[str, str]) -> Iterator[Record]:
+    for name, inputs in decoded:
+        yield Record(name, inputs, np.zeros(0), transcript=texts.get(name, ""))
+
+
+def _without_text(texts: Mapping[str, str], decoded: Decoded) -> list[str]:
+    silent: list[str] = [name for name in decoded.clips if name not in texts]
+    return listed("clips have no transcript", silent) if texts else []

@@ -1,0 +1,109 @@
+"""Pretrained encoders of the library transformers as extractors: words and pictures to vectors.
+
+Needs the extra ``text`` (transformers). An encoder is named as everywhere in that library, or by the folder that it was
+saved to. It is read once and never trained here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.functional import interpolate
+
+from data_modules.features.audio import media_library
+from data_modules.features.media import Pictures
+from data_modules.schema import DataError
+
+LONGEST = 512
+AT_ONCE = 16  # pictures that are encoded together
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""How pictures are normalised for an encoder that does not say."""
+
+Floats = npt.NDArray[np.float32]
+
+
+def _load(part: str, name: str, what: str) -> Any:
+    transformers = media_library("transformers", what, "text")
+    try:
+        return getattr(transformers, part).from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{what} {name!r} cannot be loaded: give a folder with the model's files, or a model name and network "
+            f"access. ({error})"
+        ) from error
+
+
+def title(name: str) -> str:
+    """Return the name of an encoder without the folders of a machine."""
+    return Path(name).name if os.sep in name and Path(name).exists() else name
+
+
+class TextEncoder:
+    """Texts to the hidden states of an encoder's last layer, one per token, the special ones included.
+
+    Args:
+        name: Model, by name or folder; its tokenizer lies with it.
+
+    Raises:
+        DataError: When the extra is not installed or the model cannot be found.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.tokenizer = _load("AutoTokenizer", name, "The text encoder")
+        self.model = _load("AutoModel", name, "The text encoder").eval()
+        self.text = f"{title(name)}, hidden states of the last layer"
+
+    @torch.no_grad()
+    def __call__(self, text: str) -> Floats:
+        """Return ``(tokens, D)`` for a text; tokens beyond 512 are cut off."""
+        tokens = self.tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt")
+        return np.asarray(self.model(**tokens).last_hidden_state[0].float().numpy())
+
+
+class ImageEncoder:
+    """Pictures to one vector each: what the encoder pools, or the mean of its last hidden states.
+
+    Pictures are resized to the square that the encoder was trained on, and normalised as its files say.
+
+    Args:
+        name: Model, by name or folder.
+
+    Raises:
+        DataError: When the extra is not installed or the model cannot be found.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.model = _load("AutoModel", name, "The image encoder").eval()
+        library = media_library("transformers.image_processing_base", "The image encoder", "text")
+        try:
+            said, _ = library.ImageProcessingMixin.get_image_processor_dict(name)
+        except OSError:  # models may come without a processor
+            said = {}
+        size = said.get("size", {})
+        self.size = int(
+            size.get("height") or size.get("shortest_edge") or getattr(self.model.config, "image_size", 224)
+        )
+        self.mean, self.std = (
+            torch.tensor(said.get(key) or usual).view(3, 1, 1)
+            for key, usual in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
+        )
+        self.text = f"{title(name)}, pooled vector of each picture"
+
+    @torch.no_grad()
+    def __call__(self, pictures: Pictures) -> Floats:
+        """Return ``(T, D)`` for ``(T, 3, H, W)`` pictures."""
+        vectors = []
+        for part in torch.from_numpy(pictures).split(AT_ONCE):
+            pixels = interpolate(part.float() / 255, (self.size, self.size), mode="bilinear", antialias=True)
+            output = self.model(pixel_values=(pixels - self.mean) / self.std)
+            pooled = getattr(output, "pooler_output", None)
+            if pooled is None:
+                hidden = output.last_hidden_state
+                pooled = hidden.mean(1) if hidden.dim() == 3 else hidden.mean((2, 3))
+            vectors.append(pooled.flatten(1).float())
+        return np.asarray(torch.cat(vectors).numpy())

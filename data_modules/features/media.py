@@ -1,0 +1,301 @@
+"""Clips on disk to pictures and sound: what PyAV decodes, each clip once, both in one pass.
+
+Needs the extra ``media`` (av, soundfile, librosa). Pictures are ``(T, 3, H, W)`` RGB bytes as they are shown (the
+rotation that phones write is carried out), sound is mono. Times are in seconds from the first picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import from_numpy
+from torch.nn.functional import interpolate
+
+from data_modules.features.audio import Floats, NoSoundError, load_audio, media_library, to_mono
+from data_modules.schema import DataError
+
+SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au")
+"""What libsndfile reads; other files are opened by PyAV."""
+TOO_LARGE = 1 << 30
+"""Bytes of pictures that one clip may take in memory."""
+CLOCK = 1e-3  # the coarsest clock of common containers (Matroska): times are compared up to it
+CUT_SHARE, CUT_PICTURES = 0.05, 2  # a file may end this much before its header says; players do not mind either
+
+Pictures = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What the header of a video says.
+
+    Attributes:
+        fps: Pictures per second, on average.
+        frames: Number of pictures, as far as it is said, else computed.
+        duration: Length of the pictures in seconds.
+        height: Pixels, as shown.
+        width: Pixels, as shown.
+        has_sound: Whether there is a sound track.
+    """
+
+    fps: float
+    frames: int
+    duration: float
+    height: int
+    width: int
+    has_sound: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which pictures of a video are taken: all, unless one of the two is given.
+
+    Attributes:
+        count: This many, at ``i * duration / count``.
+        every: One every so many seconds, from 0 on.
+    """
+
+    count: int = 0
+    every: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.count < 0 or not 0 <= self.every < float("inf") or (self.count and self.every):
+            raise DataError(
+                f"Pictures are taken by number ({self.count}) or by seconds ({self.every:g}): give one, above 0."
+            )
+
+    def times(self, duration: float) -> npt.NDArray[np.float64] | None:
+        """Return when the pictures are taken, in seconds; None for all of them."""
+        if self.count:
+            return np.arange(self.count, dtype=np.float64) * duration / self.count
+        if self.every:
+            # At least the first picture; one at the very end would only repeat the last.
+            return np.arange(max(1, int(np.ceil((duration - CLOCK) / self.every))), dtype=np.float64) * self.every
+        return None
+
+
+@dataclass(frozen=True)
+class Media:
+    """A decoded clip.
+
+    Attributes:
+        pictures: ``(T, 3, H, W)`` RGB; None when not asked for.
+        times: ``(T,)`` when each is taken, in seconds.
+        info: What the header says of the pictures; None when not asked for.
+        sound: ``(samples,)`` mono; None when not asked for.
+    """
+
+    pictures: Pictures | None
+    times: npt.NDArray[np.float64]
+    info: VideoInfo | None
+    sound: Floats | None
+
+
+def video_info(path: Path) -> VideoInfo:
+    """Return what the header of a video says, without decoding more than the first picture.
+
+    Raises:
+        DataError: When it cannot be opened, or has no picture.
+    """
+    with _opened(path) as container:
+        stream = _picture_stream(path, container)
+        first = next(container.decode(stream), None)
+        if first is None:
+            raise DataError(f"{path} has a video track of zero length. Copy or unpack it again.")
+        return _info(path, container, stream, first.rotation)
+
+
+def read_media(
+    path: Path, *, sampling: Sampling | None = None, size: tuple[int, int] | None = None, rate: int = 0
+) -> Media:
+    """Decode a clip once, from its beginning to its end.
+
+    Args:
+        path: A video, or a file of sound when only sound is wanted.
+        sampling: Which pictures are taken; None for none.
+        size: Height and width of the pictures, whatever that does to their proportions; None leaves them as they are.
+        rate: Samples per second of the sound; 0 for none.
+
+    Raises:
+        DataError: When it cannot be decoded, is cut short, has no pictures or too many; a :class:`NoSoundError` when
+            sound is wanted and there is none.
+    """
+    if not (sampling or rate):
+        raise DataError(f"Neither pictures nor sound of {path} are asked for. Ask for one of them.")
+    picker: _Picker | None = None
+    with _opened(path) as container:
+        stream = _picture_stream(path, container) if sampling else None
+        sound = _Sound(path, _sound_stream(path, container)) if rate else None
+        for frame in container.decode([one for one in (stream, sound and sound.stream) if one]):
+            if sound and isinstance(frame, sound.frame_type):
+                sound.add(frame)
+            elif sampling:
+                # Only a decoded picture knows its rotation, and so the size of what is shown.
+                picker = picker or _Picker(path, _info(path, container, stream, frame.rotation), sampling, size, stream)
+                picker.add(frame)
+        if sampling and picker is None:
+            raise DataError(f"{path} has a video track of zero length. Copy or unpack it again.")
+        # Before the file is closed: what its header says is gone with it.
+        pictures, times = picker.finish() if picker else (None, np.zeros(0))
+        return Media(pictures, times, picker.info if picker else None, sound.finish(rate) if sound else None)
+
+
+def read_frames(path: Path, sampling: Sampling, size: tuple[int, int] | None = None) -> Pictures:
+    """Return pictures of a video as ``(T, 3, H, W)``; see :func:`read_media`."""
+    pictures = read_media(path, sampling=sampling, size=size).pictures
+    assert pictures is not None
+    return pictures
+
+
+def read_sound(path: Path, rate: int) -> Floats:
+    """Return the sound of a video or of a file of sound as ``(samples,)`` mono.
+
+    Raises:
+        DataError: When it cannot be decoded or is cut short; a :class:`NoSoundError` when there is no sound.
+    """
+    if path.suffix.lower() in SOUND_ENDINGS:
+        return load_audio(path, rate)
+    sound = read_media(path, rate=rate).sound
+    assert sound is not None
+    return sound
+
+
+def resize(pictures: Pictures, size: tuple[int, int]) -> Pictures:
+    """Squash ``(T, 3, H, W)`` pictures to a height and width (bilinear, with smoothing where they become smaller)."""
+    if pictures.shape[2:] == size or not len(pictures):
+        return pictures
+    made = interpolate(from_numpy(np.ascontiguousarray(pictures)), size, mode="bilinear", antialias=True)
+    return np.asarray(made.numpy())
+
+
+class _Sound:
+    """Collects the sound of a clip as it is decoded."""
+
+    def __init__(self, path: Path, stream: Any) -> None:
+        self.path, self.stream = path, stream
+        self.rate = int(stream.rate)
+        av = media_library("av", "Video")
+        self.frame_type = av.AudioFrame
+        # Of whatever format to float by channel; a track may change its own format on the way.
+        self._resampler = av.AudioResampler("fltp", stream.layout, self.rate)
+        self._pieces: list[Floats] = []
+
+    def add(self, frame: Any) -> None:
+        self._pieces += [piece.to_ndarray().T for piece in self._resampler.resample(frame)]
+
+    def finish(self, rate: int) -> Floats:
+        self.add(None)
+        samples = np.concatenate(self._pieces) if self._pieces else np.zeros((0, 1), np.float32)
+        said = self.stream.duration * self.stream.time_base if self.stream.duration else 0
+        if len(samples) < (1 - CUT_SHARE) * float(said) * self.rate:
+            raise DataError(
+                f"{self.path} is cut short: its sound ends before its header says. Copy or unpack it again."
+            )
+        return to_mono(self.path, samples, self.rate, rate)
+
+
+class _Picker:
+    """Takes the wanted pictures of a clip as it is decoded: at a time, the last one that began before it."""
+
+    def __init__(
+        self, path: Path, info: VideoInfo, sampling: Sampling, size: tuple[int, int] | None, stream: Any
+    ) -> None:
+        self.path, self.info, self.size = path, info, size
+        self.times = sampling.times(info.duration)
+        # Where only the container says its length, the sound may be what is longer.
+        self._length = info.duration if stream.duration else 0.0
+        self._taken: list[Pictures] = []
+        self._seen: list[float] = []
+        self._start: float | None = None
+        self._last: Any = None
+        height, width = size or (info.height, info.width)
+        count = info.frames if self.times is None else len(self.times)
+        if count * height * width * 3 > TOO_LARGE:
+            raise DataError(
+                f"{path} would give {count} pictures of {height} x {width}, above {TOO_LARGE >> 30} GiB. Take fewer "
+                "(a number of them, or one every so many seconds), take them smaller, or cut the video into clips."
+            )
+
+    def add(self, frame: Any) -> None:
+        now = len(self._seen) / self.info.fps if frame.time is None else float(frame.time)
+        self._start = now if self._start is None else self._start
+        now -= self._start
+        if self.times is None:
+            self._taken.append(self._pixels(frame))
+        elif self._last is not None:
+            self._take_until(now - CLOCK)
+        self._seen.append(now)
+        self._last = frame
+
+    def _take_until(self, end: float) -> None:
+        """Take the last picture for every wanted time before the end."""
+        assert self.times is not None
+        here = int(np.searchsorted(self.times, end, side="left")) - len(self._taken)
+        if here > 0:
+            self._taken += [self._pixels(self._last)] * here
+
+    def _pixels(self, frame: Any) -> Pictures:
+        shown = np.rot90(frame.to_ndarray(format="rgb24"), k=_quarters(frame.rotation))
+        pixels = np.ascontiguousarray(shown.transpose(2, 0, 1))
+        return resize(pixels[None], self.size)[0] if self.size else pixels
+
+    def finish(self) -> tuple[Pictures, npt.NDArray[np.float64]]:
+        end, step = self._seen[-1], 1 / self.info.fps
+        if end + step < self._length - max(CUT_SHARE * self._length, CUT_PICTURES * step):
+            raise DataError(
+                f"{self.path} is cut short: its pictures end after {end + step:.2f} of {self._length:.2f} seconds. "
+                "Copy or unpack it again."
+            )
+        if self.times is not None:
+            self._take_until(float("inf"))
+        return np.stack(self._taken), np.asarray(self._seen) if self.times is None else self.times
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    av = media_library("av", "Video")
+    if not path.is_file():
+        raise DataError(f"There is no file at {path}.")
+    try:
+        with av.open(str(path)) as container:
+            yield container
+    except av.error.FFmpegError as error:
+        raise DataError(f"{path} cannot be decoded ({error.strerror}). Copy or unpack it again.") from error
+
+
+def _picture_stream(path: Path, container: Any) -> Any:
+    # Files of sound may carry the picture of a cover.
+    cover = media_library("av.stream", "Video").Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        raise DataError(f"{path} has no video track. Give a video, or ask for its sound only.")
+    streams[0].thread_type = "AUTO"
+    return streams[0]
+
+
+def _sound_stream(path: Path, container: Any) -> Any:
+    if not container.streams.audio:
+        raise NoSoundError(f"{path} has no sound track. Give a video with sound, or ask for its pictures only.")
+    return container.streams.audio[0]
+
+
+def _info(path: Path, container: Any, stream: Any, rotation: int) -> VideoInfo:
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    micro = media_library("av", "Video").time_base
+    duration = float(stream.duration * stream.time_base if stream.duration else (container.duration or 0) / micro)
+    if fps <= 0 or duration <= 0:
+        raise DataError(
+            f"{path} does not say how long it is or how many pictures a second has. Convert it, for example to mp4."
+        )
+    shown = (stream.width, stream.height) if _quarters(rotation) % 2 else (stream.height, stream.width)
+    return VideoInfo(fps, stream.frames or round(duration * fps), duration, *shown, bool(container.streams.audio))
+
+
+def _quarters(rotation: int) -> int:
+    """Return the counterclockwise quarter turns that show a picture upright."""
+    return round(rotation / 90) % 4

@@ -1,0 +1,352 @@
+"""Computational sequences (.csd) of the CMU-MultimodalSDK: words, features and labels with times, aligned here.
+
+Bring the ``.csd`` files that the SDK downloads, in one folder; layout in :mod:`data_modules.importers.csd_files`,
+labels and folds in :mod:`data_modules.importers.csd_folds`. What each file is follows from its content, root name and
+file name, or is said by an option. Rewritten from the behaviour of CMU-MultiComp-Lab/CMU-MultimodalSDK (unify, align,
+impute, hard_unify):
+
+- a word belongs to every segment that it shares more than 10 microseconds with, and so does a frame;
+- aligned to words, a word's audio and vision are the mean of all frames that share more than that with the word, zeros
+  where there are none (COVAREP stops early, a face is lost);
+- words shorter than that are in no segment, and speech pauses ("sp") only when asked for.
+
+One difference: a word at the edge of a segment always brings its audio and vision. The SDK loses the frames' row when
+all frames of the word lie on the other side of the edge, and its users then drop the segment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data_modules.importers.clips import listed, progress, refuse_loss
+from data_modules.importers.common import Array, Source, outside_scale
+from data_modules.importers.csd_files import NONE, CsdFile, Rows, Timeline, average, find_files
+from data_modules.importers.csd_folds import TABLES, Segment, segments_in, segments_of, standard_folds
+from data_modules.importers.misa import EMOTIONS, word_vectors
+from data_modules.schema import MODALITIES, DataError, TargetSpec
+from data_modules.store import Record, StoreInfo
+
+PAUSE = "sp"
+
+Alignment = Literal["word", "segment"]
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """The files in their roles, and how they are cut.
+
+    Attributes:
+        files: Words, text, audio and vision, those that are there.
+        align: Whether audio and vision become one vector per word, or keep all their frames.
+        pauses: Whether speech pauses stay.
+        table: Vectors of words; empty when the text is a file or left out.
+        dim: Columns of those vectors.
+    """
+
+    files: Mapping[str, CsdFile]
+    align: Alignment
+    pauses: bool
+    table: Mapping[str, Array]
+    dim: int
+
+    @property
+    def base(self) -> str:
+        """The role whose rows are the steps of the text: the words, or vectors of words when there are no words."""
+        return "words" if "words" in self.files else "text" if "text" in self.files else ""
+
+    @property
+    def modalities(self) -> dict[str, int]:
+        """The columns of each modality of the store."""
+        dims = {name: self.files[name].dim for name in MODALITIES if name in self.files}
+        return {"text": self.dim, **dims} if self.table else dims
+
+
+class _Video:
+    """One video: when everything happens, and what of it lies in a segment."""
+
+    def __init__(self, sequences: _Sequences, name: str) -> None:
+        self.sequences, self.name = sequences, name
+        self.timelines: dict[str, Timeline] = {}
+        self.problems: list[str] = []
+        for role, file in sequences.files.items():
+            try:
+                if name in file.videos:
+                    self.timelines[role] = Timeline(file.intervals(name))
+            except DataError as error:
+                self.problems.append(str(error))
+            if name in file.broken:
+                self.problems.append(file.broken[name])
+        self.words: list[str] = []
+        if "words" in self.timelines:
+            self.words = [str(word) for word in sequences.files["words"].entry(name).features]
+        skipped = None if sequences.pauses else PAUSE
+        self.usable = np.asarray([word != skipped for word in self.words], bool)
+
+    def steps(self, segment: Segment) -> Rows:
+        """Return the words (or vectors of words) of a segment."""
+        base = self.timelines.get(self.sequences.base)
+        rows = base.within(segment.start, segment.stop) if base else np.zeros(0, np.int64)
+        return rows[self.usable[rows]] if self.words else rows
+
+    def spans(self, rows: Rows) -> list[tuple[float, float]]:
+        """Return start and end of some words."""
+        if not len(rows):
+            return []
+        base = self.timelines[self.sequences.base]
+        return list(zip(base.starts[rows].tolist(), base.stops[rows].tolist(), strict=True))
+
+    def spoken(self, segment: Segment) -> str:
+        """Return the words of a segment, without pauses."""
+        words = [self.words[row] for row in self.steps(segment)] if self.words else []
+        return " ".join(word for word in words if word != PAUSE)
+
+    def lacks(self, segment: Segment) -> list[str]:
+        """Return the modalities of which a segment has nothing."""
+        rows = self.steps(segment)
+        return [name for name in self.sequences.modalities if not self._has(name, segment, rows)]
+
+    def _has(self, name: str, segment: Segment, rows: Rows) -> bool:
+        if name == "text" and (self.sequences.table or self.sequences.base == "text"):
+            return bool(len(rows))
+        if name not in self.timelines:
+            return False
+        if name != "text" and self.sequences.align == "segment":
+            return bool(len(self.timelines[name].within(segment.start, segment.stop)))
+        return any(len(self.timelines[name].within(*span)) for span in self.spans(rows))
+
+    def features(self) -> dict[str, Array]:
+        """Return the rows of each file of numbers that has the video."""
+        files = self.sequences.files
+        return {role: files[role].entry(self.name).features for role in self.timelines if role != "words"}
+
+    def inputs(self, segment: Segment, features: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the modalities of a segment; one of which it has nothing has no step."""
+        rows = self.steps(segment)
+        found: dict[str, Array] = {}
+        for name, dim in self.sequences.modalities.items():
+            if name == "text" and self.sequences.table:
+                found[name] = np.zeros((len(rows), dim), np.float32)
+                for step, row in enumerate(rows):
+                    found[name][step] = self.sequences.table.get(self.words[row], 0)
+            elif name not in self.timelines:
+                found[name] = np.zeros((0, dim))
+            elif name == self.sequences.base:
+                found[name] = features[name][rows]
+            elif name == "text" or self.sequences.align == "word":
+                values, filled = average(features[name], self.timelines[name], self.spans(rows))
+                found[name] = values if filled else values[:0]
+            else:
+                found[name] = features[name][self.timelines[name].within(segment.start, segment.stop)]
+        return found
+
+
+def read(
+    source: Path,
+    *,
+    dataset: str,
+    labels: str = "",
+    words: str = "",
+    text: str = "",
+    audio: str = "",
+    vision: str = "",
+    vectors: str = "",
+    folds: str = "",
+    target: Literal["sentiment", "emotions"] = "sentiment",
+    align: Alignment = "word",
+    pauses: bool = False,
+    missing: Literal["drop", "zeros"] = "drop",
+    feature_set: str = "",
+) -> Source:
+    """Read computational sequences.
+
+    Args:
+        source: Folder of ``.csd`` files, or one of them.
+        dataset: Key of the data set.
+        labels: The labels, when not found by name: a ``.csd`` of the folder or elsewhere, a table, or a folder of
+            tables for train, valid and test (columns: video, clip, start, stop, label).
+        words: The words with their times, when not found by content; ``none`` to leave a file out, here and below.
+        text: The vectors of words as a ``.csd``, when not found by name.
+        audio: The audio features, when not found by name.
+        vision: The vision features, when not found by name.
+        vectors: A table of word vectors, from which the words become text: an npz with ``vocab`` (V,) and ``emb``
+            (V, D), or GloVe's text file. Words that it lacks, also in lower case, become zeros and are counted.
+        folds: The standard folds: the SDK's ``*_std_folds.py``, or a folder with train.txt, valid.txt and test.txt (a
+            video per line). Those of CMU-MOSI are built in, and tables of labels in three files need none.
+        target: What is predicted: ``sentiment`` from -3 to 3, or MOSEI's six ``emotions``, present when above 0.
+        align: ``word``: one vector of audio and of vision per word, the mean over its time; ``segment``: all their
+            frames within the segment, at their own rates.
+        pauses: Keep speech pauses as words.
+        missing: A segment that has nothing of some modality is left out (``drop``, as the SDK does) or has one step of
+            zeros in it (``zeros``). More than five per cent of such segments are an error.
+        feature_set: Name of the feature set; by default made of the names of the files.
+
+    Raises:
+        DataError: When a file is not as described, or more than five per cent of the segments lack something.
+    """
+    source = Path(source)
+    tabled = bool(labels) and (Path(labels).is_dir() or Path(labels).suffix.lower() in TABLES)
+    chosen = {"words": words, "text": text, "audio": audio, "vision": vision, "labels": NONE if tabled else labels}
+    if vectors:
+        chosen["text"] = text or NONE
+    files, ignored = find_files(source, chosen)
+    if vectors and ("words" not in files or "text" in files):
+        raise DataError("The option `vectors` needs words as a .csd, and excludes the option `text`.")
+    segments = segments_in(Path(labels)) if tabled else _labelled(source, files)
+    values = _targets(segments, target)
+    parts = _parts(segments, folds, dataset)
+
+    sequences = _Sequences({role: file for role, file in files.items() if role != "labels"}, align, pauses, {}, 0)
+    notes = [f"{len(ignored)} files were not used: {', '.join(ignored)}."] if ignored else []
+    if vectors:
+        table, dim, note = _word_vectors(Path(vectors), sequences, segments)
+        sequences = _Sequences(sequences.files, align, pauses, table, dim)
+        notes += note
+    _check(source, sequences)
+    kept, lost = _unify(sequences, segments, missing)
+    notes += lost
+    outside = [segment.video for segment in kept if parts[segment.id] is None]
+    if outside:
+        notes.append(f"{len(outside)} segments of {len(set(outside))} videos are in no part of the folds: not used.")
+    spec = TargetSpec("multilabel", EMOTIONS)
+    if target == "sentiment":
+        spec = TargetSpec("regression", ("sentiment",), -3.0, 3.0)
+        notes += outside_scale(np.asarray([values[segment.id] for segment in kept]), spec)
+
+    sources = {name: _described(sequences.files[name], name, align) for name in sequences.modalities if name in files}
+    names = {role: file.root for role, file in sequences.files.items() if role != "words"}
+    if vectors:
+        sources["text"] = f"word vectors of {Path(vectors).name} for {files['words'].root} ({files['words'].path.name})"
+        names = {"text": Path(vectors).stem, **names}
+    marks = {"segment": align == "segment", "pauses": pauses, "zeros": missing == "zeros", target: target == "emotions"}
+    default = re.sub(r"[^a-z0-9]+", "-", "-".join([*names.values(), *(m for m, on in marks.items() if on)]).lower())
+    info = StoreInfo(
+        dataset, feature_set or default.strip("-"), spec, sources, aligned=align == "word", notes=tuple(notes)
+    )
+    return Source(info, _records(sequences, kept, values, parts))
+
+
+def _labelled(source: Path, files: Mapping[str, CsdFile]) -> list[Segment]:
+    if "labels" not in files:
+        raise DataError(
+            f"{source} has no labels. Give the option `labels`: a .csd such as CMU_MOSI_Opinion_Labels.csd, a table, "
+            "or a folder of tables."
+        )
+    return segments_of(files["labels"])
+
+
+def _check(source: Path, sequences: _Sequences) -> None:
+    if not sequences.modalities:
+        raise DataError(
+            f"{source} has no text, audio or vision as numbers. Words become text with the option `vectors`, a table "
+            "of word vectors."
+        )
+    if sequences.align == "word" and not sequences.base:
+        raise DataError(
+            f"{source} has no words to align with. Bring a .csd of words, or set the option align: segment."
+        )
+
+
+def _targets(segments: list[Segment], target: str) -> dict[str, float | Array]:
+    """Return the target of each segment."""
+    if target == "sentiment":
+        return {segment.id: segment.labels[0] for segment in segments}
+    bare = [segment.id for segment in segments if len(segment.labels) == 1]
+    if bare:
+        raise DataError(
+            f"{len(bare)} of {len(segments)} segments have no labels of emotions, the first is {bare[0]}. Set the "
+            "option target: sentiment."
+        )
+    # NaN must stay visible to the store, which refuses it.
+    found = {segment.id: np.asarray(segment.labels[1:]) for segment in segments}
+    return {name: np.where(np.isnan(values), np.nan, values > 0) for name, values in found.items()}
+
+
+def _parts(segments: list[Segment], folds: str, dataset: str) -> dict[str, str | None]:
+    """Return the part of each segment: by the given folds, else by the labels, else by the folds that are built in."""
+    if not folds and all(segment.part for segment in segments):
+        return {segment.id: segment.part for segment in segments}
+    by_video = standard_folds(Path(folds) if folds else None, dataset)
+    return {segment.id: by_video.get(segment.video) for segment in segments}
+
+
+def _word_vectors(
+    path: Path, sequences: _Sequences, segments: list[Segment]
+) -> tuple[Mapping[str, Array], int, list[str]]:
+    """Return the vectors of the words of all segments, their columns, and a note on those without one."""
+    counts: Counter[str] = Counter()
+    for video, own in _by_video(segments).items():
+        whole = _Video(sequences, video)
+        counts.update(whole.words[row] for segment in own for row in whole.steps(segment))
+    if not counts:
+        raise DataError("No word lies in any segment. Check that words and labels are of one release.")
+    table, dim = word_vectors(path, set(counts))
+    if not table:
+        raise DataError(f"{path} has none of the {len(counts)} words in the segments: it is another kind of table.")
+    unknown = [word for word in counts if word not in table]
+    if not unknown:
+        return table, dim, []
+    lost = sum(counts[word] for word in unknown)
+    note = f"text: {lost} of {counts.total()} words ({len(unknown)} different) have no vector: zeros."
+    return table, dim, [note]
+
+
+def _unify(sequences: _Sequences, segments: list[Segment], missing: str) -> tuple[list[Segment], list[str]]:
+    """Return the segments to keep, and notes on those that lack something.
+
+    Raises:
+        DataError: When too many do.
+    """
+    kept: list[Segment] = []
+    lost: list[tuple[str, str]] = []
+    problems: list[str] = []
+    for video, own in _by_video(segments).items():
+        whole = _Video(sequences, video)
+        problems += whole.problems
+        for segment in own:
+            lacking = whole.lacks(segment)
+            if lacking:
+                lost.append((segment.id, " and ".join(lacking)))
+            if not lacking or missing == "zeros":
+                kept.append(segment)
+    named = [f"{name} ({what})" for name, what in lost]
+    refuse_loss("have nothing of some modality", named, len(segments), problems[0] if problems else "")
+    done = "left out" if missing == "drop" else "kept with zeros"
+    return kept, [
+        *listed("entries of files cannot be used", problems),
+        *listed(f"of {len(segments)} segments have nothing of some modality and were {done}", named),
+    ]
+
+
+def _records(
+    sequences: _Sequences,
+    segments: list[Segment],
+    values: Mapping[str, float | Array],
+    parts: Mapping[str, str | None],
+) -> Iterator[Record]:
+    for video, own in progress(list(_by_video(segments).items()), "Videos"):
+        whole = _Video(sequences, video)
+        features = whole.features()
+        for segment in own:
+            inputs = whole.inputs(segment, features)
+            transcript = segment.transcript or whole.spoken(segment)
+            yield Record(segment.id, inputs, values[segment.id], parts[segment.id], video, transcript=transcript)
+
+
+def _by_video(segments: list[Segment]) -> dict[str, list[Segment]]:
+    found: dict[str, list[Segment]] = {}
+    for segment in segments:
+        found.setdefault(segment.video, []).append(segment)
+    return found
+
+
+def _described(file: CsdFile, name: str, align: Alignment) -> str:
+    version = f", version {file.version}" if file.version else ""
+    how = "" if name == "text" else ", mean over each word" if align == "word" else ", all frames of the segment"
+    return f"{file.root} ({file.path.name}{version}){how}"

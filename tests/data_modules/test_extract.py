@@ -1,0 +1,250 @@
+"""One's own clips: real small files in, a store out, and a clear line for each clip that lacks what is wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from data_modules import DataError, FusionDataModule, Record, StoreInfo, TargetSpec, extract
+from data_modules.extract import Extractors, extract_store, find_clips, read_transcripts
+from data_modules.features.audio import log_mel
+from data_modules.features.encoders import ImageEncoder, TextEncoder
+from data_modules.features.media import Sampling, read_frames, read_sound
+from data_modules.store_writer import write_store
+from mmbench.cli import main
+from mmbench.methods.lf_dnn import LFDNN
+from tests.data_modules.media_files import make_mp4, make_wav
+from tests.data_modules.test_faces import drawn_face
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Save a tiny BERT with its words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film", "bad"]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "tiny-bert")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 8, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(**sizes, intermediate_size=24, max_position_embeddings=16)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder / "tiny-bert")
+    return str(folder / "tiny-bert")
+
+
+@pytest.fixture(scope="module")
+def image_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Save a tiny ResNet that says how its pictures are normalised."""
+    import json
+
+    from transformers import ResNetConfig, ResNetModel
+
+    folder = tmp_path_factory.mktemp("image") / "tiny-resnet"
+    torch.manual_seed(0)
+    ResNetModel(
+        ResNetConfig(embedding_size=6, hidden_sizes=[6, 10], depths=[1, 1], layer_type="basic")
+    ).save_pretrained(folder)
+    said = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25], "size": {"shortest_edge": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    return str(folder)
+
+
+def test_every_extractor_gives_what_its_library_gives(tmp_path: Path, text_encoder: str, image_encoder: str) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    path = make_mp4(tmp_path / "clips" / "one.mp4", seconds=2.0, fps=10)
+    path.with_suffix(".txt").write_text("good film\n")
+    wanted = Extractors(text=text_encoder, vision=image_encoder, face="none", every=0.5, size=32)
+    store = extract_store([tmp_path / "clips"], tmp_path / "own.h5", wanted)
+    assert (list(store.ids), list(store.transcripts)) == (["one"], ["good film"])
+    text, audio, vision = (store.read(name, np.array([0]))[0] for name in ("text", "audio", "vision"))
+
+    tokens = AutoTokenizer.from_pretrained(text_encoder)("good film", return_tensors="pt")
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(text_encoder).eval()(**tokens).last_hidden_state[0]
+    assert np.allclose(text, expected, atol=1e-6)
+    assert tokens["input_ids"].tolist() == [[2, 5, 6, 3]]
+
+    assert np.allclose(audio, log_mel(read_sound(path, RATE), RATE), atol=1e-4)
+
+    pictures = torch.from_numpy(read_frames(path, Sampling(every=0.5), (32, 32)))
+    with torch.no_grad():
+        pixels = (pictures / 255 - 0.5) / 0.25
+        expected = AutoModel.from_pretrained(image_encoder).eval()(pixel_values=pixels).pooler_output.flatten(1)
+    assert vision.shape == (4, 10)
+    assert np.allclose(vision, expected, atol=1e-5)
+    assert store.modalities["text"].source == "tiny-bert, hidden states of the last layer"
+    assert store.modalities["vision"].source.startswith(
+        "tiny-resnet, pooled vector of each picture; a picture every 0.5"
+    )
+    assert store.feature_set == "tiny-bert-logmel-tiny-resnet"
+
+
+def test_media_stay_raw_when_asked_for(tmp_path: Path) -> None:
+    path = make_mp4(tmp_path / "one.mp4", seconds=1.0, fps=10)
+    wanted = Extractors(audio="waveform", rate=8000, face="centre", frames=4, size=20)
+    store = extract_store([path], tmp_path / "own.h5", wanted)
+    audio, vision = store.modalities["audio"], store.modalities["vision"]
+    assert (audio.kind, audio.rate) == ("waveform", 8000)
+    assert (vision.kind, vision.size, vision.max_length) == ("frames", (20, 20), 4)
+    heard, _ = store.read("audio", np.array([0]))
+    assert np.allclose(heard / 32768, read_sound(path, 8000), atol=1 / 32768)
+    assert not (tmp_path / "own.h5.clips").exists()
+
+
+def test_each_clip_that_lacks_something_gets_a_line_and_the_others_go_on(
+    tmp_path: Path, text_encoder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "clips"
+    face = np.stack([drawn_face(240, 320, 120, 160, 120).transpose(1, 2, 0)] * 5)
+    make_mp4(folder / "good.mp4", fps=5, frames=face)
+    make_mp4(folder / "mute.mp4", fps=5, frames=face, sound=False)
+    make_mp4(folder / "silent.mp4", fps=5, frames=face, sound="silent")
+    make_mp4(folder / "faceless.mp4", fps=5, seconds=1.0, size=(240, 320))
+    make_mp4(folder / "wordless.mp4", fps=5, frames=face)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "broken.mp4").write_bytes(b"no video at all" * 100)
+    table = tmp_path / "said.csv"
+    names = ("good", "mute", "silent", "faceless", "empty", "broken.mp4")
+    table.write_text("id,text\n" + "".join(f"{name},good film\n" for name in names))
+    command = ["data", "extract", str(folder), "--out", str(tmp_path / "own.h5"), "--transcripts", str(table)]
+    assert main([*command, "--text", text_encoder, "--face", "detector", "--size", "32"]) == 0
+    captured = capsys.readouterr()
+    lines = {line.split(". ")[0]: line for line in captured.err.splitlines() if line.startswith("Left out: ")}
+    for name, why in {
+        "mute": "has no sound track",
+        "silent": "holds no sound",
+        "faceless": "shows no face",
+        "wordless": "has no transcript",
+        "empty": "cannot be decoded",
+        "broken": "cannot be decoded",
+    }.items():
+        assert why in lines[f"Left out: {name}"]
+    assert len(lines) == 6
+    out = captured.out.replace("\n", " ")
+    for note in (
+        "2 clips without sound were left out: mute, silent",
+        "1 clips without a face were left out: faceless",
+        "1 clips without a transcript were left out: wordless",
+        "2 clips that do not decode were left out: broken, empty",
+    ):
+        assert note in out
+    data = FusionDataModule(tmp_path / "own.h5")
+    assert list(data.store.ids) == ["good"]
+
+
+def test_nothing_usable_is_an_error_and_leaves_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_mp4(tmp_path / "mute.mp4", sound=False)
+    assert main(["data", "extract", str(tmp_path / "mute.mp4"), "--out", str(tmp_path / "own.h5")]) == 2
+    assert "None of the 1 clips can be used" in capsys.readouterr().err
+    assert not (tmp_path / "own.h5").exists()
+
+
+def test_a_stopped_extraction_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        make_wav(tmp_path / "clips" / f"{number}.wav", hertz=200.0 + 100 * number)
+    wanted, decoded = Extractors(vision="none"), []
+    real = extract.read_sound
+
+    def stopping(path: Path, rate: int) -> np.ndarray:
+        if len(decoded) == 2:
+            raise KeyboardInterrupt
+        decoded.append(path.stem)
+        return real(path, rate)
+
+    monkeypatch.setattr(extract, "read_sound", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        extract_store([tmp_path / "clips"], tmp_path / "own.h5", wanted)
+    decoded.append("stopped")
+    store = extract_store([tmp_path / "clips"], tmp_path / "own.h5", wanted)
+    assert decoded == ["0", "1", "stopped", "2"]
+    assert list(store.ids) == ["0", "1", "2"]
+
+
+def test_from_files_to_a_table_of_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained on clips of low and high tones, a method names the tones of clips that it has not seen."""
+    wanted = Extractors(vision="none")
+    records = []
+    for split, count in (("train", 12), ("valid", 4), ("test", 4)):
+        for number in range(count):
+            pitch = (250.0, 2000.0)[number % 2] * (1 + number / 50)
+            clip = make_wav(tmp_path / "train" / f"{split}{number}.wav", 0.5, hertz=pitch, level=0.1 + number / 50)
+            records.append(Record(f"{split}{number}", wanted(clip, ""), number % 2, split))
+    info = StoreInfo("tones", "logmel", TargetSpec("multiclass", ("low", "high")), sources=wanted.info()[0])
+    data = FusionDataModule(write_store(tmp_path / "tones.h5", info, records).path, batch_size=4, normalize="train")
+    torch.manual_seed(0)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=8,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(LFDNN(data.spec), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "tones.ckpt")
+    for name, pitch in (("deep", 240.0), ("shrill", 2100.0)):
+        make_wav(tmp_path / "own" / f"{name}.wav", 0.6, hertz=pitch)
+    out, table = str(tmp_path / "own.h5"), str(tmp_path / "said.csv")
+    assert main(["data", "extract", str(tmp_path / "own"), "--out", out, "--vision", "none"]) == 0
+    command = ["predict", "--checkpoint", str(tmp_path / "tones.ckpt"), "--data", out, "--accelerator", "cpu"]
+    assert main([*command, "--out", table]) == 0
+    rows = [line.split(",")[:2] for line in Path(table).read_text().splitlines()]
+    assert rows == [["id", "label"], ["deep", "low"], ["shrill", "high"]]
+    assert "shrill" in capsys.readouterr().out
+
+
+def test_names_are_paths_below_the_folder_and_must_differ(tmp_path: Path) -> None:
+    for name in ("a/one.mp4", "b/one.mp4", "b/.hidden.mp4", "b/notes.txt", "b/two.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(find_clips([tmp_path], sound_alone=False)) == ["a/one", "b/one"]
+    assert list(find_clips([tmp_path / "b"], sound_alone=True)) == ["one", "two"]
+    with pytest.raises(DataError, match="would both be the clip 'one'"):
+        find_clips([tmp_path / "a", tmp_path / "b"], sound_alone=False)
+    with pytest.raises(DataError, match="There is nothing at"):
+        find_clips([tmp_path / "c"], sound_alone=False)
+    with pytest.raises(DataError, match=r"There is no clip in .*\.mp4"):
+        find_clips([tmp_path / "b" / "two.wav"], sound_alone=False)
+
+
+def test_transcripts_of_a_table_or_beside_the_clips(tmp_path: Path) -> None:
+    clips = {"one": tmp_path / "one.mp4", "two": tmp_path / "two.mp4", "three": tmp_path / "three.mp4"}
+    (tmp_path / "one.txt").write_text(" so it is \n")
+    (tmp_path / "two.txt").write_text("  \n")
+    assert read_transcripts(None, clips) == {"one": "so it is"}
+    table = tmp_path / "said.tsv"
+    table.write_text("id\ttext\none\tNA\ntwo.mp4\tyes, no\nthree\t \n")
+    assert read_transcripts(table, clips) == {"one": "NA", "two": "yes, no"}
+    table.write_text("clip\ttext\n")
+    with pytest.raises(DataError, match=r"lacks the column id; it has: clip, text"):
+        read_transcripts(table, clips)
+    with pytest.raises(DataError, match="is not readable as a table"):
+        read_transcripts(tmp_path / "none.csv", clips)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"audio": "none", "vision": "none"}, "are all none"),
+        ({"size": 0}, r"The size \(0\)"),
+        ({"every": -1.0}, "Pictures are taken"),
+    ],
+)
+def test_extractors_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Extractors(**options)
+
+
+def test_encoders_that_are_not_there_say_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"The text encoder .* cannot be loaded: give a folder"):
+        TextEncoder(str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"The image encoder .* cannot be loaded: give a folder"):
+        ImageEncoder(str(tmp_path / "none"))
