@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -15,7 +16,7 @@ from lightning.pytorch import LightningDataModule
 from data_modules.card import DataCard
 from data_modules.corruption import Corruption, corrupt, kept_modalities, kept_steps, noise, sample_keys
 from data_modules.loading import BatchLoader, Pass, Ragged, ResidentSplit, clip_numbers
-from data_modules.schema import MODALITIES, DataError, DataSpec, TargetKind, unknown
+from data_modules.schema import MEDIA, MODALITIES, DataError, DataSpec, TargetKind, unknown
 from data_modules.store import EVERYTHING, Array, FeatureStore
 from data_modules.streaming import StreamedLoader, StreamedSplit, automatic_workers
 
@@ -52,7 +53,8 @@ class FusionDataModule(LightningDataModule):
             names are the group's with a number, in the order of these.
         tokenizer: Hugging Face tokenizer (name or folder) that turns transcripts into text tokens; empty for none.
         seed: Decides the order of training batches.
-        workers: Processes that read frames and waveforms; by default one per core but one, four at most.
+        workers: Processes that read frames and waveforms; by default as many as the variable ``MMBENCH_WORKERS`` says,
+            else one per core but one, four at most.
 
     Raises:
         DataError: When the store, the protocol, the fold or a modality does not exist.
@@ -82,6 +84,8 @@ class FusionDataModule(LightningDataModule):
         super().__init__()
         if limit < 0 or batch_size < 1:
             raise DataError(f"limit is {limit} and batch_size {batch_size}: give 0 (all) or more, and 1 or more.")
+        if workers is not None and workers < 0:
+            raise DataError(f"workers is {workers}: give how many processes read media, 0 for none.")
         if normalize is not None and normalize not in get_args(Normalize):
             raise DataError(unknown("normalisation", normalize, get_args(Normalize)))
         if dialogue and limit:
@@ -109,10 +113,13 @@ class FusionDataModule(LightningDataModule):
         if tokenizer:
             merged = {**spec.modalities, "text": text}
             spec = replace(spec, aligned=False, modalities={m: merged[m] for m in MODALITIES if m in merged})
+        if not spec.modalities:
+            raise DataError(f"{self.store.path} holds transcripts only: give a tokenizer to make tokens of them.")
         self._all_modalities = list(spec.modalities)
         if modalities:
             spec = spec.select(tuple(modalities))
         self.spec: DataSpec = replace(spec, variant=self._variant(modalities), dialogue=dialogue)
+        self.used: tuple[str, ...] = tuple(spec.modalities)
         if self.spec.media and self.corruption:
             raise DataError(
                 f"Corruption takes steps of features away, and in {self.spec.track} these are raw: "
@@ -122,9 +129,13 @@ class FusionDataModule(LightningDataModule):
             raise DataError(f"Dialogues are the groups of a store, and samples of {self.store.path} have none.")
         if dialogue and any(self.store.speakers) and not all(self.store.speakers):
             raise DataError(f"Some utterances of {self.store.path} name a speaker and some do not: name all or none.")
-        if dialogue and (long := [m.name for m in spec.modalities.values() if m.max_length > 1 and m.kind != "tokens"]):
+        sequences = [
+            m.name for m in spec.modalities.values() if m.kind in MEDIA or (m.max_length > 1 and m.kind != "tokens")
+        ]
+        if dialogue and sequences:
             raise DataError(
-                f"Dialogues need utterance vectors, or tokens; in {spec.track} these are sequences: {', '.join(long)}."
+                f"Dialogues need utterance vectors, or tokens; in {spec.track} these are sequences: "
+                f"{', '.join(sequences)}."
             )
 
     @staticmethod
@@ -161,6 +172,16 @@ class FusionDataModule(LightningDataModule):
         by_key = np.argsort(sample_keys(self.store.ids[rows]), kind="stable")
         return np.sort(rows[by_key[: self.limit]])
 
+    def read_only(self, names: Collection[str]) -> None:
+        """Leave modalities that a method does not use unread, from the next :meth:`setup` on.
+
+        The spec, the order of the samples and what goes missing stay as they are.
+
+        Args:
+            names: The modalities that batches must hold.
+        """
+        self.used = tuple(name for name in self.spec.modalities if name in names)
+
     # Loading
 
     def setup(self, stage: str) -> None:
@@ -183,16 +204,14 @@ class FusionDataModule(LightningDataModule):
             self._splits.pop(split, None)
 
     def _load(self, split: str) -> ResidentSplit | StreamedSplit:
-        rows = self.rows[split]
-        if not self.spec.media:
+        rows, media = self.rows[split], self.spec.media
+        if not media or not (self.bucketed or set(media) & set(self.used)):
             return self._read_split(rows)
-        if self.normalize == "train":  # once, before there are workers
-            for name in set(self.spec.modalities) - set(self.spec.media):
-                self._scale(name)
-        lengths = [
-            np.diff(self.store.offsets[name])[rows] for name in self.spec.modalities if name in self.store.offsets
-        ]
-        return StreamedSplit(rows, np.sum(lengths, axis=0), self._read_split)
+        self.preparation()  # before there are workers, or each of them would read the training split
+        reader = copy(self)  # goes to the workers, so without the trainer and what is in memory
+        reader.trainer, reader._splits = None, {}
+        sizes = np.sum([np.diff(self._offsets(name))[rows] for name in self.spec.modalities], axis=0)
+        return StreamedSplit(rows, sizes, reader._read_split)
 
     def _read_split(self, rows: Array) -> ResidentSplit:
         keys = sample_keys(self.store.ids[rows])
@@ -201,7 +220,10 @@ class FusionDataModule(LightningDataModule):
         complete: dict[str, Ragged] = {}
         inputs: dict[str, Ragged] = {}
         kept: dict[str, Ragged] = {}
-        for name, modality in self.spec.modalities.items():
+        # Length buckets of a split in memory are over what it holds, so it holds everything.
+        whole = self.bucketed and not self.spec.media
+        for name in self.spec.modalities if whole else self.used:
+            modality = self.spec.modalities[name]
             values, offsets = self._read(name, rows)
             spans = torch.from_numpy(offsets)
             if self.normalize == "train" and modality.kind == "features":
@@ -235,7 +257,16 @@ class FusionDataModule(LightningDataModule):
             values, offsets = self._tokens
             spans = [values[offsets[row] : offsets[row + 1]] for row in rows]
             return np.concatenate(spans), np.concatenate([[0], np.cumsum([len(span) for span in spans])])
-        return self.store.read(name, rows)
+        try:
+            return self.store.read(name, rows)
+        except OSError as error:
+            raise DataError(
+                f"{self.store.path} could be opened and cannot be read any more ({error}). Put it back, or make it "
+                "again with `mmbench data import`."
+            ) from error
+
+    def _offsets(self, name: str) -> Array:
+        return self._tokens[1] if name == "text" and self._tokens else self.store.offsets[name]
 
     def _scale(self, name: str) -> tuple[Array, Array]:
         """Return mean and standard deviation of each feature over the steps of the training split."""
@@ -249,8 +280,8 @@ class FusionDataModule(LightningDataModule):
         """Return how inputs are prepared, as plain containers and tensors: what a trained model must be given again."""
         scales = {
             name: tuple(torch.from_numpy(part) for part in self._scale(name))
-            for name, modality in self.spec.modalities.items()
-            if self.normalize == "train" and modality.kind == "features"
+            for name in self.used
+            if self.normalize == "train" and self.spec.modalities[name].kind == "features"
         }
         return {"normalize": self.normalize, "scales": scales}
 

@@ -165,7 +165,7 @@ def _known(folder: Path, names: list[str], url: str) -> list[Archive]:
     path = folder / f"zenodo-{RECORD}.json"
     if not set(names) <= set(known):
         if path.exists():
-            known |= _listed(path.name, path.read_bytes())
+            known = _listed(path.name, path.read_bytes()) | known
         else:
             listed = _listed(f"the record at {url}", _record(f"{url}/api/records/{RECORD}"))
             changed = [archive.name for archive in AUDIO if listed.get(archive.name, archive) != archive]

@@ -16,14 +16,28 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from data_modules.features.audio import HOP_MS, MELS, MFCCS, RATE, WINDOW_MS, Floats, log_mel, mfcc, to_int16
+from data_modules.features.audio import (
+    HOP_MS,
+    MELS,
+    MFCCS,
+    RATE,
+    WINDOW_MS,
+    Floats,
+    log_mel,
+    media_library,
+    mfcc,
+    to_int16,
+    trim,
+    waveform_text,
+)
 from data_modules.features.encoders import ImageEncoder, TextEncoder, title
-from data_modules.features.faces import CentreCrop, FaceCropper, HaarFace, NoFaceError
-from data_modules.features.media import SOUND_ENDINGS, Media, Sampling, read_media, read_sound
+from data_modules.features.faces import CentreCrop, FaceCropper, HaarFace, NoFaceError, shape_text
+from data_modules.features.media import SOUND_ENDINGS, Media, Pictures, Sampling, read_media, read_sound, resize
 from data_modules.importers.clips import (
     Clip,
     Decoded,
     NoTranscriptError,
+    check_output,
     decode_clips,
     discard,
     listed,
@@ -34,6 +48,8 @@ from data_modules.store import UNLABELLED, FeatureStore, Record, StoreInfo
 from data_modules.store_writer import Array, write_store
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+MORE_SOUND_ENDINGS = (".m4a", ".aac", ".opus", ".wma", ".amr")
+"""Files of sound that PyAV reads, such as phones make."""
 NONE = "none"
 
 AudioExtractor = Literal["none", "logmel", "mfcc", "waveform"]
@@ -50,10 +66,11 @@ class Extractors:
         vision: ``frames``, a Hugging Face image encoder (name or folder), or ``none``.
         face: What is cut out of each picture: ``none`` squashes it whole, ``centre`` takes the middle square, and
             ``detector`` the face that OpenCV finds.
-        every: Seconds from one picture to the next.
+        every: Seconds from one picture to the next; 0 for all pictures.
         frames: Take this many pictures, evenly spread, instead.
         size: Side of the pictures in pixels.
         rate: Samples per second of a waveform.
+        trim_db: Cut the silence at both ends of the sound, below this many dB under the loudest moment; 0 keeps it.
     """
 
     text: str = NONE
@@ -64,6 +81,7 @@ class Extractors:
     frames: int = 0
     size: int = 224
     rate: int = RATE
+    trim_db: float = 0.0
 
     def __post_init__(self) -> None:
         """Check that there is something to extract, and how."""
@@ -71,8 +89,9 @@ class Extractors:
             raise DataError("Text, audio and vision are all none: name an extractor for one of them.")
         if self.size < 1 or self.rate < 1:
             raise DataError(f"The size ({self.size}) and the rate ({self.rate}) must be 1 at least.")
-        if self.vision != NONE:
-            Sampling(self.frames, 0.0 if self.frames else self.every)  # refuses what makes no sense
+        if not 0 <= self.trim_db < float("inf"):
+            raise DataError(f"Ends of {self.trim_db:g} dB cannot be cut: give a number above 0, or 0 to keep them.")
+        _ = self.sampling  # refuses what makes no sense
 
     @property
     def sampling(self) -> Sampling | None:
@@ -112,16 +131,18 @@ class Extractors:
         if self.text != NONE:
             sources["text"] = self.text_encoder.text
         if self.audio == "waveform":
-            sources["audio"], kinds["audio"], rates["audio"] = f"{self.rate} Hz mono", "waveform", float(self.rate)
+            sources["audio"], kinds["audio"], rates["audio"] = waveform_text(self.rate), "waveform", float(self.rate)
         elif self.audio != NONE:
-            bands = f"log-mel, {MELS} bands" if self.audio == "logmel" else f"{MFCCS} MFCC"
+            # In the words of the importer of RAVDESS, or `mmbench predict` would take it for something else.
+            bands = f"log-mel, {MELS} bands" if self.audio == "logmel" else f"{MFCCS} MFCC of {MELS} bands"
             sources["audio"] = f"{bands}, {RATE} Hz mono, window {WINDOW_MS:g} ms, hop {HOP_MS:g} ms"
-        if self.vision != NONE:
-            taken = f"{self.frames} pictures" if self.frames else f"a picture every {self.every:g} s"
-            cut = f", {self.cropper.text}" if self.cropper else ""
-            sources["vision"] = f"{taken}, {self.size} x {self.size}{cut}"
+        if "audio" in sources and self.trim_db:
+            sources["audio"] += f", ends below -{self.trim_db:g} dB cut"
+        if self.sampling:
+            shape = shape_text(self.cropper.text if self.cropper else None, self.size)
+            sources["vision"] = f"{self.sampling.text}, {shape}"
             if self.vision == "frames":
-                kinds["vision"], rates["vision"] = "frames", 0.0 if self.frames else 1 / self.every
+                kinds["vision"], rates["vision"] = "frames", 1 / self.sampling.every if self.sampling.every else 0.0
             else:
                 sources["vision"] = f"{self.image_encoder.text}; {sources['vision']}"
         return sources, kinds, rates
@@ -148,11 +169,15 @@ class Extractors:
         if self.sampling is None:
             sound = read_sound(path, self.sound_rate) if self.sound_rate else None
             return Media(None, np.zeros(0), None, sound)
-        # A cropper needs the picture as it is; without one it is squashed while it is decoded.
-        size = None if self.cropper else (self.size, self.size)
-        return read_media(path, sampling=self.sampling, size=size, rate=self.sound_rate)
+        # A face is looked for in the clip as a whole; otherwise pictures are made small as they are decoded.
+        size = None if self.face == "detector" else (self.size, self.size)
+        return read_media(path, sampling=self.sampling, size=size, shrink=self._shrink, rate=self.sound_rate)
+
+    def _shrink(self, pictures: Pictures, size: tuple[int, int]) -> Pictures:
+        return self.cropper(pictures).pictures if self.cropper else resize(pictures, size)
 
     def _heard(self, sound: Floats) -> Array:
+        sound = trim(sound, self.trim_db)
         if self.audio == "waveform":
             return to_int16(sound)
         return (log_mel if self.audio == "logmel" else mfcc)(sound, RATE)
@@ -161,15 +186,18 @@ class Extractors:
         pictures = media.pictures
         assert pictures is not None
         assert media.info is not None
-        if self.cropper:
+        if self.cropper and self.face == "detector":
             pictures, found = self.cropper(pictures, media.times / media.info.duration)
             if not found.any():
                 raise NoFaceError(f"{path} shows no face in any of {len(pictures)} pictures. Give --face centre.")
         return pictures if self.vision == "frames" else self.image_encoder(pictures)
 
 
-def find_clips(sources: Sequence[Path], *, sound_alone: bool) -> dict[str, Path]:
-    """Return the clips among files and below folders, by their name.
+def find_clips(sources: Sequence[Path], *, sound_alone: bool) -> tuple[dict[str, Path], list[str]]:
+    """Return the clips among files and below folders, by their name, and the names of files that are no such clip.
+
+    Those are files of sound where pictures are wanted, and whatever else is given by its own path; not what lies beside
+    a clip under its name, such as a transcript.
 
     The name of a file is its own without the ending; below a folder it is the path from there.
 
@@ -180,22 +208,29 @@ def find_clips(sources: Sequence[Path], *, sound_alone: bool) -> dict[str, Path]
     Raises:
         DataError: When there is nothing at a path, no clip at all, or two clips of one name.
     """
-    endings = (*VIDEO_ENDINGS, *(SOUND_ENDINGS if sound_alone else ()))
+    of_sound = (*SOUND_ENDINGS, *MORE_SOUND_ENDINGS)
+    endings = (*VIDEO_ENDINGS, *(of_sound if sound_alone else ()))
     clips: dict[str, Path] = {}
+    others: list[Path] = []
     for source in sources:
         if not source.exists():
             raise DataError(f"There is nothing at {source}. Give the path of a clip, or of a folder of clips.")
         files = sorted(source.rglob("*")) if source.is_dir() else [source]
         for path in files:
-            if not path.is_file() or path.name.startswith(".") or path.suffix.lower() not in endings:
+            if not path.is_file() or path.name.startswith("."):
+                continue
+            if path.suffix.lower() not in endings:
+                others += [path] if path == source or path.suffix.lower() in of_sound else []
                 continue
             name = (path.relative_to(source) if source.is_dir() else Path(path.name)).with_suffix("").as_posix()
             if name in clips and not path.samefile(clips[name]):
                 raise DataError(f"{clips[name]} and {path} would both be the clip {name!r}. Rename one.")
             clips[name] = path
     if not clips:
-        raise DataError(f"There is no clip in {', '.join(map(str, sources))}. Clips end in {', '.join(endings)}.")
-    return clips
+        more = "" if sound_alone else "; files of sound count where no pictures are wanted (--vision none)"
+        raise DataError(f"There is no clip in {', '.join(map(str, sources))}. Clips end in {', '.join(endings)}{more}.")
+    stems = {path.with_suffix("") for path in clips.values()}
+    return clips, [path.name for path in others if path.with_suffix("") not in stems]
 
 
 def read_transcripts(table: Path | None, clips: Mapping[str, Path]) -> dict[str, str]:
@@ -207,11 +242,14 @@ def read_transcripts(table: Path | None, clips: Mapping[str, Path]) -> dict[str,
         clips: The clips by name.
 
     Raises:
-        DataError: When the table is not such a one.
+        DataError: When the table is not such a one, names none of the clips, or has two rows for one.
     """
     if table is None:
         beside = {name: path.with_suffix(".txt") for name, path in clips.items()}
-        found = {name: path.read_text("utf-8", "replace").strip() for name, path in beside.items() if path.is_file()}
+        # With the mark that some editors put before a text, or without.
+        found = {
+            name: path.read_text("utf-8-sig", "replace").strip() for name, path in beside.items() if path.is_file()
+        }
         return {name: text for name, text in found.items() if text}
     try:
         rows = pd.read_csv(table, sep="\t" if table.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False)
@@ -219,7 +257,15 @@ def read_transcripts(table: Path | None, clips: Mapping[str, Path]) -> dict[str,
         raise DataError(f"{table} is not readable as a table ({error}).") from error
     if missing := {"id", "text"} - set(rows):
         raise DataError(f"{table} lacks the column {' and '.join(sorted(missing))}; it has: {', '.join(rows.columns)}.")
-    by_name = dict(zip(rows["id"], rows["text"].str.strip(), strict=True))
+    ids = rows["id"].str.strip()
+    if len(twice := ids[ids.duplicated()]):
+        raise DataError(f"{table} has two rows for {twice.iloc[0]!r}. Keep one.")
+    if not set(ids) & {*clips, *(name + path.suffix for name, path in clips.items())}:
+        raise DataError(
+            f"{table} names none of the clips: its ids are like {next(iter(ids), '')!r}, the clips are like "
+            f"{next(iter(clips))!r}."
+        )
+    by_name = dict(zip(ids, rows["text"].str.strip(), strict=True))
     texts = {name: by_name.get(name) or by_name.get(name + path.suffix, "") for name, path in clips.items()}
     return {name: text for name, text in texts.items() if text}
 
@@ -245,11 +291,15 @@ def extract_store(
         The store, open for reading; its notes say which clips were left out and why.
 
     Raises:
-        DataError: When no clip can be used, or an extractor cannot be had.
+        DataError: When no clip can be used, an extractor cannot be had, or something else is where the store would be.
     """
-    clips = find_clips(sources, sound_alone=extractors.vision == NONE)
+    check_output(out)
+    clips, others = find_clips(sources, sound_alone=extractors.vision == NONE)
     texts = read_transcripts(transcripts, clips)
-    described = extractors.info()  # before hours of decoding, whatever is not installed says so
+    # Before hours of decoding, whatever is not installed says so.
+    for library in ("av", "soundfile", "librosa"):
+        media_library(library, "Making a store of clips")
+    described = extractors.info()
     folder = work_folder(out)
     decoded = decode_clips(
         [Clip(name, (path,)) for name, path in clips.items()],
@@ -258,7 +308,11 @@ def extract_store(
         settings={**asdict(extractors), "texts": texts if extractors.text != NONE else {}},
         worst_loss=1.0,
     )
-    notes = [*decoded.notes, *_without_text(texts, decoded)]
+    notes = [
+        *listed("files are no clips of this kind and were ignored", others),
+        *decoded.notes,
+        *_without_text(texts, decoded),
+    ]
     sources_by_modality, kinds, rates = described
     info = StoreInfo(
         dataset,
@@ -269,7 +323,13 @@ def extract_store(
         rates=rates,
         notes=tuple(notes),
     )
-    store = write_store(out, info, _records(decoded, texts), splits=lambda records: {})
+    try:
+        store = write_store(out, info, _records(decoded, texts), splits=lambda records: {})
+    except OSError as error:
+        raise DataError(
+            f"{out} cannot be written ({error}). Make room or give another path, and start again: what is decoded is "
+            f"kept in {folder}."
+        ) from error
     discard(folder)
     return store
 

@@ -145,13 +145,15 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
             raise DataError(f"The sample id {record.id!r} occurs {where}. Ids must be unique: remove one of the two.")
         if not np.isfinite(np.asarray(record.target, dtype=float)).all():
             raise DataError(f"Sample {record.id!r} has the label NaN or inf. Remove such samples before the import.")
-        if not writers:
+        if not light:
             for name in (name for name in MODALITIES if name in record.inputs):
                 group = file.create_group(f"modalities/{name}")
                 kind = info.kinds.get(name, "features")
                 first = np.asarray(record.inputs[name])
                 writers[name] = _ModalityWriter(group, name, first, kind, info.sizes.get(name, 0))
-        if set(record.inputs) != set(writers) or not writers:
+        if not (record.inputs or writers or record.transcript):
+            raise DataError(f"Sample {record.id!r} has neither a modality nor a transcript: leave it out.")
+        if set(record.inputs) != set(writers):
             raise DataError(
                 f"Sample {record.id!r} has the modalities {sorted(record.inputs)}, the samples before it have "
                 f"{sorted(writers)} of {list(MODALITIES)}. Give every sample the same modalities."

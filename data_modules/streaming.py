@@ -6,8 +6,11 @@ memory at a time is a few batches, however many clips there are.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +21,38 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data_modules.loading import BatchLoader, ResidentSplit
-from data_modules.schema import Batch
+from data_modules.schema import Batch, DataError
 
 MOST_WORKERS = 4
 
 
 def automatic_workers() -> int:
-    """Return how many processes read media when nobody says: one per core beside the one that trains, four at most."""
-    return min(MOST_WORKERS, len(os.sched_getaffinity(0)) - 1)
+    """Return how many processes read media: as ``MMBENCH_WORKERS`` says, else one per core but one, four at most.
+
+    Raises:
+        DataError: When the variable is no number.
+    """
+    if (said := os.environ.get("MMBENCH_WORKERS", "").strip()) and not said.isdecimal():
+        raise DataError(f"MMBENCH_WORKERS is {said!r}: give how many processes shall read media, 0 for none.")
+    if said:
+        return int(said)
+    # Which cores a process may use is not known everywhere; macOS does not say.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, cores - 1)
+
+
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block; processes that start within it never see one.
+
+    It goes to the workers too. One that dies of it makes the trial look failed, and while a process forks Python may
+    swallow that of the parent.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(eq=False)
@@ -35,7 +62,7 @@ class StreamedSplit:
     Attributes:
         rows: ``(N,)`` rows in the store.
         sizes: ``(N,)`` steps of each sample over all modalities.
-        load: Reads rows of the store into memory.
+        load: Reads rows of the store into memory; it goes to the workers, by a pickle where they are not forked.
     """
 
     rows: npt.NDArray[np.int64]
@@ -57,8 +84,11 @@ class StreamedSplit:
 
 
 @dataclass(eq=False)
-class _Planned(Dataset[Batch]):
-    """The batches of an epoch by their number."""
+class _Planned(Dataset[Batch | DataError]):
+    """The batches of an epoch by their number, or why there is none.
+
+    The reason is returned: what a worker raises arrives as the text of a traceback, with the folders of this machine.
+    """
 
     split: StreamedSplit
     plan: list[tuple[Tensor, int]]
@@ -66,8 +96,11 @@ class _Planned(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, number: int) -> Batch:
-        return self.split.batch(*self.plan[number])
+    def __getitem__(self, number: int) -> Batch | DataError:
+        try:
+            return self.split.batch(*self.plan[number])
+        except DataError as error:
+            return error
 
 
 class StreamedLoader(BatchLoader):
@@ -76,7 +109,8 @@ class StreamedLoader(BatchLoader):
     Args:
         split: The samples.
         batch_size: Samples per batch; the last batch may be smaller.
-        workers: Reading processes; with 0 the training process reads.
+        workers: Reading processes; with 0 the training process reads, and also where it may not start any, because it
+            is one of several that share a plan.
         options: Further arguments of :class:`data_modules.loading.BatchLoader`.
     """
 
@@ -85,9 +119,22 @@ class StreamedLoader(BatchLoader):
         self.streamed, self.workers = split, workers
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the epoch, in order."""
+        """Yield the batches of the epoch, in order.
+
+        Raises:
+            DataError: When the store cannot be read any more.
+        """
         planned = _Planned(self.streamed, list(self.plan()))
+        workers = 0 if multiprocessing.current_process().daemon else self.workers
         # A generator of its own: the loader must not draw from the one that seeds the training.
-        yield from DataLoader(
-            planned, batch_size=None, shuffle=False, num_workers=self.workers, generator=torch.Generator()
-        )
+        loader = DataLoader(planned, batch_size=None, num_workers=workers, generator=torch.Generator())
+        with _ctrl_c_later():
+            batches = iter(loader)
+        ahead = next(batches, None)
+        while ahead is not None:
+            # The last batch is handed out when the workers have ended. They would live on for as long as somebody holds
+            # this iterator, and end when it is collected, where Python swallows a Ctrl-C.
+            batch, ahead = ahead, next(batches, None)
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch

@@ -298,8 +298,11 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 def predict(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Print the first predictions, and write all of them."""
     from data_modules.files import atomic_path
+    from mmbench.methods import ConfigError
     from mmbench.runner.predict import predict as predictions
 
+    if arguments.out and arguments.out.is_dir():
+        raise ConfigError(f"{arguments.out} is a folder: give the table to write, such as predictions.csv.")
     table = predictions(arguments.checkpoint, arguments.data, accelerator=arguments.accelerator)
     shown = Table("id", *map(str, table.columns))
     for row in table.head(SHOWN).itertuples():

@@ -34,7 +34,12 @@ def test_lists_in_json_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"mosi", "mosei", "iemocap", "ravdess", "synthetic"} <= set(sets)
     assert sets["ravdess"]["modalities"] == ["audio", "vision"]
     assert main(["list", "suites", "--json", "--benchmarks", str(ROOT / "benchmarks")]) == 0
-    assert {row["suite"] for row in json.loads(capsys.readouterr().out)} == {"default", "ci"}
+    assert {row["suite"] for row in json.loads(capsys.readouterr().out)} == {
+        "default",
+        "ci",
+        "ci-clips",
+        "ci-dialogues",
+    }
 
 
 def test_lists_for_people(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,12 +164,21 @@ def test_check_is_green_on_accepted_numbers_and_red_when_a_loss_term_is_switched
     assert not (here / "leaderboard").exists()
 
 
-def test_every_shipped_setting_goes_through_the_command(capsys: pytest.CaptureFixture[str], small_store) -> None:
-    """Each suite plans all methods that fit, so each settings file is parsed for it."""
-    folder = ROOT / "benchmarks"
-    for name in suites(folder):
-        command = ["run", "--suite", name, "--dataset", "synthetic", "--store", str(small_store.path), "--dry-run"]
+def test_every_shipped_setting_goes_through_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], small_store: FeatureStore
+) -> None:
+    """Each suite plans its methods, or all that fit, so each settings file is parsed for it."""
+    folder, planned = ROOT / "benchmarks", ""
+    stores = {"synthetic": small_store.path}
+    for form in ("dialogues", "clips"):
+        stores[f"synthetic_{form}"] = tmp_path / f"{form}.h5"
+        assert main(["data", "synth", form, "--out", str(stores[f"synthetic_{form}"])]) == 0
+    for name, suite in suites(folder).items():
+        capsys.readouterr()
+        command = ["run", "--suite", name, "--store", str(stores[suite.dataset]), "--dry-run"]
         assert main([*command, "--benchmarks", str(folder)]) == 0
         out = capsys.readouterr().out
-        assert all(key in out for key in methods())
+        assert all(key in out for key in suite.methods)
+        planned += out
+    assert all(f"  {key}" in planned for key in methods())
     assert Options().leaderboard == Path("leaderboard")

@@ -73,9 +73,15 @@ def load_audio(path: Path, rate: int = RATE, trim_db: float = 0.0) -> Floats:
     if any(cut) or len(samples) < expected:
         raise DataError(f"{path} is cut short: it ends before its header says. Copy or unpack it again.")
     mono = to_mono(path, samples, own_rate, rate)
-    if trim_db > 0:
-        mono = media_library("librosa").effects.trim(mono, top_db=trim_db)[0]
-    return mono
+    return trim(mono, trim_db)
+
+
+def trim(waveform: Floats, db: float) -> Floats:
+    """Cut both ends of a sound as long as they are this many dB below its loudest frame; 0 keeps them."""
+    if db <= 0:
+        return waveform
+    cut: Floats = media_library("librosa").effects.trim(waveform, top_db=db)[0]
+    return cut
 
 
 def to_mono(path: Path, samples: Floats, own_rate: int, rate: int) -> Floats:
@@ -103,6 +109,11 @@ def to_mono(path: Path, samples: Floats, own_rate: int, rate: int) -> Floats:
 def to_int16(waveform: Floats) -> npt.NDArray[np.int16]:
     """Return samples from -1 to 1 as the whole numbers that a store holds, 32768 to the unit; louder ones are cut."""
     return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
+
+
+def waveform_text(rate: int) -> str:
+    """Return in words what a waveform is, for the store; all that make one say it alike."""
+    return f"sound at {rate} Hz, channels averaged"
 
 
 def log_mel(

@@ -7,6 +7,7 @@ saved to. It is read once and never trained here.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ LONGEST = 512
 AT_ONCE = 16  # pictures that are encoded together
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """How pictures are normalised for an encoder that does not say."""
+USUAL_SIDE = 224
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,6 +40,26 @@ def _load(part: str, name: str, what: str) -> Any:
         ) from error
 
 
+def _try(once: Callable[[], object], name: str, what: str, advice: str) -> None:
+    """Use an encoder once, so that one of another kind is refused before anything is decoded."""
+    try:
+        once()
+    except Exception as error:  # whatever a model says of inputs that it was not made for
+        raise DataError(f"{what} {name!r} cannot be used ({type(error).__name__}: {error}). {advice}") from error
+
+
+def _side(*said: Any) -> int:
+    """Return the first side of a square that an encoder's files give: a number, a pair, or a height or edge by name."""
+    for size in said:
+        if isinstance(size, Mapping):
+            size = size.get("height") or size.get("shortest_edge")
+        if isinstance(size, list | tuple):
+            size = size[0]
+        if size:
+            return int(size)
+    return USUAL_SIDE
+
+
 def title(name: str) -> str:
     """Return the name of an encoder without the folders of a machine."""
     return Path(name).name if os.sep in name and Path(name).exists() else name
@@ -50,49 +72,55 @@ class TextEncoder:
         name: Model, by name or folder; its tokenizer lies with it.
 
     Raises:
-        DataError: When the extra is not installed or the model cannot be found.
+        DataError: When the extra is not installed, or the model cannot be found or is none of texts.
     """
 
     def __init__(self, name: str) -> None:
         self.tokenizer = _load("AutoTokenizer", name, "The text encoder")
         self.model = _load("AutoModel", name, "The text encoder").eval()
+        positions = getattr(self.model.config, "max_position_embeddings", LONGEST)
+        self.longest = min(LONGEST, positions, self.tokenizer.model_max_length)
         self.text = f"{title(name)}, hidden states of the last layer"
+        _try(lambda: self("a"), name, "The text encoder", "Name one of texts, such as bert-base-uncased.")
 
     @torch.no_grad()
     def __call__(self, text: str) -> Floats:
-        """Return ``(tokens, D)`` for a text; tokens beyond 512 are cut off."""
-        tokens = self.tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt")
+        """Return ``(tokens, D)`` for a text; tokens beyond 512, or what the encoder can read, are cut off."""
+        tokens = self.tokenizer(text, truncation=True, max_length=self.longest, return_tensors="pt")
         return np.asarray(self.model(**tokens).last_hidden_state[0].float().numpy())
 
 
 class ImageEncoder:
     """Pictures to one vector each: what the encoder pools, or the mean of its last hidden states.
 
-    Pictures are resized to the square that the encoder was trained on, and normalised as its files say.
+    Pictures are resized to the square that the encoder was trained on, and normalised as its files say. Of a model of
+    pictures and texts, such as CLIP, the part that sees is used.
 
     Args:
         name: Model, by name or folder.
 
     Raises:
-        DataError: When the extra is not installed or the model cannot be found.
+        DataError: When the extra is not installed, or the model cannot be found or is none of pictures.
     """
 
     def __init__(self, name: str) -> None:
-        self.model = _load("AutoModel", name, "The image encoder").eval()
+        model = _load("AutoModel", name, "The image encoder").eval()
+        self.model = getattr(model, "vision_model", model)
         library = media_library("transformers.image_processing_base", "The image encoder", "text")
         try:
             said, _ = library.ImageProcessingMixin.get_image_processor_dict(name)
         except OSError:  # models may come without a processor
             said = {}
-        size = said.get("size", {})
-        self.size = int(
-            size.get("height") or size.get("shortest_edge") or getattr(self.model.config, "image_size", 224)
-        )
+        # Where the middle of a larger picture is cut out, the cut is what the encoder sees.
+        cut = said.get("crop_size") if said.get("do_center_crop") else None
+        self.size = _side(cut, said.get("size"), getattr(self.model.config, "image_size", None))
         self.mean, self.std = (
             torch.tensor(said.get(key) or usual).view(3, 1, 1)
             for key, usual in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
         )
         self.text = f"{title(name)}, pooled vector of each picture"
+        picture = np.zeros((1, 3, self.size, self.size), np.uint8)
+        _try(lambda: self(picture), name, "The image encoder", "Name one of pictures, such as a ViT, ResNet or CLIP.")
 
     @torch.no_grad()
     def __call__(self, pictures: Pictures) -> Floats:

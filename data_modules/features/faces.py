@@ -78,6 +78,11 @@ def crop(pictures: Pictures, boxes: list[Box], size: int) -> Pictures:
     return made
 
 
+def shape_text(cropper: str | None, size: int) -> str:
+    """Return in words how pictures come to their size, for the store; without a cropper they are squashed."""
+    return f"{cropper}, resized to {size} x {size}" if cropper else f"squashed to {size} x {size}"
+
+
 class CentreCrop:
     """The largest centred square; it looks for no face, so that every picture counts as one with a face.
 

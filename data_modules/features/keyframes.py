@@ -9,7 +9,8 @@ frames at most. For a column of 26 bands with power ``P`` and level ``L`` in dB 
 
 As published (variants ``numeric`` and ``official``) the exponent takes both ratios from the levels, which are negative
 as a rule. ``official`` also sorts the scores as text of three decimals, and divides column numbers by 2.5, whatever the
-frame rate; else the ratio is that of columns to frames of the clip. Written from the formulas and equal to the numbers
+frame rate; else the ratio is that of the rates of columns and frames, or of their numbers in the clip where frames have
+no one rate. Written from the formulas and equal to the numbers
 of rongfei-chen/VCAN; no code is taken over.
 
 The published scripts drop a clip without three modes or with a mode without pitch, and every later one of its length
@@ -30,7 +31,8 @@ from rich.console import Console
 from rich.progress import track
 
 from data_modules.features.audio import media_library
-from data_modules.features.modes import RATE, WINDOW, Floats, Ints, NoModes, audio_maps, magnitudes
+from data_modules.features.modes import HOP, RATE, WINDOW, Floats, Ints, NoModes, audio_maps, magnitudes
+from data_modules.importers.clips import check_output
 from data_modules.schema import DataError, unknown
 from data_modules.store import FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
@@ -42,6 +44,7 @@ FLOOR_DB = 80.0
 SMALLEST = 1e-10  # power below this is -100 dB
 PUBLISHED_RATIO = 2.5  # columns per video frame: right for 25.9 frames per second
 SUFFIX = "-keyframes"
+CUT = "cfnsr"  # recipe of feature sets whose sound is a piece of the clip, and whose frames are of the whole
 LISTED = 20
 
 Variant = Literal["default", "numeric", "official"]
@@ -106,14 +109,17 @@ def frames_of(columns: Ints, ratio: float, frames: int) -> Ints:
     return named[named < frames]
 
 
-def audio_guided_keyframes(waveform: npt.NDArray[Any], rate: float, frames: int, variant: Variant = "default") -> Ints:
+def audio_guided_keyframes(
+    waveform: npt.NDArray[Any], rate: float, frames: int, variant: Variant = "default", fps: float = 0.0
+) -> Ints:
     """Return the frames to look at: sorted, each once, 30 at most.
 
     Args:
         waveform: ``(samples,)`` mono sound of the clip: int16, or floats from -1 to 1.
         rate: Samples per second.
-        frames: Number of video frames, which span the same time as the sound.
+        frames: Number of video frames, which begin with the sound.
         variant: ``default``, or the published score with a ``numeric`` or the ``official`` order.
+        fps: Frames per second; 0 where the frames are evenly spread over the time of the sound.
 
     Raises:
         DataError: For an unknown variant or no frames.
@@ -128,7 +134,9 @@ def audio_guided_keyframes(waveform: npt.NDArray[Any], rate: float, frames: int,
         signal = media_library("librosa").resample(signal, orig_sr=rate, target_sr=RATE, res_type="soxr_hq")
     maps = [MelMap.of(part) for part in audio_maps(signal)]
     columns = np.concatenate([best_columns(item.scores(variant), variant) for item in maps])
-    ratio = PUBLISHED_RATIO if variant == "official" else maps[0].power.shape[1] / frames
+    ratio = RATE / HOP / fps if fps else maps[0].power.shape[1] / frames
+    if variant == "official":
+        ratio = PUBLISHED_RATIO
     chosen = frames_of(columns, ratio, frames)
     if not len(chosen):
         raise NoModes("its chosen columns lie beyond its frames")
@@ -179,8 +187,8 @@ def keyframe_store(
         The written store, open for reading; its feature set is that of the source with ``-keyframes``.
 
     Raises:
-        DataError: When the source has no frames or no waveforms of one rate, holds key frames already or is the output,
-            or when the sound of no clip can choose.
+        DataError: When the source has no frames or no waveforms of one rate, only a piece of the sound or key frames
+            already, or is the output, or when the sound of no clip can choose.
     """
     store = FeatureStore(source)
     _check(store, Path(out))
@@ -213,19 +221,25 @@ def _check(store: FeatureStore, out: Path) -> None:
         )
     if store.feature_set.endswith(SUFFIX):
         raise DataError(f"{store.path} holds key frames already. Give the store that they were chosen from.")
+    if CUT in store.feature_set.split("-"):
+        raise DataError(
+            f"{store.path} holds a piece of the sound of each clip beside frames of the whole (recipe {CUT}), so that "
+            "sound and frames are not of the same time. Import the clips with recipe=whole."
+        )
     if store.modalities["audio"].rate <= 0:
         raise DataError(f"{store.path} does not say the rate of its waveforms. Make it again with one rate for all.")
     if out.exists() and out.samefile(store.path):
         raise DataError(f"The key frames would replace {store.path}, which has all frames. Give another output.")
+    check_output(out)
 
 
 def _choose(store: FeatureStore, variant: Variant) -> _Choice:
-    choice, rate = _Choice(), store.modalities["audio"].rate
+    choice, rate, fps = _Choice(), store.modalities["audio"].rate, store.modalities["vision"].rate
     for row in _progress(len(store), "choosing key frames"):
         frames = int(np.diff(store.offsets["vision"])[row])
         waveform, _ = store.read("audio", np.array([row]))
         try:
-            chosen = audio_guided_keyframes(waveform, rate, frames, variant)
+            chosen = audio_guided_keyframes(waveform, rate, frames, variant, fps)
         except NoModes as reason:
             choice.reasons.setdefault(str(reason), []).append(str(store.ids[row]))
             chosen = even_frames(frames)

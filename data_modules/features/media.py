@@ -6,7 +6,7 @@ rotation that phones write is carried out), sound is mono. Times are in seconds 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from data_modules.schema import DataError
 
 SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au")
 """What libsndfile reads; other files are opened by PyAV."""
+GUESSED = ("aac", "ac3", "amr", "eac3", "mp3")
+"""Formats without a header: what is said of their length is a guess by the bit rate."""
 TOO_LARGE = 1 << 30
 """Bytes of pictures that one clip may take in memory."""
 CLOCK = 1e-3  # the coarsest clock of common containers (Matroska): times are compared up to it
@@ -78,6 +80,13 @@ class Sampling:
             return np.arange(max(1, int(np.ceil((duration - CLOCK) / self.every))), dtype=np.float64) * self.every
         return None
 
+    @property
+    def text(self) -> str:
+        """Which pictures are taken, in words, for the store."""
+        if self.every:
+            return f"a picture every {self.every:g} s"
+        return f"{self.count} pictures, evenly spread" if self.count else "all pictures"
+
 
 @dataclass(frozen=True)
 class Media:
@@ -110,8 +119,21 @@ def video_info(path: Path) -> VideoInfo:
         return _info(path, container, stream, first.rotation)
 
 
+def resize(pictures: Pictures, size: tuple[int, int]) -> Pictures:
+    """Squash ``(T, 3, H, W)`` pictures to a height and width (bilinear, with smoothing where they become smaller)."""
+    if pictures.shape[2:] == size or not len(pictures):
+        return pictures
+    made = interpolate(from_numpy(np.ascontiguousarray(pictures)), size, mode="bilinear", antialias=True)
+    return np.asarray(made.numpy())
+
+
 def read_media(
-    path: Path, *, sampling: Sampling | None = None, size: tuple[int, int] | None = None, rate: int = 0
+    path: Path,
+    *,
+    sampling: Sampling | None = None,
+    size: tuple[int, int] | None = None,
+    shrink: Callable[[Pictures, tuple[int, int]], Pictures] = resize,
+    rate: int = 0,
 ) -> Media:
     """Decode a clip once, from its beginning to its end.
 
@@ -119,6 +141,7 @@ def read_media(
         path: A video, or a file of sound when only sound is wanted.
         sampling: Which pictures are taken; None for none.
         size: Height and width of the pictures, whatever that does to their proportions; None leaves them as they are.
+        shrink: Brings one decoded picture ``(1, 3, H, W)`` to the size, when there is one; no larger one is kept.
         rate: Samples per second of the sound; 0 for none.
 
     Raises:
@@ -130,13 +153,15 @@ def read_media(
     picker: _Picker | None = None
     with _opened(path) as container:
         stream = _picture_stream(path, container) if sampling else None
-        sound = _Sound(path, _sound_stream(path, container)) if rate else None
+        sound = _Sound(path, _sound_stream(path, container), container.format.name) if rate else None
         for frame in container.decode([one for one in (stream, sound and sound.stream) if one]):
             if sound and isinstance(frame, sound.frame_type):
                 sound.add(frame)
             elif sampling:
                 # Only a decoded picture knows its rotation, and so the size of what is shown.
-                picker = picker or _Picker(path, _info(path, container, stream, frame.rotation), sampling, size, stream)
+                if picker is None:
+                    info = _info(path, container, stream, frame.rotation)
+                    picker = _Picker(path, info, sampling, size, shrink, stream)
                 picker.add(frame)
         if sampling and picker is None:
             raise DataError(f"{path} has a video track of zero length. Copy or unpack it again.")
@@ -165,34 +190,36 @@ def read_sound(path: Path, rate: int) -> Floats:
     return sound
 
 
-def resize(pictures: Pictures, size: tuple[int, int]) -> Pictures:
-    """Squash ``(T, 3, H, W)`` pictures to a height and width (bilinear, with smoothing where they become smaller)."""
-    if pictures.shape[2:] == size or not len(pictures):
-        return pictures
-    made = interpolate(from_numpy(np.ascontiguousarray(pictures)), size, mode="bilinear", antialias=True)
-    return np.asarray(made.numpy())
-
-
 class _Sound:
     """Collects the sound of a clip as it is decoded."""
 
-    def __init__(self, path: Path, stream: Any) -> None:
+    def __init__(self, path: Path, stream: Any, container: str) -> None:
         self.path, self.stream = path, stream
+        known = stream.duration and container not in GUESSED
+        self._length = float(stream.duration * stream.time_base) if known else 0.0
         self.rate = int(stream.rate)
-        av = media_library("av", "Video")
-        self.frame_type = av.AudioFrame
-        # Of whatever format to float by channel; a track may change its own format on the way.
-        self._resampler = av.AudioResampler("fltp", stream.layout, self.rate)
+        self._av = media_library("av", "Video")
+        self.frame_type = self._av.AudioFrame
+        self._form: tuple[Any, ...] = ()
+        self._resampler: Any = None
         self._pieces: list[Floats] = []
 
     def add(self, frame: Any) -> None:
-        self._pieces += [piece.to_ndarray().T for piece in self._resampler.resample(frame)]
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if form != self._form:  # a track may change its own on the way, and a resampler takes one
+            self._take(None)
+            self._form, self._resampler = form, self._av.AudioResampler("fltp", rate=self.rate)
+        self._take(frame)
+
+    def _take(self, frame: Any) -> None:
+        """Take a frame, or with None what is left over, as the mean of its channels."""
+        if self._resampler:
+            self._pieces += [piece.to_ndarray().mean(axis=0) for piece in self._resampler.resample(frame)]
 
     def finish(self, rate: int) -> Floats:
-        self.add(None)
-        samples = np.concatenate(self._pieces) if self._pieces else np.zeros((0, 1), np.float32)
-        said = self.stream.duration * self.stream.time_base if self.stream.duration else 0
-        if len(samples) < (1 - CUT_SHARE) * float(said) * self.rate:
+        self._take(None)
+        samples = np.concatenate(self._pieces)[:, None] if self._pieces else np.zeros((0, 1), np.float32)
+        if len(samples) < (1 - CUT_SHARE) * self._length * self.rate:
             raise DataError(
                 f"{self.path} is cut short: its sound ends before its header says. Copy or unpack it again."
             )
@@ -203,9 +230,15 @@ class _Picker:
     """Takes the wanted pictures of a clip as it is decoded: at a time, the last one that began before it."""
 
     def __init__(
-        self, path: Path, info: VideoInfo, sampling: Sampling, size: tuple[int, int] | None, stream: Any
+        self,
+        path: Path,
+        info: VideoInfo,
+        sampling: Sampling,
+        size: tuple[int, int] | None,
+        shrink: Callable[[Pictures, tuple[int, int]], Pictures],
+        stream: Any,
     ) -> None:
-        self.path, self.info, self.size = path, info, size
+        self.path, self.info, self.size, self._shrink = path, info, size, shrink
         self.times = sampling.times(info.duration)
         # Where only the container says its length, the sound may be what is longer.
         self._length = info.duration if stream.duration else 0.0
@@ -218,7 +251,9 @@ class _Picker:
         if count * height * width * 3 > TOO_LARGE:
             raise DataError(
                 f"{path} would give {count} pictures of {height} x {width}, above {TOO_LARGE >> 30} GiB. Take fewer "
-                "(a number of them, or one every so many seconds), take them smaller, or cut the video into clips."
+                "(a number of them, or one every so many seconds), "
+                + ("take them smaller" if size else "do without finding faces, which takes them whole")
+                + ", or cut the video into clips."
             )
 
     def add(self, frame: Any) -> None:
@@ -242,7 +277,7 @@ class _Picker:
     def _pixels(self, frame: Any) -> Pictures:
         shown = np.rot90(frame.to_ndarray(format="rgb24"), k=_quarters(frame.rotation))
         pixels = np.ascontiguousarray(shown.transpose(2, 0, 1))
-        return resize(pixels[None], self.size)[0] if self.size else pixels
+        return self._shrink(pixels[None], self.size)[0] if self.size else pixels
 
     def finish(self) -> tuple[Pictures, npt.NDArray[np.float64]]:
         end, step = self._seen[-1], 1 / self.info.fps
@@ -262,7 +297,8 @@ def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise DataError(f"There is no file at {path}.")
     try:
-        with av.open(str(path)) as container:
+        # Titles and the like are not read here; old files have them in whatever encoding.
+        with av.open(str(path), metadata_errors="replace") as container:
             yield container
     except av.error.FFmpegError as error:
         raise DataError(f"{path} cannot be decoded ({error.strerror}). Copy or unpack it again.") from error

@@ -17,9 +17,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-import h5py
-
-from data_modules.importers.clips import discard, work_folder
+from data_modules.importers.clips import check_output, discard, work_folder
 from data_modules.importers.common import Source
 from data_modules.schema import DataError, unknown
 from data_modules.store import FeatureStore
@@ -104,12 +102,9 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
     if not Path(source).exists():
         raise DataError(f"There is nothing at {source}. Give the path of the downloaded file or folder.")
     out = Path(out)
-    if out.is_dir():
-        raise DataError(f"{out} is a folder. Give the path of the store to write.")
-    if out.exists() and out.samefile(source):
+    if out.is_file() and out.samefile(source):
         raise DataError(f"{out} is the source itself. Give another path for the store.")
-    if out.exists() and not h5py.is_hdf5(out):
-        raise DataError(f"{out} exists and is no store. Remove it or give another path.")
+    check_output(out)
     work = {"work": work_folder(out, options.get("work"))} if "work" in known else {}
     made = read(Path(source), dataset=dataset, **{**options, **work})
     try:

@@ -74,18 +74,19 @@ class _Video:
     def __init__(self, sequences: _Sequences, name: str) -> None:
         self.sequences, self.name = sequences, name
         self.timelines: dict[str, Timeline] = {}
+        self.words: list[str] = []
         self.problems: list[str] = []
         for role, file in sequences.files.items():
-            try:
-                if name in file.videos:
-                    self.timelines[role] = Timeline(file.intervals(name))
-            except DataError as error:
-                self.problems.append(str(error))
             if name in file.broken:
                 self.problems.append(file.broken[name])
-        self.words: list[str] = []
-        if "words" in self.timelines:
-            self.words = [str(word) for word in sequences.files["words"].entry(name).features]
+            if name not in file.videos:
+                continue
+            try:
+                if role == "words":
+                    self.words = [str(word) for word in file.entry(name).features]
+                self.timelines[role] = Timeline(file.intervals(name))
+            except DataError as error:
+                self.problems.append(str(error))
         skipped = None if sequences.pauses else PAUSE
         self.usable = np.asarray([word != skipped for word in self.words], bool)
 
@@ -198,12 +199,12 @@ def read(
     files, ignored = find_files(source, chosen)
     if vectors and ("words" not in files or "text" in files):
         raise DataError("The option `vectors` needs words as a .csd, and excludes the option `text`.")
-    segments = segments_in(Path(labels)) if tabled else _labelled(source, files)
+    segments, notes = (segments_in(Path(labels)), []) if tabled else _labelled(source, files)
     values = _targets(segments, target)
     parts = _parts(segments, folds, dataset)
 
     sequences = _Sequences({role: file for role, file in files.items() if role != "labels"}, align, pauses, {}, 0)
-    notes = [f"{len(ignored)} files were not used: {', '.join(ignored)}."] if ignored else []
+    notes += [f"{len(ignored)} files were not used: {', '.join(ignored)}."] if ignored else []
     if vectors:
         table, dim, note = _word_vectors(Path(vectors), sequences, segments)
         sequences = _Sequences(sequences.files, align, pauses, table, dim)
@@ -232,13 +233,18 @@ def read(
     return Source(info, _records(sequences, kept, values, parts))
 
 
-def _labelled(source: Path, files: Mapping[str, CsdFile]) -> list[Segment]:
+def _labelled(source: Path, files: Mapping[str, CsdFile]) -> tuple[list[Segment], list[str]]:
+    """Return the segments of the file of labels, and notes on videos whose labels cannot be used."""
     if "labels" not in files:
         raise DataError(
             f"{source} has no labels. Give the option `labels`: a .csd such as CMU_MOSI_Opinion_Labels.csd, a table, "
             "or a folder of tables."
         )
-    return segments_of(files["labels"])
+    file = files["labels"]
+    segments, broken = segments_of(file)
+    first = next(iter(broken.values()), "")
+    refuse_loss("have labels that cannot be used", list(broken), len({*file.videos, *broken}), first)
+    return segments, listed("videos have labels that cannot be used and were left out", list(broken.values()))
 
 
 def _check(source: Path, sequences: _Sequences) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,7 +31,9 @@ from data_modules.schema import DataError
 EPSILON = 1e-5
 """Seconds: what overlaps by no more does not overlap, as in the SDK."""
 MAX_BYTES = 1 << 30
-"""More than any video needs (an hour of 100 Hz COVAREP is 0.2 GB): a larger entry is damaged or hostile."""
+"""More than any video needs (an hour of 100 Hz COVAREP is 0.2 GB): larger entries are damaged or hostile."""
+MAX_VERSION = 1 << 10
+"""Bytes: the name of a version is short."""
 ROLES = {
     "labels": r"label|opinionsegment|sentiment|emotion",
     "text": r"glove|wordvector|embedding|bert|text",
@@ -96,9 +99,8 @@ class CsdFile:
         with self._open() as file:
             # The metadata say the name too, but in old files as the text of a bytes object.
             self.root = next(iter(file), "")
-            own = self.root and isinstance(file.get(self.root, getlink=True), h5py.HardLink)
-            group = file[self.root] if own else None
-            data = group.get("data") if isinstance(group, h5py.Group) else None
+            group = _own(file, self.root)
+            data = _own(group, "data")
             if not isinstance(data, h5py.Group) or not len(data):
                 raise DataError(
                     f"{path} is HDF5 but no computational sequence: /<root name>/data/<video> with features and "
@@ -107,12 +109,17 @@ class CsdFile:
                 )
             self.version = _version(group)
             shapes: dict[str, tuple[bool, int]] = {}
+            claimed: Counter[str] = Counter()
             self.videos: dict[str, list[str]] = {}
             self.broken: dict[str, str] = {}
             for key in data:
                 video = key.split("[")[0]
                 try:
-                    shapes[key] = _shape(data, key)
+                    strings, dim, size = _shape(data, key)
+                    claimed[video] += size
+                    if claimed[video] > MAX_BYTES:
+                        raise DataError(f"{video!r} claims {claimed[video] / 1e9:.1f} GB, more than any video has.")
+                    shapes[key] = (strings, dim)
                     self.videos.setdefault(video, []).append(key)
                 except DataError as error:
                     self.broken.setdefault(video, f"{path}: {error}")
@@ -176,21 +183,28 @@ class CsdFile:
             ) from error
 
 
-def _shape(data: h5py.Group, key: str) -> tuple[bool, int]:
-    """Return whether an entry holds strings, and its columns, without reading it.
+def _own(group: Any, name: str) -> Any:
+    """Return what a group itself holds under a name: links and external storage make a file read others.
+
+    Nothing of the SDK writes those.
+    """
+    if not (name and isinstance(group, h5py.Group) and isinstance(group.get(name, getlink=True), h5py.HardLink)):
+        return None
+    item = group[name]
+    return None if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual) else item
+
+
+def _shape(data: h5py.Group, key: str) -> tuple[bool, int, int]:
+    """Return whether an entry holds strings, its columns, and its bytes in memory, without reading it.
 
     Raises:
         DataError: When it is not an entry, or too large to be one.
     """
-    # Links and external storage make a file read others: nothing of the SDK writes them.
-    own = isinstance(data.get(key, getlink=True), h5py.HardLink)
-    group = data[key] if own else None
+    group = _own(data, key)
     parts = []
     for name in ("features", "intervals"):
-        part = None
-        if isinstance(group, h5py.Group) and isinstance(group.get(name, getlink=True), h5py.HardLink):
-            part = group[name]
-        if not isinstance(part, h5py.Dataset) or part.external or part.is_virtual:
+        part = _own(group, name)
+        if not isinstance(part, h5py.Dataset):
             raise DataError(f"{key!r} has no data set {name!r} of its own.")
         parts.append(part)
     features, intervals = parts
@@ -202,18 +216,17 @@ def _shape(data: h5py.Group, key: str) -> tuple[bool, int]:
     fits = features.ndim in (1, 2) and intervals.shape in ((rows, 2), *([(2,)] if rows == 1 else []))
     if not fits or features.size == 0 or (strings and features.size != rows):
         raise DataError(f"{key!r} has features {features.shape} and intervals {intervals.shape}; one per row expected.")
-    if max(features.nbytes, intervals.nbytes) > MAX_BYTES:
-        raise DataError(f"{key!r} claims {features.nbytes / 1e9:.1f} GB of features, more than any video has.")
-    return strings, int(features.shape[-1])
+    return strings, int(features.shape[-1]), int(features.nbytes + intervals.nbytes)
 
 
 def _version(group: h5py.Group) -> str:
     """Return the version in the metadata; the writers of old files put a dummy or nothing there."""
-    metadata = group.get("metadata")
+    metadata = _own(group, "metadata")
     # A comma lacks in the SDK's list of keys, so that its own files have the second name.
     for key in ("computational sequence version", "dimension namescomputational sequence version"):
-        value = metadata.get(key) if isinstance(metadata, h5py.Group) else None
-        if isinstance(value, h5py.Dataset) and value.shape == (1,) and value.dtype.kind in "SO":
+        value = _own(metadata, key)
+        plain = isinstance(value, h5py.Dataset) and value.shape == (1,) and value.dtype.kind in "SO"
+        if plain and value.nbytes <= MAX_VERSION:
             text = string(value[0])
             try:
                 return string(json.loads(text))
@@ -261,7 +274,9 @@ def find_files(source: Path, chosen: Mapping[str, str]) -> tuple[dict[str, CsdFi
             if not path.is_file():
                 raise DataError(f"There is no file {name} for {role}, neither in {folder} nor as a path.")
             found[role] = CsdFile(path)
-    paths = sorted(folder.glob("*.csd")) if source.is_dir() else [source]
+    # Files named ._* are what macOS leaves beside the real ones.
+    below = sorted(path for path in folder.glob("*.csd") if not path.name.startswith("._"))
+    paths = below if source.is_dir() else [source]
     if not paths and not found:
         raise DataError(f"{folder} has no .csd file. Give the folder of the downloaded computational sequences.")
     candidates: dict[str, list[CsdFile]] = {}

@@ -89,8 +89,8 @@ class Segment:
     transcript: str = ""
 
 
-def segments_of(file: CsdFile) -> list[Segment]:
-    """Return the segments of a sequence of labels by video and start.
+def segments_of(file: CsdFile) -> tuple[list[Segment], dict[str, str]]:
+    """Return the segments of a sequence of labels by video and start, and by video why others cannot be used.
 
     Raises:
         DataError: When its rows are no labels.
@@ -100,12 +100,16 @@ def segments_of(file: CsdFile) -> list[Segment]:
             f"{file.path} has {file.dim} columns; labels have one (sentiment) or {1 + len(EMOTIONS)} (sentiment, "
             f"{', '.join(EMOTIONS)}). Name the file of labels with the option `labels`."
         )
-    found = []
+    found, broken = [], dict(file.broken)
     for video in sorted(file.videos):
-        entry = file.entry(video)
+        try:
+            entry = file.entry(video)
+        except DataError as error:
+            broken[video] = str(error)
+            continue
         for name, (start, stop), labels in zip(entry.names, entry.intervals, entry.features, strict=True):
             found.append(Segment(name, video, float(start), float(stop), tuple(map(float, labels))))
-    return found
+    return found, broken
 
 
 def segments_in(path: Path) -> list[Segment]:
@@ -152,7 +156,7 @@ def standard_folds(path: Path | None, dataset: str) -> dict[str, str]:
     elif path.is_dir():
         files = _by_part(path, (*TABLES, ".txt"))
         videos = {
-            part: file.read_text("utf-8").split() if file.suffix == ".txt" else [*_table(file, ("vid",))["vid"]]
+            part: _lines(file) if file.suffix == ".txt" else [*_table(file, ("vid",))["vid"]]
             for part, file in files.items()
         }
     else:
@@ -166,6 +170,13 @@ def standard_folds(path: Path | None, dataset: str) -> dict[str, str]:
             if parts.setdefault(video, part) != part:
                 raise DataError(f"{path}: the video {video!r} is in {parts[video]} and in {part}.")
     return parts
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8-sig").split()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a list of videos ({error}).") from error
 
 
 def _by_part(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:

@@ -311,7 +311,11 @@ def _usable(turns: Sequence[Turn], made: Mapping[str, Decoded]) -> tuple[list[Tu
         kept = [turn for turn in kept if turn.text]
         notes += listed("turns without a transcript were left out", [turn.name for turn in turns if not turn.text])
     usable = {turn.name for turn in kept}
-    refuse_loss("lack sound or pictures" if made else "lack a transcript", [turn.name for turn in turns if turn.name not in usable], len(turns))
+    refuse_loss(
+        "lack sound or pictures" if made else "lack a transcript",
+        [turn.name for turn in turns if turn.name not in usable],
+        len(turns),
+    )
     return kept, notes
 
 

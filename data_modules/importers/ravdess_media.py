@@ -21,8 +21,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.features.audio import Floats, NoSoundError, media_library, to_int16
-from data_modules.features.faces import CentreCrop, FaceCropper, HaarFace, LandmarkCrop, NoFaceError
+from data_modules.features.audio import Floats, NoSoundError, media_library, to_int16, waveform_text
+from data_modules.features.faces import CentreCrop, FaceCropper, HaarFace, LandmarkCrop, NoFaceError, shape_text
 from data_modules.features.media import Sampling, read_media, read_sound
 from data_modules.importers.clips import Clip, Decoded, decode_clips, listed, work_folder
 from data_modules.importers.common import Source
@@ -261,15 +261,13 @@ def _sources(settings: _Settings) -> dict[str, str]:
     sources = {}
     if settings.sound:
         cut = f", {CFNSR_OFFSET} to {CFNSR_OFFSET + CFNSR_SECONDS:g} s" if settings.recipe == "cfnsr" else ""
-        sources["audio"] = f"sound at {settings.rate} Hz, channels averaged{cut}"
+        sources["audio"] = waveform_text(settings.rate) + cut
     if settings.pictures:
-        taken = f"{settings.frames} pictures, evenly spread" if settings.frames else "all pictures"
-        taken = f"a picture every {settings.every:g} s" if settings.every else taken
-        shape = f"{settings.size} x {settings.size}"
         croppers = {"centre": CentreCrop.text, "detector": HaarFace.text, "landmarks": LandmarkCrop.text}
-        cut = f"{croppers[settings.face]}, resized to {shape}" if settings.face in croppers else f"squashed to {shape}"
-        before = f", squashed to {shape}" if settings.recipe == "cfnsr" and settings.face in croppers else ""
-        sources["vision"] = f"{taken}{before}, {cut}"
+        steps = [settings.sampling.text, shape_text(croppers.get(settings.face), settings.size)]
+        if settings.recipe == "cfnsr" and settings.face in croppers:
+            steps.insert(1, shape_text(None, settings.size))
+        sources["vision"] = ", ".join(steps)
     return sources
 
 

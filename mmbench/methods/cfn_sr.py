@@ -82,7 +82,9 @@ class AudioInput(nn.Module):
         self.cepstrum: Cepstrum | None = None
         if modality.kind == "waveform":
             self.dim, self.columns = c.mfccs, c.columns
-            self.start, self.samples = round(c.start * modality.rate), round(c.seconds * modality.rate)
+            self.samples = round(c.seconds * modality.rate)
+            # Clips that were cut to what is heard when they were stored are not cut a second time.
+            self.start = min(round(c.start * modality.rate), max(modality.max_length - self.samples, 0))
             window, hop = (max(round(ms * modality.rate / 1000), 1) for ms in (c.window_ms, c.hop_ms))
             self.cepstrum = Cepstrum(round(modality.rate), window, hop, c.mels, c.mfccs, edges=cast(Edges, c.edges))
 
@@ -264,9 +266,10 @@ class CFNSR(FusionMethod):
             "Random crops and flips are the same for all frames of a clip; the official ones differ from frame to "
             "frame (augment=frame). Channels are in the order of the ImageNet statistics, where the official code "
             "reads blue first.",
-            "Every clip is resampled to 30 frames spread evenly, and its audio padded or cropped to 212 columns, where "
-            "the official network breaks on a clip of less than 2.95 s.",
-            "Window and hop are times, 2048 and 512 samples at 44.1 kHz, so that other rates have the same columns.",
+            "Every clip is resampled to 30 frames spread evenly, and its MFCC padded with zeros or cropped to 212 "
+            "columns, where the official network breaks on a clip of less than 2.95 s.",
+            "Window and hop are times, 2048 and 512 samples at 44.1 kHz, so that other rates have the same columns, "
+            "give or take one by rounding.",
             "Inferred: the two networks are first trained alone by Adam for pretrain_epochs epochs, from random "
             "weights, and their last state goes on; the official code loads the best ones of another project, whose "
             "training is not published.",
@@ -315,7 +318,9 @@ class CFNSR(FusionMethod):
         cardinality: int = setting(32, "groups of its convolutions, a divisor of width", low=1)
         frames: int = setting(30, "frames that a clip is resampled to, spread evenly", low=1)
         augment: str = setting("clip", "who shares a random crop and flip", choices=("clip", "frame", "none"))
-        start: float = setting(0.0, "waveform: seconds left out at the start; 0.5 in the official code", low=0.0)
+        start: float = setting(
+            0.0, "waveform: seconds left out at the start, if clips have more than is heard; 0.5 officially", low=0.0
+        )
         seconds: float = setting(2.45, "waveform: seconds that are heard after that", low=0.01)
         columns: int = setting(212, "waveform: MFCC columns, padded or cropped", low=LOST + POOL)
         window_ms: float = setting(46.44, "waveform: length of the Hann window in milliseconds", low=0.1)

@@ -145,8 +145,8 @@ class EmotionShift(FusionMethod):
             "them no shift at all, which leaves them at zero and without gradient (backward_gate=legacy_zero).",
             "Padding is hidden from the attention between modalities; attn_mask=False gives the official behaviour.",
             "The preparation of the detector takes all pairs of a batch of dialogues in a step of Adam and keeps its "
-            "last state; the official one takes eight pairs in a step of AdamW with warm-up and keeps the encoder that "
-            "does best on pairs of the test split.",
+            "last state; the official one takes eight pairs in a step of AdamW with warm-up, weight decay and clipped "
+            "gradients and keeps the encoder that does best on pairs of the test split.",
             "Class weights are the inverse frequencies in the training split alone, those of shifts among pairs; the "
             "official ones for four classes count the test split too, and those for shifts in CMU-MOSEI are swapped.",
             "Epochs are selected on the validation score; the official code tests its last epoch.",
@@ -156,8 +156,8 @@ class EmotionShift(FusionMethod):
             "Inferred: a score has the L1 loss, and shifts are changes between the halves of its scale, as of the "
             "official binary sentiment; the utterances of a video are its dialogue.",
             "Inferred: of several answers that may stand together each is weighed by its own frequencies, and a shift "
-            "is a change of whether any is unpleasant; the official code has one model per emotion and shifts of a "
-            "sentiment that is no part of such data.",
+            "is a change of whether any is unpleasant, or of the only answer; the official code has one model per "
+            "emotion and shifts of a sentiment that is no part of such data.",
             "Inferred: emotions that are neither known as pleasant nor as unpleasant are groups of their own.",
             "Inferred: there are as many parties as speakers, one where speakers are not named.",
             "Inferred: with two modalities there is one pair for the attention, and with text alone none.",
@@ -261,7 +261,9 @@ class EmotionShift(FusionMethod):
 
     def _weigh(self, datamodule: FusionDataModule) -> None:
         kind, shifts, classes = self.task.target.kind, torch.zeros(2, dtype=torch.long), []
-        for batch in datamodule.train_dataloader():
+        loader = datamodule.train_dataloader()
+        loader.rank, loader.world = 0, 1  # under DDP every process counts the whole split, not its share
+        for batch in loader:
             batch = batch.to(self.device)  # of the method, which is moved later than the data
             assert batch.target_mask is not None
             labels, pairs, _ = self._shifts(batch, self._previous(batch))

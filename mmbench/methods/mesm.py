@@ -78,6 +78,8 @@ class PictureEncoder(nn.Module):
             text: ``(B, D)``, needed by the sparse tower only.
         """
         pictures = self.source(sequence)
+        # Of a blank picture the running statistics must learn nothing; its gradients are zero anyway.
+        self.tower.train(self.training and not pictures.blank)
         if not isinstance(self.tower, SparseTower):
             return pictures.sequence(self.project(self.tower(pictures.values))), None
         maps, flops, dense = self.tower(pictures.values, text, pictures.rows)
@@ -187,7 +189,8 @@ class MESMNetwork(nn.Module):
         """Return the text vector ``t``, ``(B, D)``."""
         if self.pooling == "mean":
             return masked_mean(text.values, text.mask)
-        return text.values[:, 0].masked_fill(~text.mask[:, :1], 0.0)
+        first = text.values[:, :1].masked_fill(~text.mask[:, :1, None], 0.0)
+        return first.sum(1)  # of one step, or of none where no sample has a text
 
 
 def _source(spec: ModalitySpec, c: MESM.Config) -> Faces | Pieces:
@@ -205,7 +208,7 @@ def _source(spec: ModalitySpec, c: MESM.Config) -> Faces | Pieces:
                 f"{c.where('framing')} is 'legacy_crop', which cuts {c.image_size} rows from {top} and columns from "
                 f"{left} of frames of {height} x {width}: set it to 'resize'."
             )
-        return Faces(c.image_size, max(1, int(c.frame_interval * spec.rate)), c.framing)
+        return Faces(c.image_size, max(1, round(c.frame_interval * spec.rate)), c.framing)
     if int(spec.rate * WINDOW) < 2:
         raise ConfigError(
             f"The sound has {spec.rate:g} samples per second (0 where clips differ); spectrograms need one rate, of "
@@ -239,9 +242,9 @@ class MESM(FusionMethod):
             "even of other samples (legacy_site_order).",
             "The sparse arithmetic is dense and masked: the numbers are those of the sparse library, the time is that "
             "of the dense model, and the saving is counted instead.",
-            "Faces are found when a store is made, not in the model; frames that are no crops of the right size are "
-            "reduced to the scaled square in their middle, of which the official fallback cuts a small part off the "
-            "middle (framing: legacy_crop).",
+            "Faces are looked for when a store is made (not in that of IEMOCAP), never in the model; frames of another "
+            "size are reduced to the scaled square in their middle, of which the official fallback cuts a small part "
+            "off the middle (framing: legacy_crop).",
             "A sample without frames keeps its other modalities; the official loader drops it.",
             "Both forms train in the batches of FE2E, eight samples; the official command of MESM has two.",
             "Targets that are not multi-label have the plain task loss; the official models are multi-label.",
@@ -295,7 +298,9 @@ class MESM(FusionMethod):
         framing: str = setting(
             "resize", "what becomes of larger frames: the middle scaled or cut out", choices=("resize", "legacy_crop")
         )
-        frame_interval: float = setting(0.5, "seconds from one frame that is seen to the next; 0 for all", low=0.0)
+        frame_interval: float = setting(
+            0.5, "seconds from one frame that is seen to the next; 0 for all, as where clips differ in rate", low=0.0
+        )
         bands: int = setting(128, "mel bands", low=16)
         piece: int = setting(32, "spectrogram frames per piece, of 12.5 ms each", low=16)
         text_pooling: str = setting("first", "the text vector: first step or mean of all", choices=("first", "mean"))

@@ -60,12 +60,15 @@ class VCAN(FusionMethod):
             "Inferred: the score of a column takes the ratio of maximum to sum from linear power; the code takes it "
             "from decibels, which are negative or cross zero (variants `numeric` and `official` of the choice do so).",
             "Scores are compared as numbers; the code sorts them as text (variant `official`).",
-            "The ratio of columns to frames is that of each clip; the code divides by 2.5 (variant `official`).",
+            "The ratio of columns to frames follows from the clip's frame rate, or from its numbers of both without "
+            "one; the code divides by 2.5 (variant `official`).",
             "The ratio of mean to sum in the exponent is the constant 1/26, and is kept.",
             "The clustering of modes takes the best of ten starts from a fixed seed; the code has no seed.",
             "Descriptors of modes are unscaled and shimmer in dB is a difference of magnitudes, as in the code.",
             "A clip whose sound has fewer than three modes, or a mode without pitch, keeps ten evenly spread frames "
             "and is reported; the code drops it and every later clip of its length.",
+            "Only data with classes are read; the paper also classifies the polarity of CMU-MOSI and CMU-MOSEI, whose "
+            "targets are numbers here.",
             "Sound and frames of a clip belong together by its record; the code compares parts of file names, which "
             "never match for RAVDESS.",
         ),
@@ -114,7 +117,8 @@ class VCAN(FusionMethod):
         frames, mask = batch.inputs["vision"].values, batch.inputs["vision"].mask
         # Waits for the device once: running the networks on padding, and normalising by it, would be worse.
         real = mask.flatten().nonzero()[:, 0]
-        logits = self.group(frames.flatten(0, 1)[real]).float()
+        logits = self.group(frames.flatten(0, 1)[real])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # votes of half precision would be coarse
         votes = logits.softmax(-1).mean(1)
         padded = votes.new_zeros(mask.numel(), votes.shape[1]).index_copy(0, real, votes)
         probability = masked_mean(padded.unflatten(0, mask.shape), mask)

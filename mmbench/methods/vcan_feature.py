@@ -59,7 +59,8 @@ def striking_steps(values: Tensor, sequence: Sequence, share: float) -> Tensor:
     """
     scores = values.var(-1, correction=0).masked_fill(~sequence.mask, -torch.inf)
     rank = scores.argsort(stable=True, dim=1, descending=True).argsort(1)
-    wanted = torch.ceil(share * sequence.lengths.to(scores.device, torch.float64) - 1e-9)  # 0.07 * 100 is above 7
+    # 0.07 * 100 is above 7 in floating point; one step is the least.
+    wanted = torch.ceil(share * sequence.lengths.to(scores.device, torch.float64) - 1e-9).clamp(min=1)
     return (rank < wanted[:, None]) & sequence.mask
 
 

@@ -1,9 +1,10 @@
 """Groups of image classifiers on the frames of clips, from the networks of the ``transformers`` library.
 
-The library is made for pretrained weights; for training, two of its habits are undone here. It hands over the decay of
-TensorFlow's running statistics (0.99, 0.997) as what PyTorch takes for the weight of the newest batch, so that networks
-would be evaluated by the statistics of their last batch; and it draws the scales of EfficientNet's batch normalisation
-around 0, which lets no signal through.
+The library is made for pretrained weights; for training, three of its habits are undone here. It hands over the decay
+of TensorFlow's running statistics (0.99, 0.997) as what PyTorch takes for the weight of the newest batch, so that
+networks would be evaluated by the statistics of their last batch; it takes the part of MobileNetV2's features that is
+kept (0.8) for the part that dropout removes; and it draws the scales of EfficientNet's batch normalisation around 0,
+which lets no signal through.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Architecture:
     Attributes:
         family: The library's name of its kind.
         weights: The model with weights from ImageNet, empty for none.
-        settings: What makes it this one of its kind.
+        settings: What makes it this one of its kind, with and without weights from ImageNet.
     """
 
     family: str
@@ -100,7 +101,7 @@ def image_classifier(name: str, classes: int, pretrained: bool = False) -> nn.Mo
             raise DataError(f"The image classifier {name!r} has no pretrained weights: train it from the start.")
         try:
             network = AutoModelForImageClassification.from_pretrained(
-                source, num_labels=classes, ignore_mismatched_sizes=True
+                source, num_labels=classes, ignore_mismatched_sizes=True, **(found.settings if found else {})
             )
         except (OSError, ValueError) as error:
             raise DataError(

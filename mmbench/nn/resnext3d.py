@@ -166,5 +166,7 @@ def random_views(frames: Tensor, each: bool = False) -> Tensor:
     share = torch.where(fits.any(1, keepdim=True), shares.gather(1, first)[:, 0], 1.0)
     middle = (1 - share) * uniform(-1, 1, 2)
     side = torch.stack([torch.where(uniform(0, 1) < 0.5, -1.0, 1.0), torch.ones_like(area[:, 0])], dim=-1)
-    grid = F.affine_grid(torch.cat([(side * share).diag_embed(), middle[..., None]], dim=-1), list(images.shape), False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False).reshape(frames.shape)
+    crops = torch.cat([(side * share).diag_embed(), middle[..., None]], dim=-1)
+    with torch.autocast(device.type, enabled=False):  # half precision places pixels up to half a pixel off
+        grid = F.affine_grid(crops, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False).reshape(frames.shape)

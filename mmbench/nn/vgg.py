@@ -35,6 +35,7 @@ class Pictures(NamedTuple):
         steps: ``(N,)`` its place in the sample.
         lengths: ``(B,)`` pictures of each sample.
         longest: Steps to which vectors of pictures are padded.
+        blank: Whether no sample has a picture, so that the only one here belongs to none.
     """
 
     values: Tensor
@@ -42,6 +43,7 @@ class Pictures(NamedTuple):
     steps: Tensor
     lengths: Tensor
     longest: int
+    blank: bool = False
 
     @classmethod
     def of(cls, sequence: Sequence) -> Pictures:
@@ -53,8 +55,8 @@ class Pictures(NamedTuple):
         rows, steps = sequence.mask.nonzero(as_tuple=True)
         if len(rows):
             return cls(sequence.values[rows, steps], rows, steps, sequence.lengths, sequence.values.shape[1])
-        blank = rows.new_zeros(1)
-        return cls(sequence.values.new_zeros(1, *sequence.values.shape[2:]), blank, blank, sequence.lengths, 1)
+        first = rows.new_zeros(1)
+        return cls(sequence.values.new_zeros(1, *sequence.values.shape[2:]), first, first, sequence.lengths, 1, True)
 
     def sequence(self, vectors: Tensor) -> Sequence:
         """Return vectors of the pictures, ``(N, D)``, as a sequence per sample."""

@@ -180,10 +180,17 @@ def make_plan(
         ConfigError: When a named method does not fit the data or a setting does not exist.
     """
     settings = {**(suite.data or {}), **(data or {})}
+    corruption = {"corruption": settings.pop("corruption")} if "corruption" in settings else {}
+    settings = data_settings(settings) | corruption
     probe = make_datamodule(dataset, path, settings)
     spec, store = probe.spec, probe.store
     if probe.protocol not in store.splits:
-        raise ConfigError(f"{store.path} has no splits: it is to be predicted (`mmbench predict`), not trained on.")
+        which = (
+            f"is asked for {probe.protocol!r} and has {', '.join(store.splits)}" if store.splits else "has no splits"
+        )
+        raise ConfigError(
+            f"{store.path} {which}: what is in no split is predicted (`mmbench predict`), not trained on."
+        )
     shared = training or suite.training
     all_folds = range(len(store.splits[probe.protocol]))
     seeds = tuple(dict.fromkeys(seeds or suite.seeds))
@@ -242,10 +249,10 @@ def _configs(
     tokens = "text" in spec.modalities and spec.modalities["text"].kind == "tokens"
     rows = []
     for variant, preset in cls.variants(spec).items():
-        if any(name in overrides and overrides[name] != value for name, value in preset.items()):
-            continue
         base = cls.Config.parse({**shipped, **preset}).to_dict()
         config = cls.Config.parse({**shipped, **preset, **overrides}).to_dict()
+        if any(config[name] != base[name] for name in preset):
+            continue
         if tokens and not config["text_encoder"]:
             raise ConfigError(f"The text of {spec.track} is tokens: give --method.text_encoder, a Hugging Face model.")
         rows.append((variant, config, {name: value for name, value in config.items() if value != base[name]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,32 @@ def mismatches(trained: DataSpec, given: DataSpec) -> list[str]:
             mine, theirs = getattr(modality, what), getattr(other, what)
             if mine != theirs:
                 reasons.append(f"its {name} has the {what} {theirs} instead of {mine}")
+    shared = [given.modalities[name] for name in trained.modalities if name in given.modalities]
+    if trained.aligned and not given.aligned and len(shared) > 1 and any(item.max_length > 1 for item in shared):
+        reasons.append("its modalities do not share one time axis")
     return reasons
 
 
-def predict(checkpoint: Path, store: Path, *, batch_size: int = 32, accelerator: str = "auto") -> pd.DataFrame:
+def other_sources(trained: DataSpec, given: DataSpec) -> list[str]:
+    """Return what features seem to come from another extractor than those of the training; kinds and sizes cannot tell.
+
+    Sources are words, and two importers may have different words for one extractor.
+    """
+    pairs = [(modality, given.modalities[name]) for name, modality in trained.modalities.items()]
+    return [
+        f"{mine.name} of the training is {mine.source!r}, and here it is {other.source!r}"
+        for mine, other in pairs
+        if mine.source and other.source and mine.source != other.source
+    ]
+
+
+def predict(checkpoint: Path, store: Path, *, batch_size: int | None = None, accelerator: str = "auto") -> pd.DataFrame:
     """Return what a trained method predicts for every sample of a store.
 
     Args:
         checkpoint: A checkpoint that the runner wrote.
         store: The samples, with the features that the method was trained on.
-        batch_size: Samples per batch.
+        batch_size: Samples (or dialogues) per batch; by default as many as in training, which memory has borne.
         accelerator: Lightning's accelerator.
 
     Returns:
@@ -74,8 +91,7 @@ def predict(checkpoint: Path, store: Path, *, batch_size: int = 32, accelerator:
     data = FusionDataModule(
         store,
         protocol=EVERYTHING,
-        batch_size=batch_size,
-        modalities=tuple(model.spec.modalities),
+        batch_size=batch_size or model.config.batch_size,
         tokenizer=preparation["tokenizer"],
         dialogue=model.spec.dialogue,
     )
@@ -84,14 +100,22 @@ def predict(checkpoint: Path, store: Path, *, batch_size: int = 32, accelerator:
             f"{store} was not made as the data of {checkpoint} ({model.spec.track}): {'; '.join(reasons)}. Extract the "
             "same features with the same settings."
         )
+    if different := other_sources(model.spec, data.spec):
+        warnings.warn(f"Predictions may mean nothing, if features differ: {'; '.join(different)}.", stacklevel=2)
     data.prepare_as(preparation)
+    data.read_only(model.spec.modalities)
     with quiet():
         trainer = pl.Trainer(
-            accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False
+            accelerator=accelerator,
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
         batches = trainer.predict(model, data)
     assert batches is not None
-    rows, prediction = (torch.cat([batch[part] for batch in batches]).cpu() for part in (0, 1))
+    rows, prediction = (torch.cat([batch[part] for batch in batches]).detach().cpu() for part in (0, 1))
     table = columns(model, prediction.float())
     table.insert(0, "id", data.store.ids[rows.numpy()])
     if any(data.store.transcripts):

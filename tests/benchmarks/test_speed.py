@@ -16,7 +16,17 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.speed import __main__, attention, data_path, import_memory, loops, methods, mosi, table
+from benchmarks.speed import (
+    __main__,
+    attention,
+    data_path,
+    import_memory,
+    loops,
+    methods,
+    mosi,
+    streaming_memory,
+    table,
+)
 from benchmarks.speed.measure import Row, Setting, Sizes, Times
 from data_modules import Batch, FeatureStore
 from mmbench.methods import FusionMethod, method
@@ -30,6 +40,8 @@ TINY = Sizes(
     late_fusion=6,
     attention=1,
     methods=6,
+    raw=1,
+    clips=60,
     source=100_000,
 )
 STEPS = {"text": 20, "audio": 80, "vision": 90}
@@ -49,7 +61,7 @@ def setting(tmp_path: Path) -> Setting:
     return Setting(tmp_path / "store.h5", tmp_path, TINY)
 
 
-@pytest.mark.parametrize("name", sorted(set(__main__.MEASUREMENTS) - {"import_memory", "methods"}))
+@pytest.mark.parametrize("name", sorted(set(__main__.MEASUREMENTS) - {"import_memory", "streaming_memory", "methods"}))
 def test_measurements_give_finite_ratios(name: str, setting: Setting) -> None:
     rows = __main__.MEASUREMENTS[name](setting)
     assert rows
@@ -184,6 +196,37 @@ def test_memory_of_a_method_has_its_gradients_and_the_state_of_adam(setting: Set
     assert needed < found.memory < needed + 150e6  # not the process as a whole
     assert len(found.ours) == len(found.reference) == 1
     assert min(found.ours + found.reference) > 0
+
+
+def test_methods_of_dialogues_and_raw_media_are_measured_beside_the_same_reference(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[str]] = {}
+
+    def found(
+        store: Path, key: str, settings: dict, device: str, times: int, other: Path | None = None
+    ) -> methods.Cost:
+        asked.setdefault(store.stem, []).append(key)
+        assert (other or store).stem == "methods"
+        return methods.Cost(10, None, [2.0], [1.0])
+
+    monkeypatch.setattr(methods, "in_own_process", found)
+    rows = methods.measure(setting)
+    assert set(asked["methods"]) | set(asked["dialogues"]) | set(asked["clips"]) == set(all_methods())
+    assert asked["dialogues"] == ["emotion_shift"]
+    assert set(asked["clips"]) == {"cfn_sr", "mesm", "vcan"}
+    utterances = len(FeatureStore(setting.folder / "dialogues.h5").rows("standard", 0)["train"])
+    (speed,) = (row for row in rows if row.method == "emotion_shift, dialogues" and row.measurement == "training")
+    assert speed.ratio == pytest.approx(2.0 * TINY.methods / utterances)
+    assert speed.ours == pytest.approx(utterances / 2.0)
+
+
+@LINUX
+def test_memory_of_streaming_is_that_of_a_few_batches(setting: Setting) -> None:
+    (row,) = streaming_memory.measure(setting)
+    raw = 240 * (8 * 3 * 48 * 48 + 2 * 16_000) / 1e6  # on average eight frames and a second of sound
+    assert 0 < row.reference < row.ours + 5
+    assert row.ours - row.reference < 0.3 * raw
 
 
 def test_a_measurement_that_fails_says_which_and_why(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,6 +294,13 @@ def test_every_data_set_has_a_complete_card() -> None:
             assert len(getattr(card, field)) > 5, (module, field)
 
 
+def test_a_store_of_transcripts_alone_needs_a_tokenizer(tmp_path: Path) -> None:
+    records = [Record(split, {}, 0.0, split, transcript="so it is") for split in ("train", "valid", "test")]
+    store = write_store(tmp_path / "said.h5", StoreInfo("mine", "words", TargetSpec("regression", ("s",))), records)
+    with pytest.raises(DataError, match=r"said\.h5 holds transcripts only: give a tokenizer"):
+        FusionDataModule(store.path)
+
+
 def test_which_modalities_are_missing_does_not_depend_on_which_are_used(small_store: FeatureStore) -> None:
     def lost(**options: object) -> list[bool]:
         data = fitted(small_store, batch_size=64, corruption=Corruption(modalities=0.6), **options)

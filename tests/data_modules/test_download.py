@@ -223,6 +223,13 @@ def test_a_list_of_files_that_is_none(tmp_path: Path, server: Server, content: b
         download_ravdess(tmp_path, [FILM], url=server.url)
 
 
+def test_a_kept_list_does_not_outweigh_what_is_known(tmp_path: Path, server: Server) -> None:
+    other = [{**one, "checksum": f"md5:{'0' * 32}"} if one["key"] == SONG else one for one in server.record["files"]]
+    (tmp_path / "zenodo-1188976.json").write_text(json.dumps({"files": other}))
+    download_ravdess(tmp_path, [FILM, SONG], url=server.url)
+    assert (tmp_path / SONG).read_bytes() == server.files[SONG]
+
+
 def test_a_list_of_files_that_lacks_something(tmp_path: Path, server: Server) -> None:
     with pytest.raises(DataError, match=r"record 1188976 has no Video_Song_Actor_02\.zip\. If .* is wrong, remove it"):
         download_ravdess(tmp_path, ["Video_Song_Actor_02.zip"], url=server.url)

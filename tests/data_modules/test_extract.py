@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from lightning.pytorch import Trainer
 
 from data_modules import DataError, FusionDataModule, Record, StoreInfo, TargetSpec, extract
 from data_modules.extract import Extractors, extract_store, find_clips, read_transcripts
+from data_modules.features import media
 from data_modules.features.audio import log_mel
-from data_modules.features.encoders import ImageEncoder, TextEncoder
+from data_modules.features.faces import CentreCrop
 from data_modules.features.media import Sampling, read_frames, read_sound
+from data_modules.importers import ravdess, ravdess_media
 from data_modules.store_writer import write_store
 from mmbench.cli import main
 from mmbench.methods.lf_dnn import LFDNN
-from tests.data_modules.media_files import make_mp4, make_wav
+from tests.data_modules.media_files import make_mp4, make_wav, tone
 from tests.data_modules.test_faces import drawn_face
 
 RATE = 16_000
@@ -86,6 +90,10 @@ def test_every_extractor_gives_what_its_library_gives(tmp_path: Path, text_encod
     assert store.feature_set == "tiny-bert-logmel-tiny-resnet"
 
 
+def test_long_texts_are_cut_to_what_the_encoder_can_read(text_encoder: str) -> None:
+    assert TextEncoder(text_encoder)("good film " * 20).shape == (16, 12)
+
+
 def test_media_stay_raw_when_asked_for(tmp_path: Path) -> None:
     path = make_mp4(tmp_path / "one.mp4", seconds=1.0, fps=10)
     wanted = Extractors(audio="waveform", rate=8000, face="centre", frames=4, size=20)
@@ -96,6 +104,79 @@ def test_media_stay_raw_when_asked_for(tmp_path: Path) -> None:
     heard, _ = store.read("audio", np.array([0]))
     assert np.allclose(heard / 32768, read_sound(path, 8000), atol=1 / 32768)
     assert not (tmp_path / "own.h5.clips").exists()
+
+
+@pytest.mark.parametrize("vision", ["frames", "encoder"])
+def test_all_pictures_of_clips(tmp_path: Path, vision: str, request: pytest.FixtureRequest) -> None:
+    path = make_mp4(tmp_path / "one.mp4", seconds=1.0, fps=10)
+    encoder = request.getfixturevalue("image_encoder") if vision == "encoder" else vision
+    wanted = Extractors(audio="none", vision=encoder, face="none", every=0.0, size=32)
+    modality = extract_store([path], tmp_path / "own.h5", wanted).modalities["vision"]
+    assert (modality.max_length, modality.rate) == (10, 0.0)
+    assert modality.source.endswith("all pictures, squashed to 32 x 32")
+
+
+def test_the_middle_is_cut_out_while_a_clip_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long clip is no longer too large for being wide; only a detector needs its pictures whole."""
+    path = make_mp4(tmp_path / "one.mp4", seconds=1.0, fps=10, size=(48, 64))
+    monkeypatch.setattr(media, "TOO_LARGE", 10 * 20 * 20 * 3)
+    options = {"audio": "none", "every": 0.1, "size": 20}
+    made = Extractors(face="centre", **options)(path, "")["vision"]
+    with pytest.raises(DataError, match=r"10 pictures of 48 x 64.*do without finding faces"):
+        Extractors(face="detector", **options)(path, "")
+    monkeypatch.setattr(media, "TOO_LARGE", 1 << 30)
+    np.testing.assert_array_equal(made, CentreCrop(20)(read_frames(path, Sampling(every=0.1))).pictures)
+
+
+def test_silence_at_both_ends_is_cut_when_asked_for(tmp_path: Path) -> None:
+    sound = np.concatenate([np.zeros(RATE), tone(1.0, RATE)[:, 0], np.zeros(RATE)])
+    soundfile.write(tmp_path / "one.wav", sound, RATE)
+    cut, whole = (
+        Extractors(audio="waveform", vision="none", trim_db=db)(tmp_path / "one.wav", "")["audio"] for db in (35.0, 0.0)
+    )
+    assert len(whole) == 3 * RATE
+    assert len(cut) == pytest.approx(RATE, abs=4096)  # the measure is taken in 2048 samples
+
+
+def test_the_same_settings_have_the_same_words_as_in_the_importers(tmp_path: Path) -> None:
+    """Or `mmbench predict` warns of features that are equal."""
+    for face in ("none", "centre", "detector"):
+        for taken in ({"frames": 30, "every": 0.0}, {"frames": 0, "every": 0.5}, {"frames": 0, "every": 0.0}):
+            settings = ravdess_media._Settings("av", "whole", size=224, rate=44_100, face=face, **taken)
+            own = Extractors(audio="waveform", size=224, rate=44_100, face=face, **taken)
+            assert own.info()[0] == ravdess_media._sources(settings)
+    for actor in range(1, 25):
+        make_wav(tmp_path / f"Actor_{actor:02d}" / f"03-01-01-01-01-01-{actor:02d}.wav", 0.1)
+    for kind in ("logmel", "mfcc"):
+        imported = ravdess.read(tmp_path, audio_features=kind).info.sources["audio"]
+        assert Extractors(audio=kind, vision="none", trim_db=35.0).info()[0]["audio"] == imported
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_nothing_of_the_user_is_replaced_by_a_store(tmp_path: Path, folder: bool) -> None:
+    clip, out = make_wav(tmp_path / "clips" / "one.wav"), tmp_path / "other.mp4"
+    out.mkdir() if folder else out.write_bytes(b"a video of mine")
+    with pytest.raises(DataError, match="is a folder" if folder else "exists and is no store"):
+        extract_store([clip], out, Extractors(vision="none"))
+    assert folder or out.read_bytes() == b"a video of mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips", "other.mp4"]
+
+
+def test_a_full_disk_says_so_and_keeps_what_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(extract, "write_store", full)
+    with pytest.raises(DataError, match=r"own\.h5 cannot be written .*No space left.*is kept in"):
+        extract_store([make_wav(tmp_path / "one.wav")], tmp_path / "own.h5", Extractors(vision="none"))
+    assert list((tmp_path / "own.h5.clips").rglob("*.npz"))
+
+
+def test_a_missing_library_is_said_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "librosa", None)
+    monkeypatch.setattr(extract, "read_sound", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"^Making a store of clips needs the library librosa"):
+        extract_store([make_wav(tmp_path / "one.wav")], tmp_path / "own.h5", Extractors(vision="none"))
 
 
 def test_each_clip_that_lacks_something_gets_a_line_and_the_others_go_on(
@@ -205,19 +286,25 @@ def test_names_are_paths_below_the_folder_and_must_differ(tmp_path: Path) -> Non
     for name in ("a/one.mp4", "b/one.mp4", "b/.hidden.mp4", "b/notes.txt", "b/two.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(find_clips([tmp_path], sound_alone=False)) == ["a/one", "b/one"]
-    assert list(find_clips([tmp_path / "b"], sound_alone=True)) == ["one", "two"]
+    clips, others = find_clips([tmp_path], sound_alone=False)
+    assert (list(clips), others) == (["a/one", "b/one"], ["two.wav"])
+    clips, others = find_clips([tmp_path / "b"], sound_alone=True)
+    assert (list(clips), others) == (["one", "two"], [])
+    # As the shell gives `b/*`.
+    (tmp_path / "b" / "one.txt").touch()
+    clips, others = find_clips(sorted((tmp_path / "b").glob("[!.]*")), sound_alone=False)
+    assert (list(clips), others) == (["one"], ["notes.txt", "two.wav"])
     with pytest.raises(DataError, match="would both be the clip 'one'"):
         find_clips([tmp_path / "a", tmp_path / "b"], sound_alone=False)
     with pytest.raises(DataError, match="There is nothing at"):
         find_clips([tmp_path / "c"], sound_alone=False)
-    with pytest.raises(DataError, match=r"There is no clip in .*\.mp4"):
+    with pytest.raises(DataError, match=r"There is no clip in .*\.mp4.*--vision none"):
         find_clips([tmp_path / "b" / "two.wav"], sound_alone=False)
 
 
 def test_transcripts_of_a_table_or_beside_the_clips(tmp_path: Path) -> None:
     clips = {"one": tmp_path / "one.mp4", "two": tmp_path / "two.mp4", "three": tmp_path / "three.mp4"}
-    (tmp_path / "one.txt").write_text(" so it is \n")
+    (tmp_path / "one.txt").write_text("\ufeff so it is \n", "utf-8")
     (tmp_path / "two.txt").write_text("  \n")
     assert read_transcripts(None, clips) == {"one": "so it is"}
     table = tmp_path / "said.tsv"
@@ -225,6 +312,14 @@ def test_transcripts_of_a_table_or_beside_the_clips(tmp_path: Path) -> None:
     assert read_transcripts(table, clips) == {"one": "NA", "two": "yes, no"}
     table.write_text("clip\ttext\n")
     with pytest.raises(DataError, match=r"lacks the column id; it has: clip, text"):
+        read_transcripts(table, clips)
+    table.write_text("id\ttext\n1.mp4\tyes\n")
+    with pytest.raises(
+        DataError, match=r"names none of the clips: its ids are like '1\.mp4', the clips are like 'one'"
+    ):
+        read_transcripts(table, clips)
+    table.write_text("id\ttext\none\tyes\none\tno\n")
+    with pytest.raises(DataError, match="has two rows for 'one'"):
         read_transcripts(table, clips)
     with pytest.raises(DataError, match="is not readable as a table"):
         read_transcripts(tmp_path / "none.csv", clips)
@@ -236,6 +331,7 @@ def test_transcripts_of_a_table_or_beside_the_clips(tmp_path: Path) -> None:
         ({"audio": "none", "vision": "none"}, "are all none"),
         ({"size": 0}, r"The size \(0\)"),
         ({"every": -1.0}, "Pictures are taken"),
+        ({"trim_db": -1.0}, "Ends of -1 dB cannot be cut"),
     ],
 )
 def test_extractors_that_make_no_sense_are_refused(options: dict, message: str) -> None:
@@ -243,8 +339,8 @@ def test_extractors_that_make_no_sense_are_refused(options: dict, message: str) 
         Extractors(**options)
 
 
-def test_encoders_that_are_not_there_say_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"The text encoder .* cannot be loaded: give a folder"):
-        TextEncoder(str(tmp_path / "none"))
-    with pytest.raises(DataError, match=r"The image encoder .* cannot be loaded: give a folder"):
-        ImageEncoder(str(tmp_path / "none"))
+def test_sound_that_phones_record(tmp_path: Path) -> None:
+    path = make_mp4(tmp_path / "memo.mp4", picture=False, sound_seconds=1.0, frames=np.zeros((1, 2, 2, 3), np.uint8))
+    path.rename(tmp_path / "memo.m4a")
+    store = extract_store([tmp_path], tmp_path / "own.h5", Extractors(vision="none"))
+    assert list(store.ids) == ["memo"]

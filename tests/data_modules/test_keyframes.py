@@ -123,6 +123,14 @@ def test_a_burst_in_silence_draws_the_choice(at):
     assert ((chosen >= 90 * start - 2) & (chosen <= 90 * stop + 2)).mean() > 0.5
 
 
+def test_the_frame_rate_decides_where_it_is_known():
+    """The video ends half a second before the sound: by the numbers alone the burst would be 7 frames earlier."""
+    signal, start, stop = burst(0.5)
+    chosen = audio_guided_keyframes(signal, RATE, 45, fps=30.0)
+    assert ((chosen >= 60 * start - 2) & (chosen <= 60 * stop + 2)).mean() > 0.5
+    assert chosen[-1] < 45
+
+
 def test_the_published_ratio_misses_a_late_burst():
     """It is right for 25.9 frames per second, and here are 45."""
     signal, start, _ = burst(0.8)
@@ -230,9 +238,9 @@ def source(path: Path, sounds: list[np.ndarray], **options: object) -> FeatureSt
         records.append(
             Record(f"clip{number}", inputs, number % 2, split, f"film{number // 2}", "ann", f"says {number}")
         )
-    rates = {"audio": RATE, "vision": 8.0}
+    rates = {"audio": RATE, "vision": 16.0}
     info = {"kinds": KINDS, "rates": rates, "sources": {"vision": "every frame"}, "notes": ("Two words.",)} | options
-    return write_store(path, StoreInfo("toy", "raw", TARGET, **info), records)
+    return write_store(path, StoreInfo(**{"dataset": "toy", "feature_set": "raw", "target": TARGET} | info), records)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +260,7 @@ def test_key_frames_are_those_of_the_choice(stores):
     for row, (frames, kept, sound) in enumerate(
         zip(rows_of(raw, "vision"), rows_of(key, "vision"), rows_of(raw, "audio"), strict=True)
     ):
-        chosen = even_frames(len(frames)) if row == 1 else audio_guided_keyframes(sound, RATE, len(frames))
+        chosen = even_frames(len(frames)) if row == 1 else audio_guided_keyframes(sound, RATE, len(frames), fps=16.0)
         np.testing.assert_array_equal(kept, frames[chosen])
         assert kept.dtype == np.uint8
 
@@ -305,7 +313,8 @@ def test_the_variant_reaches_the_choice(stores, tmp_path):
     raw = stores[0]
     numeric = keyframe_store(raw.path, tmp_path / "key.h5", "numeric")
     sound, frames = rows_of(raw, "audio")[3], rows_of(raw, "vision")[3]
-    chosen = audio_guided_keyframes(sound, RATE, len(frames), "numeric")
+    chosen, other = (audio_guided_keyframes(sound, RATE, len(frames), name, 16.0) for name in ("numeric", "default"))
+    assert chosen.tolist() != other.tolist()
     np.testing.assert_array_equal(rows_of(numeric, "vision")[3], frames[chosen])
     assert "numeric score" in numeric.modalities["vision"].source
 
@@ -316,6 +325,7 @@ def test_the_variant_reaches_the_choice(stores, tmp_path):
         ({"kinds": {"audio": "waveform"}}, r"vision as features; key frames are chosen from vision as frames"),
         ({"kinds": {"vision": "frames"}}, r"text as features, audio as features, vision as frames"),
         ({"rates": {}}, "does not say the rate"),
+        ({"feature_set": "cfnsr-frames15-224-centre-wave44100"}, r"a piece of the sound.*recipe=whole"),
     ],
 )
 def test_stores_that_do_not_fit(tmp_path, options, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,46 @@ def test_sound_of_a_video_is_resampled_and_averaged(tmp_path: Path) -> None:
 def test_sound_of_a_file_of_sound(tmp_path: Path, ending: str) -> None:
     path = make_wav(tmp_path / f"a.{ending}", 0.5, rate=22_050, channels=2)
     np.testing.assert_array_equal(read_sound(path, 16_000), load_audio(path, 16_000))
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (24_000, 1)])
+def test_sound_that_changes_its_format_on_the_way(tmp_path: Path, rate: int, channels: int) -> None:
+    """Broadcasts do; the second half is as long, as loud and as high as the first."""
+    for name, one in (("a", (48_000, 1)), ("b", (rate, channels))):
+        make_aac(tmp_path / name, *one)
+    both = tmp_path / "both.aac"
+    both.write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
+    sound = read_sound(both, 16_000)
+    assert len(sound) == pytest.approx(32_000, abs=3000)  # coders add up to two of their pieces
+    for half in (sound[4000:12_000], sound[-12_000:-4000]):
+        assert np.sqrt((half**2).mean()) == pytest.approx(0.25 / np.sqrt(2), rel=0.05)
+        assert np.abs(np.fft.rfft(half)).argmax() == 440 // 2  # of half a second
+
+
+def make_aac(path: Path, rate: int, channels: int) -> None:
+    """Write one second of a sine, alike in every channel, as a stream that can be joined to another."""
+    with av.open(str(path), "w", format="adts") as container:
+        stream = container.add_stream("aac", rate=rate, layout=["mono", "stereo"][channels - 1])
+        samples = np.repeat(tone(1.0, rate).T, channels, axis=0)
+        for start in range(0, rate, 1024):
+            piece = np.ascontiguousarray(samples[:, start : start + 1024])
+            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=stream.layout.name)
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def test_titles_in_an_old_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "a title"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 24, 32, "yuv420p"
+        for image in pictures(5, (24, 32)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"a title", "à title".encode("latin-1")))
+    assert len(read_frames(path, Sampling())) == 5
 
 
 def test_sound_without_pictures(tmp_path: Path) -> None:

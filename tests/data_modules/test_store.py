@@ -95,6 +95,7 @@ def test_bad_numbers_and_empty_sequences_are_repaired_and_counted(tmp_path: Path
         ({"inputs": {"text": np.ones((2, 3)), "audio": np.ones((2, 2))}}, "steps of shape \\(3,\\)"),
         ({"inputs": {"text": np.ones((2, 2))}}, "Give every sample the same modalities"),
         ({"inputs": {"smell": np.ones((2, 2))}}, "Give every sample the same modalities"),
+        ({"inputs": {}}, "Give every sample the same modalities"),
         ({"split": "dev"}, "in the split 'dev'"),
     ],
 )
@@ -112,6 +113,26 @@ def test_what_cannot_be_stored_is_refused_and_leaves_the_old_file(tmp_path: Path
     with pytest.raises(DataError, match=message):
         write_store(path, INFO, wrong())
     assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_transcripts_alone_make_a_store(tmp_path: Path) -> None:
+    def bare(change: str = "") -> Iterator[Record]:
+        for row, record in enumerate(records()):
+            if not (change == "modality" and row == 2):
+                record.inputs = {}
+            if change == "transcript" and row == 2:
+                record.transcript = ""
+            yield record
+
+    store = write_store(tmp_path / "a.h5", INFO, bare())
+    assert (store.modalities, list(store.transcripts)) == ({}, [f"words {row}" for row in range(6)])
+    store.verify()
+    # What comes later with an input would have it under the rows of the first samples.
+    with pytest.raises(DataError, match=r"'v1\[2\]' has the modalities \['audio', 'text'\].*the same modalities"):
+        write_store(tmp_path / "b.h5", INFO, bare("modality"))
+    with pytest.raises(DataError, match=r"'v1\[2\]' has neither a modality nor a transcript"):
+        write_store(tmp_path / "b.h5", INFO, bare("transcript"))
     assert [item.name for item in tmp_path.iterdir()] == ["a.h5"]
 
 

@@ -258,6 +258,30 @@ def test_a_part_of_the_clip_is_heard():
     assert not found[2].any()
 
 
+@pytest.mark.parametrize(("longest", "start"), [(8_000, 0), (9_600, 1_600), (40_000, 4_000), (3_000, 0)])
+def test_clips_that_were_cut_before_are_not_cut_again(longest, start):
+    """Of the 0.25 s before the 0.5 s that are heard, as many are left out as the longest clip has to spare."""
+    spec = ModalitySpec("audio", 1, longest, "waveform", rate=16_000)
+    made = AudioInput(spec, CFNSR.Config(**SMALL | {"start": 0.25, "seconds": 0.5}))
+    torch.manual_seed(0)
+    wave = torch.randn(1, longest)
+    part = wave[:, start : start + 8_000]
+    expected = Cepstrum(16_000, 640, 320, 40, 13, edges="reflect")(Sequence(part, torch.tensor([part.shape[1]]))).values
+    found = made(Sequence(wave, torch.tensor([longest])))
+    torch.testing.assert_close(found[:, : expected.shape[1]], expected)
+
+
+def test_frames_are_spread_and_scaled_before_the_network():
+    """Of a clip of three frames, by hand: frames 0, 0, 1, 2, as floor(3 i / 4) says."""
+    method = build().eval()
+    values = torch.randint(0, 256, (1, 3, 3, 48, 48), dtype=torch.uint8)
+    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)
+    clip = torch.stack([(values[0, at] / 255 - mean) / deviation for at in (0, 0, 1, 2)], dim=1)
+    expected = method.network.vision(clip[None]).flatten(3)
+    found = method.network.see(Sequence(values, torch.tensor([3]))).values
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kinds", [{}, {"audio": "waveform"}, {"vision": "frames"}], ids=str)
 def test_sound_and_sight_may_each_be_features(kinds):
     method = build(kinds).eval()

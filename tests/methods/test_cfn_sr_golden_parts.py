@@ -1,16 +1,22 @@
 """The parts of CFN-SR against numbers measured with the official code: the block alone, and the two networks alone."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmbench.methods.cfn_sr import CrossModalBlock, VisionMap, audio_network
+from data_modules.schema import ModalitySpec
+from mmbench.methods.cfn_sr import CFNSR, AudioInput, CrossModalBlock, VisionMap, audio_network
 from mmbench.nn.resnext3d import ResNeXt3D
+from mmbench.runner.settings import shipped_settings
 from tests.golden.cases import fill, gradient_norms, renamed
 from tests.methods.test_cfn_sr_golden import CASE, CLIPS, COLUMNS, DOUBLE, LABELS, SINGLE, STILL, attention, residual
+from tests.nn.test_cepstrum import batch_of, golden_clips
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BLOCK = CASE.table("table_block")
 
 
@@ -49,6 +55,20 @@ def test_official_block(variant):
     torch.testing.assert_close(inputs, CASE[f"gradnorm_inputs.block_{variant}"], **DOUBLE)
     torch.testing.assert_close(heard.grad[:, :, 0], CASE[f"grad.block_{variant}.A_step0"], **DOUBLE)
     assert heard.grad[:, :, 0].abs().min() > 0  # the last step reads the first
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "whole"])
+def test_official_columns_by_the_settings_of_ravdess(cut):
+    """The defaults are the official recipe, whether clips are whole or were cut to 2.45 s when they were stored."""
+    clips = golden_clips() if cut else [torch.cat([torch.randn(22_050), clip]) for clip in golden_clips()]
+    longest = 108_045 if cut else 3 * 44_100
+    settings = CFNSR.Config(**shipped_settings(BENCHMARKS, "cfn_sr", "ravdess", "any", "any"))
+    heard = AudioInput(ModalitySpec("audio", 1, longest, "waveform", rate=44_100), settings)(batch_of(clips))
+    assert heard.shape == (3, 212, 13)
+    for number, columns in enumerate(heard):
+        expected = CASE[f"mfcc.clip{number}_librosa081"].float().mT
+        torch.testing.assert_close(columns[: len(expected)], expected, rtol=0, atol=2e-3)
+        assert not columns[len(expected) :].any()
 
 
 class Alone(nn.Module):

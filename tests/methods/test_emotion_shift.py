@@ -266,6 +266,16 @@ def test_a_score_has_the_plain_absolute_error():
     assert not hasattr(method, "class_weights")
 
 
+def test_shifts_can_be_between_all_classes():
+    batch = sample()
+    before = torch.cat([torch.zeros_like(batch.target[:, :1]), batch.target[:, :-1]], 1)
+    wanted, real = (batch.target == before).long(), batch.target_mask
+    for groups, equal in (("classes", True), ("valence", False)):
+        method = build(groups=groups)
+        labels, _, _ = method._shifts(batch, method._previous(batch))
+        assert torch.equal(labels[real], wanted[real]) == equal
+
+
 def test_utterances_without_a_label_are_context_and_no_target():
     method, batch = build().eval(), sample()
     labelled = replace(batch, target_mask=batch.target_mask.clone())

@@ -140,6 +140,20 @@ def test_weights_are_the_inverse_frequencies_of_the_training_split(folder, tmp_p
     assert torch.equal(again.shift_weights, method.shift_weights)
 
 
+def test_a_process_that_trains_on_a_share_weighs_by_the_whole_split(folder):
+    class Share(FusionDataModule):
+        def train_dataloader(self):
+            loader = super().train_dataloader()
+            loader.rank, loader.world = 1, 4
+            return loader
+
+    whole, share = (build(siamese_epochs=0) for _ in range(2))
+    fit(whole, data_of(folder, "multiclass"))
+    fit(share, partial(Share, *data_of(folder, "multiclass").args, batch_size=5, dialogue=True))
+    assert torch.equal(share.class_weights, whole.class_weights)
+    assert torch.equal(share.shift_weights, whole.shift_weights)
+
+
 @pytest.mark.parametrize("kind", ["binary", "multilabel"])
 def test_each_name_has_its_own_weights(folder, kind):
     data, method = data_of(folder, kind), build(kind, siamese_epochs=0)

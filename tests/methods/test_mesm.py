@@ -117,10 +117,15 @@ def test_a_batch_without_any_frame_can_be_learnt_from(settings):
     blank = replace(
         batch, inputs={**batch.inputs, "vision": Sequence(batch.inputs["vision"].values[:, :0], torch.zeros(4).long())}
     )
+    encoder = model.network.encoders["vision"]
+    before = {name: value.clone() for name, value in encoder.named_buffers()}
     for case in (batch, blank):
         model.zero_grad(set_to_none=True)
         model.objective(model(case), case)["task"].backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        assert all(torch.equal(value, before[name]) for name, value in encoder.named_buffers())
+    model(make_batch(model.spec))  # and the next batch is learnt from
+    assert not any(torch.equal(v, before[name]) for name, v in encoder.named_buffers() if "running" in name)
 
 
 @torch.no_grad()
@@ -183,6 +188,18 @@ def test_without_media_text_is_a_sequence_like_the_others():
     assert after[0].abs().max() > 1e-6
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_a_batch_without_any_text_keeps_the_rest(pooling):
+    model = build(sparse=True, text_pooling=pooling).eval()
+    batch = make_batch(model.spec)
+    silent = torch.zeros(4, dtype=torch.long)
+    for values in (batch.inputs["text"].values[:, :0], torch.full((4, 2, 7), torch.nan)):
+        output = model(replace(batch, inputs={**batch.inputs, "text": Sequence(values, silent)}))
+        assert output.prediction.isfinite().all()
+        assert torch.equal(output.named["logits_text"], model.network.heads["text"].bias.expand(4, -1))
+
+
 # Frames and sound
 
 
@@ -197,8 +214,9 @@ def test_frames_are_taken_by_the_half_second():
         longest = batch.inputs["vision"].values[:1, ::stride]
         seen = Faces(16, 1, "resize")(Sequence(longest, torch.tensor([longest.shape[1]])))
         torch.testing.assert_close(pictures.values[: expected[0]], seen.values)
-    still = replace(spec, modalities={"vision": replace(spec.modalities["vision"], rate=0.0)})  # differs between clips
-    assert build(still, frame_interval=0.5).network.encoders["vision"].source.stride == 1
+    for rate, stride in ((0.0, 1), (29.97, 15), (30.0, 15)):  # 0: differs between clips
+        other = replace(spec, modalities={"vision": replace(spec.modalities["vision"], rate=rate)})
+        assert build(other, frame_interval=0.5).network.encoders["vision"].source.stride == stride
 
 
 def test_faces_are_normalised_and_larger_frames_scaled():

@@ -125,6 +125,8 @@ BATCH = Batch(
     torch.arange(3),
 )
 
+SINGLE = replace(BATCH, inputs={**BATCH.inputs, "audio": sequence(SPECTROGRAM, PIECES)})
+
 
 def build(table, modalities=("text", "vision", "audio"), **settings):
     """Return the method with the prescribed weights."""
@@ -249,7 +251,8 @@ def dense():
     with torch.no_grad():
         output = method.eval()(BATCH)
         got["eval"], got["eval_loss"] = parts(output, seen), loss_of(method, output)
-    method.train()
+        got["eval_f32"] = method.float()(SINGLE).prediction
+    method.double().train()
     (optimizer,) = method.configure_optimizers()
     start, losses = snapshot(network), []
     for step in range(3):
@@ -273,6 +276,7 @@ def dense():
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_dense_outputs(dense, mode):
     assert_parts(dense[mode], f"fe2e_{mode}")
+    torch.testing.assert_close(dense["eval_f32"].double(), CASE["outputs.fe2e_eval.logits_f32"], atol=1e-4, rtol=0)
 
 
 def test_dense_losses_gradients_and_statistics(dense):
@@ -346,9 +350,8 @@ def test_sparse_training(sparse, variant):
     hidden = method.text_encoder.hidden.grad.view(3, 2, -1)
     torch.testing.assert_close(hidden[:, 0].norm(dim=1), CASE[f"grad.{variant}_train.hidden_first_token_norm"], **EXACT)
     assert (hidden[:, 1] == 0).all()
-    if f"buffers_norm.{variant}_train" in CASE:
-        found = buffer_norms(method.network, CASE.info["bn_mesm"])
-        torch.testing.assert_close(found, CASE[f"buffers_norm.{variant}_train"], **EXACT)
+    found = buffer_norms(method.network, CASE.info["bn_mesm"])
+    torch.testing.assert_close(found, CASE[f"buffers_norm.{variant}_train"], **EXACT)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -373,21 +376,20 @@ def test_the_order_of_sites_matters_to_several_frames_only(sparse, variant):
     torch.testing.assert_close(prediction, CASE["outputs.mesm_official_eval_one_frame_one_piece.logits"], **EXACT)
 
 
-def test_single_precision_selects_the_same(sparse):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_single_precision_selects_the_same(sparse, variant):
     method, seen, buffers = sparse
     forget(method.network, buffers)
-    switch(method, "mesm_paired_gate")
-    single = replace(BATCH, inputs={**BATCH.inputs, "audio": sequence(SPECTROGRAM, PIECES)})
+    switch(method, variant)
     try:
         with torch.no_grad():
-            found = parts(method.float().train()(single), seen)
+            found = parts(method.float().train()(SINGLE), seen)
     finally:
         method.double()
-    expected = CASE["outputs.mesm_paired_gate_train.logits_f32"].float()
+    expected = CASE[f"outputs.{variant}_train.logits_f32"].float()
     torch.testing.assert_close(found["logits"], expected, atol=1e-4, rtol=0)
-    masks = [name for name in found if name[1:] in ("_n1", "_n2", "_n3")]
-    assert len(masks) == 6
-    assert all(torch.equal(found[name], CASE[f"outputs.mesm_paired_gate_train.{name}"]) for name in masks)
+    for name in (f"{letter}_n{block}" for letter in "av" for block in (1, 2, 3)):
+        assert torch.equal(found[name], CASE[f"outputs.{variant}_train.{name}"])
 
 
 def test_published_parameter_counts(dense, sparse):

@@ -1,6 +1,7 @@
 """How FE2E and MESM learn: weighted labels, rates, what is counted and what a checkpoint carries."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from data_modules.base import FusionDataModule
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.mesm import MESM
 from mmbench.nn.sparse import SparseTower
+from mmbench.runner.settings import shipped_settings
 from tests.methods.factories import make_batch, make_spec, write_toy_store
 from tests.methods.test_mesm import build, raw_spec, rows, shortened
 from tests.methods.training import assert_resumes, fit
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LEARN = {"lr": 5e-3, "text_pooling": "mean", "width": 8, "dim": 32}
 
 
@@ -200,6 +203,25 @@ def test_half_precision_predicts_nearly_the_same():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = model(batch).prediction
         torch.testing.assert_close(found.float(), model(batch).prediction, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("settings", [{}, {"attn_gate": "straight_through"}, {"legacy_site_order": True}])
+@pytest.mark.filterwarnings("ignore:legacy_site_order")
+def test_half_precision_learns_with_finite_gradients(settings):
+    model = build(sparse=True, **settings).train()
+    batch = make_batch(model.spec)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.objective(model(batch), batch)["task"].backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+@pytest.mark.parametrize(
+    "track", ["mosei/aligned_50", "iemocap_erc/text600-6", "iemocap_raw/4-logmel", "synthetic_dialogues/generated"]
+)
+def test_features_alone_have_the_settings_of_lf_trans(track):
+    settings = shipped_settings(BENCHMARKS, "mesm", *track.split("/"), "")
+    assert settings == {"lr": 5e-4, "batch_size": 32, "gradient_clip": 2.0}
+    assert shipped_settings(BENCHMARKS, "mesm", "iemocap_raw", "4-waveform-frames224", "") == {}
 
 
 def test_the_defaults_are_those_of_the_official_commands():

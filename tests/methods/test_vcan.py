@@ -79,6 +79,11 @@ def test_sure_networks_give_finite_predictions():
     assert model(batch).prediction.isfinite().all()
 
 
+def test_double_precision_is_kept():
+    model, batch = build().eval().double(), make_batch(SPEC)
+    assert model(batch).prediction.dtype == torch.float64
+
+
 def test_order_of_frames_does_not_matter():
     model, batch = build().eval(), make_batch(SPEC)
     frames = [clip.flip(0) for clip in frames_of(batch)]

@@ -63,6 +63,11 @@ def test_ties_go_to_the_earlier_step():
     assert striking_steps(audio.values, audio, 0.25).nonzero()[:, 1].tolist() == [0, 1]
 
 
+def test_the_smallest_share_is_one_step():
+    audio = ragged([10, 1], 4)
+    assert striking_steps(audio.values, audio, 1e-12).sum(1).tolist() == [1, 1]
+
+
 def test_prediction_reads_the_mean_of_the_chosen_steps():
     batch = make_batch(SPEC)
     model = build(share=0.3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from data_modules.features import modes
 from data_modules.features.keyframes import MelMap, audio_guided_keyframes, best_columns, frames_of
 from data_modules.features.modes import (
     RATE,
@@ -57,6 +58,28 @@ def test_modes(wave, found):
     assert np.abs(found.sum(0) - wave).max() <= golden("imf_sum_minus_wave_max_abs") + 1e-12
 
 
+def test_sifting_steps(wave, monkeypatch):
+    """A mode tries its two envelopes once a step; the last one, which has none, counts no step."""
+    drawn, steps = [], []
+    envelope, sift = modes.envelope, modes._sift
+
+    def draw(signal):
+        drawn.append(envelope(signal))
+        return drawn[-1]
+
+    def count(signal):
+        drawn.clear()
+        found = sift(signal)
+        pairs = zip(drawn[::2], drawn[1::2], strict=True)
+        steps.append(sum(upper is not None and lower is not None for upper, lower in pairs))
+        return found
+
+    monkeypatch.setattr(modes, "envelope", draw)
+    monkeypatch.setattr(modes, "_sift", count)
+    decompose(wave)
+    assert steps == golden("imf_iterations").tolist()
+
+
 def test_descriptors_of_the_wave(wave):
     expected = [golden(f"wave.descriptor.{name}") for name in (*GROUPS, "jitter_abs_rel_shimmer_abs_rel")]
     np.testing.assert_allclose(descriptor(wave), np.concatenate(expected), **WITHIN)
@@ -68,6 +91,8 @@ def test_pitch_candidates_of_the_wave(wave):
     assert len(frequency) == golden("wave.f0_candidates_count")
     np.testing.assert_allclose(frequency[:40], golden("wave.f0_candidates_first40"), **WITHIN)
     np.testing.assert_allclose(size[:40], golden("wave.f0_magnitudes_first40"), **WITHIN)
+    decibels = np.abs(np.diff(20 * np.log10(size))).mean()  # of all magnitudes, which the official shimmer is not
+    np.testing.assert_allclose(decibels, golden("wave.shimmer_db_repaired"), **WITHIN)
 
 
 def test_descriptors_of_the_modes(found):
@@ -124,3 +149,10 @@ def test_union_of_the_three_maps(maps, variant):
 def test_whole_pipeline_chooses_the_frames_that_the_scripts_saved():
     saved = audio_guided_keyframes(CASE.arrays["inputs.wave"], RATE, CONFIG["video_frames"], "official")
     np.testing.assert_array_equal(saved, golden("script.saved_frames"))
+
+
+@pytest.mark.parametrize("variant", ["numeric", "default"])
+def test_whole_pipeline_with_the_frame_rate(variant):
+    fps = CONFIG["fps_of_the_exact_ratio"]
+    found = audio_guided_keyframes(CASE.arrays["inputs.wave"], RATE, CONFIG["video_frames"], variant, fps)
+    np.testing.assert_array_equal(found, golden(f"union.{variant}.frames_exact_ratio"))

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from data_modules.schema import DataError
-from mmbench.nn.image_classifiers import ClassifierGroup, image_classifier, known_classifier
+from mmbench.nn import image_classifiers
+from mmbench.nn.image_classifiers import Architecture, ClassifierGroup, image_classifier, known_classifier
 
 pytest.importorskip("transformers")
 
@@ -112,6 +113,20 @@ def test_weights_come_from_a_folder(tmp_path):
         if "classifier" not in name:
             assert torch.equal(other.state_dict()[name], value)
     assert other(pixel_values=torch.zeros(2, 3, 24, 24)).logits.shape == (2, 5)
+
+
+def test_pretrained_networks_learn_as_new_ones(tmp_path, monkeypatch):
+    """The files of a model bring the dropout and the momentum of the library with them."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    settings = AutoConfig.for_model("mobilenet_v2", num_labels=3, depth_multiplier=0.1)
+    assert settings.classifier_dropout_prob == 0.8
+    AutoModelForImageClassification.from_config(settings).save_pretrained(tmp_path)
+    named = Architecture("mobilenet_v2", str(tmp_path), image_classifiers.ARCHITECTURES["mobilenet_v2"].settings)
+    monkeypatch.setitem(image_classifiers.ARCHITECTURES, "small", named)
+    network = image_classifier("small", 4, pretrained=True)
+    assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {0.2}
+    assert {module.momentum for module in network.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
 
 
 def test_weights_are_asked_for_by_their_name(monkeypatch):

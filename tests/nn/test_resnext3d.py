@@ -199,6 +199,15 @@ def test_all_frames_of_a_clip_are_seen_alike_unless_each_is_drawn():
     assert spread(each=True) > 0.1
 
 
+def test_half_precision_crops_at_the_same_places():
+    frames, found = ramps(4, 1, 128, 128), []
+    for half in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found.append(random_views(frames))
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_random_views_keep_pixels_that_do_not_differ():
     frames = torch.full((3, 2, 3, 8, 8), 77, dtype=torch.uint8)
     torch.testing.assert_close(random_views(frames), frames.float())

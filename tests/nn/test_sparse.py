@@ -37,6 +37,8 @@ def test_selection_of_the_example():
     scores = torch.tensor([[[0.5, 0.3, 0.15, 0.05]]])
     assert nucleus(scores, 0.75, everywhere(scores)).tolist() == [[[True, True, False, False]]]
     assert nucleus(scores, 0.85, everywhere(scores)).tolist() == [[[True, True, True, False]]]
+    official = torch.cat([nucleus(scores, mass, everywhere(scores)) for mass in (0.75, 0.85)])
+    assert torch.equal(official[:, 0].double(), CASE["outputs.select_card_example"].double())
 
 
 @pytest.mark.parametrize("mass", [0.1, 0.37, 0.8, 0.99])

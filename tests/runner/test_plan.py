@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from data_modules import DataError, Record, StoreInfo, TargetSpec, write_store
+from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, write_store
+from data_modules.generator_dialogues import write_dialogues
 from mmbench.methods import ConfigError
+from mmbench.runner.launch import Options
 from mmbench.runner.plan import corruption_settings, data_settings, make_plan
 from mmbench.runner.settings import Suite, Training, find_suite, shipped_settings
+from mmbench.runner.trial import run_trial
+from tests.methods.factories import make_spec, write_toy_store
 from tests.runner.conftest import Planner
+
+SMALL = {"siamese_epochs": 0, "context": 4, "party": 4, "emotion": 4, "hidden": 4, "batch_size": 2}
 
 
 def test_the_id_changes_with_everything_that_decides_the_result_and_nothing_else(plan: Planner) -> None:
@@ -44,6 +54,13 @@ def test_one_trial_per_seed_and_one_row_per_variant(plan: Planner) -> None:
         ("lf_dnn", 2),
     ]
     assert [trial.label for trial in plan("unimodal", overrides={"modality": "audio"})] == ["unimodal (audio)"]
+
+
+def test_a_setting_as_the_command_line_has_it_chooses_the_variant(plan: Planner, tmp_path: Path) -> None:
+    path = write_toy_store(tmp_path / "toy.h5", make_spec("multiclass", kinds={"vision": "frames"}), 4, 4)
+    for said, label in (("true", "mesm (mesm)"), ("false", "mesm (fe2e)")):
+        (trial,) = plan("mesm", overrides={"sparse": said}, dataset="toy", path=path)
+        assert trial.label == label
 
 
 def test_settings_of_the_command_win_over_shipped_ones_and_name_the_row(plan: Planner, tmp_path: Path) -> None:
@@ -84,6 +101,10 @@ def test_a_limit_or_a_corruption_is_a_track_of_its_own(plan: Planner) -> None:
         ({"folds": (3,)}, "folds 0 to 0"),
         ({"seeds": (-1,)}, "-1 is no seed"),
         ({"data": {"limit": -5}}, "limit is -5"),
+        ({"data": {"limit": "all"}}, "limit"),
+        ({"data": {"dialogue": True}}, "no data setting 'dialogue'"),
+        ({"data": {"workers": 2}}, "no data setting 'workers'"),
+        ({"data": {"protocol": "everything"}}, "is asked for 'everything' and has standard: .*`mmbench predict`"),
         ({"data": {"corruption": {"step": 0.1}}}, "Did you mean 'steps'"),
         ({"dataset": "mossi", "path": None}, "Did you mean 'mosi'"),
         ({"dataset": "mosi"}, "holds 'synthetic', not 'mosi'"),
@@ -172,3 +193,115 @@ def test_tokens_without_an_encoder_are_refused_before_training(plan: Planner, tm
     store = write_store(tmp_path / "tokens.h5", info, records)
     with pytest.raises(ConfigError, match=r"method\.text_encoder"):
         plan("lf_dnn", path=store.path)
+
+
+@pytest.fixture(scope="module")
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """A few generated dialogues."""
+    return write_dialogues(tmp_path_factory.mktemp("stores") / "dialogues.h5", dialogues=(6, 3, 3))
+
+
+@pytest.fixture
+def talk(plan: Planner, conversations: FeatureStore) -> Planner:
+    return partial(plan, dataset="synthetic_dialogues", path=conversations.path)
+
+
+def test_methods_of_dialogues_and_of_utterances_share_a_track(talk: Planner) -> None:
+    alone, together = talk("lf_dnn", "emotion_shift")
+    assert (alone.data, together.data) == ({}, {"dialogue": True})
+    assert alone.track == together.track == "synthetic_dialogues/multiclass/standard"
+    assert alone.fingerprint == together.fingerprint
+    assert (alone.datamodule(2).spec.dialogue, together.datamodule(2).spec.dialogue) == (False, True)
+    (some,) = talk("emotion_shift", data={"modalities": ("text", "audio")})
+    assert some.data == {"modalities": ["text", "audio"], "dialogue": True}
+    assert some.track.endswith("standard+text-audio")
+
+
+def test_a_dialogue_is_part_of_the_id_of_a_trial(talk: Planner) -> None:
+    (trial,) = talk("emotion_shift")
+    assert dataclasses.replace(trial, data={}).id != trial.id
+
+
+def test_both_are_scored_on_the_same_utterances(talk: Planner, conversations: FeatureStore, options: Options) -> None:
+    tested = conversations.rows("standard", 0)["test"]
+    for name, own in {"constant": {}, "emotion_shift": SMALL}.items():
+        (trial,) = talk(name, epochs=1, overrides=own)
+        record = run_trial(trial, options.records, options.runs, accelerator="cpu")
+        assert record["status"] == "completed", record["error"]
+        assert record["samples"]["test"] == len(tested)
+        with gzip.open(options.records.path(trial).with_suffix(".csv.gz"), "rt") as file:
+            _, *rows = file.read().splitlines()
+        found = {json.loads(row.split(",")[0]): float(row.split(",")[1]) for row in rows}
+        assert found == dict(zip(conversations.ids[tested], conversations.targets[tested], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [({}, "these are sequences: text, audio, vision"), ({"limit": 8}, "limit counts samples and would tear dialogues")],
+)
+def test_where_there_are_no_dialogues_their_methods_are_left_out_and_refused_by_name(
+    plan: Planner, small_store: FeatureStore, conversations: FeatureStore, data: dict, why: str
+) -> None:
+    name, store = ("synthetic_dialogues", conversations) if data else ("synthetic", small_store)
+    with pytest.raises(ConfigError, match=rf"emotion_shift does not fit {name}/.*it works on dialogues \(.*{why}"):
+        plan("lf_dnn", "emotion_shift", dataset=name, path=store.path, data=data)
+    suite = Suite("mine", methods=("emotion_shift", "lf_dnn"), seeds=(1,))
+    trials, left_out = make_plan(suite, dataset=name, path=store.path, data=data)
+    assert list(left_out) == ["emotion_shift"]
+    assert why in left_out["emotion_shift"]
+    assert not left_out["emotion_shift"].endswith(".)"), "the command puts the full stop"
+    assert [(trial.method, trial.data) for trial in trials] == [("lf_dnn", data)]
+
+
+def test_what_else_a_dialogue_method_needs_is_said_too(talk: Planner) -> None:
+    with pytest.raises(ConfigError, match=r"emotion_shift does not fit .*: it needs the modality 'text'"):
+        talk("emotion_shift", data={"modalities": ("audio", "vision")})
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides", "data", "used"),
+    [
+        ("constant", {}, {"normalize": "train"}, set()),
+        ("unimodal", {"modality": "audio"}, {"normalize": "train"}, {"audio"}),
+        ("unimodal", {"modality": "audio"}, {"corruption": {"steps": 0.3, "modalities": 0.3, "noise": 0.5}}, {"audio"}),
+        ("unimodal", {"modality": "audio"}, {"bucketed": True}, {"text", "audio", "vision"}),
+        ("vcan", {"classifiers": "tiny", "size": 16, "batch_size": 8}, {}, {"vision"}),
+    ],
+)
+def test_what_a_method_does_not_use_is_not_read_and_its_result_is_the_same(
+    plan: Planner,
+    small_store: FeatureStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    overrides: dict,
+    data: dict,
+    used: set[str],
+) -> None:
+    """Length buckets of a split in memory are over all modalities, so these are read."""
+    seen: set[str] = set()
+    read = FeatureStore.read
+
+    def noting(self: FeatureStore, name: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.add(name)
+        return read(self, name, rows)
+
+    where: dict[str, Any] = {}
+    if key == "vcan":
+        spec = make_spec("multiclass", kinds={"audio": "waveform", "vision": "frames"})
+        where = {"dataset": "toy", "path": write_toy_store(tmp_path / "toy.h5", spec, train=8, held_out=4)}
+    (trial,) = plan(key, epochs=1, overrides=overrides, data=data, **where)
+    monkeypatch.setenv("MMBENCH_WORKERS", "0")
+    monkeypatch.setattr(FeatureStore, "read", noting)
+    results = []
+    for narrow in (True, False):
+        if not narrow:
+            monkeypatch.setattr(FusionDataModule, "read_only", lambda self, names: None)
+        options = Options(tmp_path / f"leaderboard{narrow}", tmp_path / f"runs{narrow}")
+        seen.clear()
+        record = run_trial(trial, options.records, options.runs, accelerator="cpu")
+        assert record["status"] == "completed", record["error"]
+        assert seen == (used if narrow else {"text", "audio", "vision"})
+        kept = {name: record[name] for name in ("id", "features", "selection", "test", "samples")}
+        results.append(json.dumps(kept, sort_keys=True))
+    assert results[0] == results[1]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,26 +14,35 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo
+from data_modules import DataError, DataSpec, FeatureStore, FusionDataModule, Record, StoreInfo
 from data_modules.schema import TargetKind
 from data_modules.store import EVERYTHING, UNLABELLED
 from data_modules.store_writer import write_store
 from data_modules.summary import summary
 from mmbench.cli import main
 from mmbench.methods import ConfigError, FusionMethod, method
+from mmbench.methods.vcan import VCAN
 from mmbench.runner.plan import make_plan
-from mmbench.runner.predict import load_method, predict
+from mmbench.runner.predict import load_method, other_sources, predict
 from mmbench.runner.settings import Suite
 from tests.methods.factories import KINDS, make_batch, make_spec, write_toy_store
+from tests.methods.training import fit
 
 
-def trained(folder: Path, kind: TargetKind, key: str = "lf_dnn", **options: object) -> tuple[Path, Path, FusionMethod]:
+def trained(
+    folder: Path,
+    kind: TargetKind,
+    key: str = "lf_dnn",
+    spec: DataSpec | None = None,
+    config: Mapping[str, Any] = MappingProxyType({}),
+    **options: object,
+) -> tuple[Path, Path, FusionMethod]:
     """Return checkpoint, store and method after an epoch on features that are not centred."""
-    spec = make_spec(kind)
-    store = write_toy_store(folder / "train.h5", spec)
+    store = write_toy_store(folder / "train.h5", spec or make_spec(kind))
     data = FusionDataModule(store, batch_size=16, **options)
     torch.manual_seed(0)
-    model = method(key)(data.spec)
+    cls = method(key)
+    model = cls(data.spec, config=cls.Config.parse(config))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", max_epochs=1, enable_checkpointing=False, default_root_dir=folder, **quiet)
     trainer.fit(model, datamodule=data)
@@ -37,15 +50,18 @@ def trained(folder: Path, kind: TargetKind, key: str = "lf_dnn", **options: obje
     return folder / "model.ckpt", store, model.eval()
 
 
-def unlabelled(path: Path, count: int = 5, shift: float = 3.0, dim: int = 5) -> FeatureStore:
+def unlabelled(
+    path: Path, count: int = 5, shift: float = 3.0, dim: int = 5, without: str = "", **info: Any
+) -> FeatureStore:
     """Write clips without labels whose features lie elsewhere than those of the training."""
     batch = make_batch(make_spec(), count, seed=9)
     records = []
     for row in range(count):
         inputs = {m: item.values[row, : item.lengths[row]].numpy() + shift for m, item in batch.inputs.items()}
         inputs["audio"] = inputs["audio"][:, :dim]
+        inputs.pop(without, None)
         records.append(Record(f"clip{row}", inputs, np.zeros(0), transcript=f"take {row}"))
-    return write_store(path, StoreInfo("own", "random", UNLABELLED), records, splits=lambda _: {})
+    return write_store(path, StoreInfo("own", "random", UNLABELLED, **info), records, splits=lambda _: {})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,6 +137,93 @@ def test_a_store_with_other_features_is_refused(tmp_path: Path) -> None:
     own = unlabelled(tmp_path / "own.h5", dim=4)
     with pytest.raises(ConfigError, match=r"its audio has the dim 4 instead of 5\. Extract the same features"):
         predict(checkpoint, own.path, accelerator="cpu")
+
+
+def test_a_store_that_lacks_a_modality_or_its_time_axis_is_refused(tmp_path: Path) -> None:
+    checkpoint, _, _ = trained(tmp_path, "regression")
+    own = unlabelled(tmp_path / "own.h5", without="vision")
+    with pytest.raises(ConfigError, match=r"own\.h5 was not made as .*: it has no vision\. Extract the same"):
+        predict(checkpoint, own.path, accelerator="cpu")
+    together = replace(make_spec(), aligned=True)
+    checkpoint, _, _ = trained(tmp_path, "regression", spec=together)
+    own = unlabelled(tmp_path / "own.h5")
+    with pytest.raises(ConfigError, match="its modalities do not share one time axis"):
+        predict(checkpoint, own.path, accelerator="cpu")
+
+
+def test_features_of_another_extractor_are_warned_of(tmp_path: Path) -> None:
+    """As many columns may mean something else."""
+    sources = {"text": "BERT", "vision": "action units"}
+    spec = make_spec()
+    spec = replace(
+        spec, modalities={m: replace(item, source=sources.get(m, "")) for m, item in spec.modalities.items()}
+    )
+    given = {m: replace(item, source="") for m, item in spec.modalities.items()}
+    given |= {"text": replace(given["text"], source="RoBERTa"), "audio": replace(given["audio"], source="mel")}
+    assert other_sources(spec, replace(spec, modalities=given)) == [
+        "text of the training is 'BERT', and here it is 'RoBERTa'"
+    ]
+    checkpoint, _, _ = trained(tmp_path, "regression")
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["hyper_parameters"]["spec"] = spec.to_dict()
+    torch.save(saved, checkpoint)
+    own = unlabelled(tmp_path / "own.h5", sources={"text": "RoBERTa"})
+    with pytest.warns(UserWarning, match="text of the training is 'BERT', and here it is 'RoBERTa'"):
+        assert len(predict(checkpoint, own.path, accelerator="cpu")) == 5
+
+
+def test_what_a_method_does_not_read_may_be_otherwise(tmp_path: Path) -> None:
+    checkpoint, _, model = trained(tmp_path, "regression", "constant", normalize="train")
+    own = unlabelled(tmp_path / "own.h5", dim=2, without="text")
+    table = predict(checkpoint, own.path, accelerator="cpu")
+    assert np.allclose(table["sentiment"], model.constant.item())
+
+
+def test_batches_are_as_large_as_in_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one accelerator can hold of frames, no default of another size knows."""
+    checkpoint, store, model = trained(tmp_path, "regression", config={"batch_size": 20})
+    sizes = []
+    forward = type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda self, batch: sizes.append(batch.size) or forward(self, batch))
+    predict(checkpoint, store, accelerator="cpu")
+    predict(checkpoint, store, batch_size=45, accelerator="cpu")
+    assert sizes == [20, 20, 8, 45, 3]
+
+
+def test_utterances_of_dialogues_are_predicted_in_their_dialogue(tmp_path: Path) -> None:
+    spec = make_spec("multiclass", dialogue=True)
+    checkpoint, store, model = trained(
+        tmp_path, "multiclass", "emotion_shift", spec, {"siamese_epochs": 0}, dialogue=True
+    )
+    table = predict(checkpoint, store, accelerator="cpu")
+    assert list(table.index) == list(FeatureStore(store).ids)
+    data = FusionDataModule(store, dialogue=True, batch_size=1)
+    data.setup("test")
+    with torch.no_grad():
+        found = {
+            int(row): chances
+            for batch in data.test_dataloader()
+            for row, chances in zip(batch.index[0], model(batch).prediction[0].softmax(-1), strict=True)
+        }
+    tested = table.iloc[list(found)][[f"p({name})" for name in spec.target.names]]
+    assert np.allclose(tested, torch.stack(list(found.values())), atol=1e-5)
+
+
+def test_media_are_predicted_by_what_reads_them(tmp_path: Path) -> None:
+    """Text, which the method does not use, may be missing."""
+    spec = make_spec("multiclass", kinds={"audio": "waveform", "vision": "frames"})
+    store = write_toy_store(tmp_path / "train.h5", spec, train=6, held_out=3)
+    data = FusionDataModule(store, batch_size=3, workers=0)
+    model = VCAN(data.spec, config=VCAN.Config.parse({"classifiers": "tiny", "size": 16}))
+    fit(model, lambda: data, default_root_dir=tmp_path).save_checkpoint(tmp_path / "model.ckpt")
+    data.setup("test")
+    with torch.no_grad():
+        expected = torch.cat([model.eval()(batch).prediction.softmax(-1) for batch in data.test_dataloader()])
+    table = predict(tmp_path / "model.ckpt", store, accelerator="cpu")
+    assert np.allclose(table.iloc[-3:, 2:], expected, atol=1e-5)
+    alone = replace(spec, modalities={"vision": spec.modalities["vision"]})
+    silent = write_toy_store(tmp_path / "silent.h5", alone, train=6, held_out=3)
+    assert predict(tmp_path / "model.ckpt", silent, accelerator="cpu").shape == table.shape
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

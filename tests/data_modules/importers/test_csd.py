@@ -256,6 +256,26 @@ def test_a_broken_entry_is_listed_and_skipped(tmp_path: Path, world: World) -> N
     )
 
 
+@pytest.mark.parametrize(("damage", "reason"), [("rows", "has features"), ("time", "has a time that is no number")])
+def test_labels_that_cannot_be_used_are_told(tmp_path: Path, world: World, damage: str, reason: str) -> None:
+    extra, video = make_world(seed=1, segments=1), sorted(VIDEOS)[0]
+    more = {f"v{k}": next(iter(VIDEOS)) for k in range(20)}
+    whole = World(*({**getattr(world, n), **{k: getattr(extra, n)[v] for k, v in more.items()}} for n in vars(world)))
+    for name, few in (("few", world), ("many", whole)):
+        source = few.write(tmp_path / name)
+        with h5py.File(source / "CMU_MOSI_Opinion_Labels.csd", "a") as file:
+            entry = file["Opinion Segment Labels/data"][video]
+            times = entry["intervals"][:-1] if damage == "rows" else entry["intervals"][:] * np.nan
+            del entry["intervals"]
+            entry["intervals"] = times
+    with pytest.raises(DataError, match=f"1 of 4 clips have labels that cannot be used, .*{video}' {reason}"):
+        bring(tmp_path, tmp_path / "few")
+    store = bring(tmp_path, source)
+    assert set(store.groups) == {*VIDEOS, *more} - {video}
+    assert store.notes[0].startswith("1 videos have labels that cannot be used and were left out: ")
+    assert f"{video!r} {reason}" in store.notes[0]
+
+
 def test_labels_outside_the_scale_are_told(tmp_path: Path, world: World) -> None:
     segments = {video: list(rows) for video, rows in world.segments.items()}
     segments[sorted(VIDEOS)[0]][0] = (*segments[sorted(VIDEOS)[0]][0][:2], [10 / 3, *[0.0] * 6])

@@ -179,7 +179,7 @@ def broken(path: Path, what: str) -> None:
         ("external link", "'v' has no data set 'features' of its own"),
         ("soft link", "'v' has no data set 'features' of its own"),
         ("external storage", "'v' has no data set 'features' of its own"),
-        ("too large", "'v' claims 80.0 GB of features"),
+        ("too large", "'v' claims 240.0 GB, more than any video has"),
         ("columns", "'v' has 3 columns, most entries have 2"),
     ],
 )
@@ -196,6 +196,48 @@ def test_a_damaged_entry_does_not_take_the_others_along(tmp_path: Path, what: st
         broken(alone, what)
         with pytest.raises(DataError, match=f"{message}.* No entry of the file can be used"):
             CsdFile(alone)
+
+
+@pytest.mark.parametrize("link", [h5py.ExternalLink("other.csd", "/r/data"), h5py.SoftLink("/there")])
+def test_a_file_of_links_is_refused(tmp_path: Path, link: object) -> None:
+    write_csd(tmp_path / "other.csd", "r", {"secret": ROW})
+    path = write_csd(tmp_path / "a.csd", "r", {"v": ROW})
+    with h5py.File(path, "a") as file:
+        file.move("r/data", "there")
+        file["r/data"] = link
+    with pytest.raises(DataError, match="no computational sequence"):
+        CsdFile(path)
+
+
+@pytest.mark.parametrize("where", ["metadata", "metadata/computational sequence version"])
+def test_the_version_is_not_that_of_another_file(tmp_path: Path, where: str) -> None:
+    write_csd(tmp_path / "other.csd", "r", {"v": ROW})
+    path = write_csd(tmp_path / "a.csd", "r", {"v": ROW})
+    with h5py.File(path, "a") as file:
+        del file[f"r/{where}"]
+        file[f"r/{where}"] = h5py.ExternalLink("other.csd", f"/r/{where}")
+    assert CsdFile(path).version == ""
+
+
+def test_many_large_entries_of_one_video_are_refused(tmp_path: Path) -> None:
+    """Each of them would do; nothing is written for them, so that the file is small."""
+    path = write_csd(tmp_path / "a.csd", "r", {"w": ROW})
+    with h5py.File(path, "a") as file:
+        for k in range(6):
+            entry = file.create_group(f"r/data/v[{k}]")
+            entry.create_dataset("features", (10**7, 2), "f4", chunks=(1000, 2))
+            entry.create_dataset("intervals", (10**7, 2), "f8", chunks=(1000, 2))
+    assert path.stat().st_size < 1 << 20
+    file = CsdFile(path)
+    assert list(file.videos) == ["w"]
+    assert "'v' claims 1.2 GB, more than any video has" in file.broken["v"]
+
+
+def test_what_macos_leaves_beside_the_files_is_no_file(tmp_path: Path) -> None:
+    path = write_csd(tmp_path / "CMU_MOSI_COVAREP.csd", "COAVAREP", {"v": ROW})
+    (tmp_path / f"._{path.name}").write_bytes(b"\0\5\26\7")
+    found, ignored = find_files(tmp_path, ROLES)
+    assert ({role: file.path for role, file in found.items()}, ignored) == ({"audio": path}, [])
 
 
 def test_a_time_that_is_no_number(tmp_path: Path) -> None:

@@ -23,10 +23,12 @@ def table(path: Path, rows: str, head: str = HEAD) -> Path:
 def test_rows_of_a_sequence_are_numbered_from_nought(tmp_path: Path) -> None:
     labels = (np.array([[-1.5], [3.0]]), np.array([[4.0, 6.0], [1.0, 4.0]]))
     path = write_csd(tmp_path / "a.csd", "Opinion Segment Labels", {"_dI--eQ6qVU": labels})
-    assert segments_of(CsdFile(path)) == [
+    found, broken = segments_of(CsdFile(path))
+    assert found == [
         Segment("_dI--eQ6qVU[1]", "_dI--eQ6qVU", 1.0, 4.0, (3.0,)),
         Segment("_dI--eQ6qVU[0]", "_dI--eQ6qVU", 4.0, 6.0, (-1.5,)),
     ]
+    assert broken == {}
 
 
 @pytest.mark.parametrize("columns", [2, 74])
@@ -122,6 +124,11 @@ def test_folds_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "valid.txt").write_text("c b\n")
     with pytest.raises(DataError, match="'b' is in train and in valid"):
         standard_folds(tmp_path, "mosei")
+    (tmp_path / "valid.txt").write_bytes("caf\xe9".encode("latin-1"))
+    with pytest.raises(DataError, match=r"valid\.txt cannot be read as a list of videos"):
+        standard_folds(tmp_path, "mosei")
+    (tmp_path / "valid.txt").write_text("c\n", encoding="utf-8-sig")  # as some editors save it
+    assert standard_folds(tmp_path, "mosei")["c"] == "valid"
     (tmp_path / "valid.txt").unlink()
     with pytest.raises(DataError, match="no videos for valid"):
         standard_folds(tmp_path, "mosei")

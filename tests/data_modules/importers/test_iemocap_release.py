@@ -219,6 +219,33 @@ def test_a_missing_actor_is_an_error(release: Path) -> None:
         split_tables([record for record in records if record.speaker != "Ses02M"], {})
 
 
+# Transcripts alone.
+
+
+def test_transcripts_alone_are_read_by_a_tokenizer(copy: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "turn", "3", "what", "i", "said", ":", "."]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
+    silent = copy / "Session2" / "dialog" / "transcriptions" / "Ses02F_impro01.txt"
+    lines = silent.read_text().splitlines()
+    silent.write_text("\n".join(line for line in lines if not line.startswith("Ses02F_impro01_F000 ")))
+    store = make(copy, tmp_path, audio="none", keep_tags=False)
+    assert (len(store), store.feature_set, store.modalities) == (99, "4-text", {})
+    assert "1 turns without a transcript were left out: Ses02F_impro01_F000." in store.notes
+    assert not (tmp_path / "iemocap.h5.clips").exists()
+    summary(store).__rich__()
+    data = FusionDataModule(store.path, tokenizer=str(tmp_path / "tokenizer"), batch_size=99)
+    assert (list(data.spec.modalities), data.spec.modalities["text"].kind) == (["text"], "tokens")
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    row = store.ids[batch.index.numpy()].tolist().index("Ses01F_impro01_F003")
+    assert batch.inputs["text"].values[row].tolist() == [2, 5, 6, 10, 7, 8, 9, 11, 3]
+    silent.unlink()
+    with pytest.raises(DataError, match="10 of 100 clips lack a transcript, beginning with Ses02F_impro01_F000"):
+        make(copy, tmp_path, audio="none")
+
+
 # Sound.
 
 
@@ -326,7 +353,7 @@ def test_too_many_broken_turns_are_an_error(copy: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "iemocap.h5").exists()
 
 
-@pytest.mark.parametrize("options", [{"mels": 0}, {"every": 0.0}, {"size": 0}])
+@pytest.mark.parametrize("options", [{"mels": 0}, {"every": 0.0}, {"every": float("inf")}, {"size": 0}])
 def test_settings_without_a_meaning_are_refused(release: Path, tmp_path: Path, options: dict[str, object]) -> None:
     with pytest.raises(DataError, match="must be above 0"):
         make(release, tmp_path, **options)
