@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATASET ?= synthetic
-
 SUITE ?= default
 ARGS ?=
+GENERATED := data/synthetic.h5 data/synthetic_dialogues.h5 data/synthetic_clips.h5
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data bench check leaderboard test test-slow test-gpu lint format speed clean
@@ -24,13 +24,18 @@ setup: $(BIN)/.done ## make .venv with everything in it
 data/synthetic.h5: | $(BIN)/.done
 	$(BIN)/mmbench data synth --out $@
 
-data: data/synthetic.h5 ## make the generated data set
+data/synthetic_%.h5: | $(BIN)/.done
+	$(BIN)/mmbench data synth $* --out $@
 
-bench: $(BIN)/.done $(if $(filter synthetic,$(DATASET)),data/synthetic.h5) ## train MODEL (default: all that fit) on DATASET and print the leaderboard
+data: $(GENERATED) ## make the generated data sets
+
+bench: $(BIN)/.done $(filter data/$(DATASET).h5,$(GENERATED)) ## train MODEL (default: all that fit) on DATASET and print the leaderboard
 	$(BIN)/mmbench run --dataset $(DATASET) --suite $(SUITE) $(if $(MODEL),--method $(MODEL)) $(ARGS)
 
-check: $(BIN)/.done data/synthetic.h5 ## compare small runs of all methods with the committed numbers
+check: $(BIN)/.done $(GENERATED) ## compare small runs of all methods with the committed numbers
 	$(BIN)/mmbench check $(ARGS)
+	$(BIN)/mmbench check --suite ci-dialogues $(ARGS)
+	$(BIN)/mmbench check --suite ci-clips $(ARGS)
 
 leaderboard: $(BIN)/.done ## make the leaderboard from the records
 	$(BIN)/mmbench report

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.speed import attention, buckets, data_path, import_memory, methods, training_epoch
+from benchmarks.speed import attention, buckets, data_path, import_memory, methods, streaming_memory, training_epoch
 from benchmarks.speed.measure import FULL, QUICK, Row, Setting, Sizes
 from benchmarks.speed.mosi import write_mosi_like
 from benchmarks.speed.table import RESULTS, show, write
@@ -22,6 +22,7 @@ MEASUREMENTS: dict[str, Callable[[Setting], list[Row]]] = {
     "training_epoch": training_epoch.measure,
     "attention": attention.measure,
     "import_memory": import_memory.measure,
+    "streaming_memory": streaming_memory.measure,
     "methods": methods.measure,
 }
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -34,7 +35,7 @@ def run(names: list[str], sizes: Sizes, console: Console) -> list[Row]:
         store = Path(folder) / "mosi_like.h5"
         write_mosi_like(store, dict(sizes.samples))
         for name in names:
-            for device in ("cpu",) if name == "import_memory" else DEVICES:
+            for device in ("cpu",) if name.endswith("_memory") else DEVICES:
                 console.print(f"measuring {name} on {device}", style="dim")
                 rows += MEASUREMENTS[name](Setting(store, Path(folder), sizes, device))
     return rows

@@ -13,6 +13,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +61,27 @@ def _part(split: str, count: int, random: np.random.Generator) -> dict[str, obje
     return part
 
 
-def grown_by(source: Path, out: Path) -> int | None:
-    """Return by how many bytes this process grows at most while it imports; None where the system does not say."""
-    importers()  # everything that is imported at first use
+def grown_by(run: Callable[[], object]) -> int | None:
+    """Return by how many bytes this process grows at most during a call; None where the system does not say."""
     found = re.search(r"VmRSS:\s+(\d+) kB", STATUS.read_text()) if STATUS.exists() else None
     reset_peak_memory()
-    import_store("mmsa", source, out, dataset="mosi", options={})
+    run()
     peak, _ = peak_memory()
     return peak - int(found[1]) * 1024 if found and peak is not None else None
+
+
+def in_own_process(module: str, *arguments: object) -> int:
+    """Return the number that a module prints when it is run as a script."""
+    child = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        # Without devices peak_memory counts the process, which is where data are read.
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(json.loads(child.stdout))
 
 
 def measure(setting: Setting) -> list[Row]:
@@ -78,19 +92,12 @@ def measure(setting: Setting) -> list[Row]:
     write_mmsa(source, setting.sizes.source)
     grown = Times()
     for _ in range(setting.sizes.slow):
-        child = subprocess.run(
-            [sys.executable, "-m", __spec__.name, str(source), str(setting.folder / "imported.h5")],
-            cwd=Path(__file__).parents[2],
-            # Without devices peak_memory counts the process, which is where an import happens.
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        grown.ours.append(json.loads(child.stdout) / MB)
+        grown.ours.append(in_own_process(__spec__.name, source, setting.folder / "imported.h5") / MB)
         grown.reference.append(source.stat().st_size / MB)
     return [grown.dearer("import, peak memory beside size of the file", "cpu", 2.5, "MB")]
 
 
 if __name__ == "__main__":
-    print(json.dumps(grown_by(Path(sys.argv[1]), Path(sys.argv[2]))))
+    importers()  # everything that is imported at first use
+    source, out = map(Path, sys.argv[1:])
+    print(json.dumps(grown_by(lambda: import_store("mmsa", source, out, dataset="mosi", options={}))))

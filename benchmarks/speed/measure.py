@@ -25,6 +25,8 @@ class Sizes:
         late_fusion: The same for ``late_fusion``.
         attention: Batches of an epoch over which the two forms of attention are compared.
         methods: Training samples of the data on which every method is measured.
+        raw: Repetitions of methods on raw media and dialogues.
+        clips: Clips of the smaller of the two sets over which memory is compared.
         source: Size in bytes of the file whose import is measured.
     """
 
@@ -35,6 +37,8 @@ class Sizes:
     late_fusion: int = 320
     attention: int = 3
     methods: int = 64
+    raw: int = 2
+    clips: int = 400
     source: int = 200_000_000
 
 
@@ -47,6 +51,8 @@ QUICK = Sizes(
     late_fusion=48,
     attention=1,
     methods=32,
+    raw=1,
+    clips=20,
     source=4_000_000,
 )
 

@@ -3,10 +3,13 @@
 Methods have their default settings, except that all of them get the same batches of similar length. They train as in a
 trial, with all their stages, optimisers and hooks, but without validation and checkpoints. Timed is the second of the
 epochs that count, that is after pre-training and a warm-up; a method with several passes per epoch sees its samples
-several times in that time. Memory is what training takes at most beyond the model itself: batches, activations,
-gradients, Adam's state, and what libraries allocate at first use, of which the row of ``constant`` gives an idea.
+several times in that time. Methods of dialogues and of raw media train on generated data of theirs, and are compared
+with ``late_fusion`` on the shape of MOSI all the same, per sample. Memory is what training takes at most beyond the
+model itself: batches, activations, gradients, Adam's state, and what libraries allocate at first use, of which the row
+of ``constant`` gives an idea.
 
-Each method runs in a process of its own, which this module is as a script: ``STORE KEY SETTINGS DEVICE REPETITIONS``.
+Each method runs in a process of its own, which this module is as a script: ``STORE KEY SETTINGS DEVICE REPETITIONS
+REFERENCE``.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ import torch
 from benchmarks.speed.measure import Row, Setting, Times, wait
 from benchmarks.speed.mosi import BATCH, write_mosi_like
 from data_modules import DataSpec, FeatureStore, FusionDataModule
+from data_modules.generator_clips import write_clips
+from data_modules.generator_dialogues import UTTERANCES, write_dialogues
 from mmbench.methods import method, methods
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
 from mmbench.runner.trial import quiet
@@ -91,7 +96,7 @@ def train(store: Path, key: str, settings: Mapping[str, Any], device: str) -> tu
     """Train a method to the end of its second epoch that counts; return its number of parameters and the gauge."""
     torch.manual_seed(1111)
     cls = method(key)
-    data = FusionDataModule(store, batch_size=BATCH, bucketed=True)
+    data = FusionDataModule(store, batch_size=BATCH, bucketed=True, dialogue=cls.card.needs.dialogue)
     model = cls(data.spec, config=cls.Config.parse({**settings, "batch_size": BATCH}))
     gauge = Gauge(device)
     trainer = pl.Trainer(
@@ -109,24 +114,28 @@ def train(store: Path, key: str, settings: Mapping[str, Any], device: str) -> tu
     return parameters(model), gauge
 
 
-def cost(store: Path, key: str, settings: Mapping[str, Any], device: str, repetitions: int) -> Cost:
+def cost(
+    store: Path, key: str, settings: Mapping[str, Any], device: str, repetitions: int, reference: Path | None = None
+) -> Cost:
     """Measure a method in this process, which must have trained nothing before for the memory to mean anything."""
     count, gauge = train(store, key, settings, device)
     found = Cost(count, gauge.grown, [], [])
-    train(store, REFERENCE, {}, device)  # unmeasured, as the method was just now
+    train(reference or store, REFERENCE, {}, device)  # unmeasured, as the method was just now
     for _ in range(repetitions):
         found.ours.append(train(store, key, settings, device)[1].seconds)
-        found.reference.append(train(store, REFERENCE, {}, device)[1].seconds)
+        found.reference.append(train(reference or store, REFERENCE, {}, device)[1].seconds)
     return found
 
 
-def in_own_process(store: Path, key: str, settings: Mapping[str, Any], device: str, repetitions: int) -> Cost:
+def in_own_process(
+    store: Path, key: str, settings: Mapping[str, Any], device: str, repetitions: int, reference: Path | None = None
+) -> Cost:
     """Measure a method in a new process.
 
     Raises:
         RuntimeError: When it fails; the message has the end of what it said.
     """
-    arguments = [str(store), key, json.dumps(dict(settings)), device, str(repetitions)]
+    arguments = [str(store), key, json.dumps(dict(settings)), device, str(repetitions), str(reference or store)]
     child = subprocess.run(
         [sys.executable, "-m", __spec__.name, *arguments],
         cwd=Path(__file__).parents[2],
@@ -150,16 +159,36 @@ def variants(spec: DataSpec) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Measure every method and variant that fits."""
-    store = setting.folder / "methods.h5"
-    write_mosi_like(store, {"train": setting.sizes.methods, "valid": 1, "test": 1})
+    """Measure every method and variant: on features, else on dialogues, and those of raw media on clips too."""
+    samples, store = setting.sizes.methods, setting.folder / "methods.h5"
+    write_mosi_like(store, {"train": samples, "valid": 1, "test": 1})
     rows: list[Row] = []
     reference: Cost | None = None
     for name, key, settings in variants(FeatureStore(store).spec("standard")):
         found = in_own_process(store, key, settings, setting.device, setting.sizes.slow)
         reference = reference or found
-        rows += rows_of(name, setting.device, setting.sizes.methods, found, reference)
+        rows += rows_of(name, setting.device, samples, found, reference)
+    assert reference is not None
+    for form, made in _other_forms(setting.folder, samples).items():
+        dialogue = form == "dialogues"
+        spec = replace(made.spec("standard"), dialogue=dialogue)
+        own = len(made.rows("standard", 0)["train"])
+        for name, key, settings in variants(spec):
+            if not (dialogue or method(key).card.needs.instead(FeatureStore(store).spec("standard"))):
+                continue
+            found = in_own_process(made.path, key, settings, setting.device, setting.sizes.raw, store)
+            found.ours = [seconds * samples / own for seconds in found.ours]
+            rows += rows_of(f"{name}, {form}", setting.device, samples, found, reference)
     return rows
+
+
+def _other_forms(folder: Path, samples: int) -> dict[str, FeatureStore]:
+    """Return generated dialogues and clips of about as many samples as there are of features."""
+    mean = sum(UTTERANCES) // 2
+    return {
+        "dialogues": write_dialogues(folder / "dialogues.h5", dialogues=(max(1, samples // mean), 1, 1)),
+        "clips": write_clips(folder / "clips.h5", clips=(samples, 1, 1)),
+    }
 
 
 def rows_of(name: str, device: str, samples: int, found: Cost, reference: Cost) -> list[Row]:
@@ -187,6 +216,6 @@ def _compared(measurement: str, device: str, unit: str, ours: float, reference: 
 
 
 if __name__ == "__main__":
-    path, key, settings, device, repetitions = sys.argv[1:]
+    path, key, settings, device, repetitions, other = sys.argv[1:]
     with quiet():
-        print(json.dumps(vars(cost(Path(path), key, json.loads(settings), device, int(repetitions)))))
+        print(json.dumps(vars(cost(Path(path), key, json.loads(settings), device, int(repetitions), Path(other)))))

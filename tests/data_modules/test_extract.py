@@ -15,6 +15,7 @@ from data_modules import DataError, FusionDataModule, Record, StoreInfo, TargetS
 from data_modules.extract import Extractors, extract_store, find_clips, read_transcripts
 from data_modules.features import media
 from data_modules.features.audio import log_mel
+from data_modules.features.encoders import TextEncoder
 from data_modules.features.faces import CentreCrop
 from data_modules.features.media import Sampling, read_frames, read_sound
 from data_modules.importers import ravdess, ravdess_media
