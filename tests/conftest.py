@@ -12,6 +12,11 @@ import torch
 from data_modules import FeatureStore
 from data_modules.generator import write_synthetic
 
+# librosa's compiled functions are kept on disk, where processes that write the same one at once leave a broken one that
+# crashes whoever loads it. Tests run in several processes, so each has a place of its own.
+COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "numba" / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+os.environ["NUMBA_CACHE_DIR"] = str(COMPILED)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests, those of a file stay together, for they share its fixtures.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from scipy.signal import get_window, lfilter
@@ -356,7 +357,9 @@ def test_sound_that_chooses_nowhere_is_an_error(tmp_path):
 
 
 def test_nothing_is_half_written(stores, tmp_path, monkeypatch):
-    (tmp_path / "key.h5").write_text("what was there")
+    with h5py.File(tmp_path / "key.h5", "w") as file:
+        file.attrs["what"] = "was there"
+    before = (tmp_path / "key.h5").read_bytes()
 
     def fail(*_):
         raise KeyboardInterrupt
@@ -364,8 +367,12 @@ def test_nothing_is_half_written(stores, tmp_path, monkeypatch):
     monkeypatch.setattr(keyframes, "_records", fail)
     with pytest.raises(KeyboardInterrupt):
         keyframe_store(stores[0].path, tmp_path / "key.h5")
-    assert (tmp_path / "key.h5").read_text() == "what was there"
+    assert (tmp_path / "key.h5").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "film.mp4").write_text("a film")
+    with pytest.raises(DataError, match="exists and is no store"):
+        keyframe_store(stores[0].path, tmp_path / "film.mp4")
+    assert (tmp_path / "film.mp4").read_text() == "a film"
 
 
 def test_many_names_are_cut_short():
