@@ -206,7 +206,7 @@ def test_int16_of_a_store() -> None:
 def test_a_clip_is_decoded_once(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     original = av.open
-    monkeypatch.setattr(av, "open", lambda path: opened.append(path) or original(path))
+    monkeypatch.setattr(av, "open", lambda path, **how: opened.append(path) or original(path, **how))
     made = read_media(clip, sampling=Sampling(count=5), size=(24, 24), rate=16_000)
     assert opened == [str(clip)]
     assert made.pictures is not None

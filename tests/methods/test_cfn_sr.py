@@ -65,8 +65,7 @@ def maps(clips=3, slices=2, positions=5):
 )
 def test_published_parameter_count(audio):
     vision = ModalitySpec("vision", 3, 30, "frames", size=(224, 224))
-    with torch.device("meta"):
-        network = CFNSRNetwork({"audio": audio, "vision": vision}, 8, CFNSR.Config())
+    network = CFNSRNetwork({"audio": audio, "vision": vision}, 8, CFNSR.Config())
     assert count(network) == 26_301_417
     assert (count(network.vision), count(network.audio)) == (25_865_664, 20_704)
     assert count(network.block.encoder) == 250_048
