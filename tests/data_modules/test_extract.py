@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lightning.pytorch import Trainer
 
 from data_modules import DataError, FusionDataModule, Record, StoreInfo, TargetSpec, extract
 from data_modules.extract import Extractors, extract_store, find_clips, read_transcripts
@@ -24,6 +23,7 @@ from mmbench.cli import main
 from mmbench.methods.lf_dnn import LFDNN
 from tests.data_modules.media_files import make_mp4, make_wav, tone
 from tests.data_modules.test_faces import drawn_face
+from tests.methods.training import fit
 
 RATE = 16_000
 
@@ -261,16 +261,7 @@ def test_from_files_to_a_table_of_predictions(tmp_path: Path, capsys: pytest.Cap
     info = StoreInfo("tones", "logmel", TargetSpec("multiclass", ("low", "high")), sources=wanted.info()[0])
     data = FusionDataModule(write_store(tmp_path / "tones.h5", info, records).path, batch_size=4, normalize="train")
     torch.manual_seed(0)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=8,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(LFDNN(data.spec), datamodule=data)
+    trainer = fit(LFDNN(data.spec), lambda: data, 8, default_root_dir=tmp_path)
     trainer.save_checkpoint(tmp_path / "tones.ckpt")
     for name, pitch in (("deep", 240.0), ("shrill", 2100.0)):
         make_wav(tmp_path / "own" / f"{name}.wav", 0.6, hertz=pitch)

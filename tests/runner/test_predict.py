@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from data_modules import DataError, DataSpec, FeatureStore, FusionDataModule, Record, StoreInfo
 from data_modules.schema import TargetKind
@@ -43,9 +42,7 @@ def trained(
     torch.manual_seed(0)
     cls = method(key)
     model = cls(data.spec, config=cls.Config.parse(config))
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(accelerator="cpu", max_epochs=1, enable_checkpointing=False, default_root_dir=folder, **quiet)
-    trainer.fit(model, datamodule=data)
+    trainer = fit(model, lambda: data, default_root_dir=folder)
     trainer.save_checkpoint(folder / "model.ckpt")
     return folder / "model.ckpt", store, model.eval()
 
