@@ -103,7 +103,7 @@ class IEMOCAPMesm(FusionDataModule):
         citation=f"{CITATION} Split: Dai et al., NAACL 2021, arXiv 2103.09666.",
         licence=LICENCE,
         content="7,380 turns of the release; angry, excited, frustrated, happy, neutral and sad as one-hot labels.",
-        features="Waveforms at 16 kHz, pictures of the speaker every 0.5 s, and transcripts, by a tokenizer.",
+        features="Waveforms at 16 kHz, the speaker's face every 0.5 s, and transcripts, by a tokenizer.",
         splits=(
             "mesm: 5,162 / 737 / 1,481 turns, drawn at random: all actors and all 151 dialogs are in training and "
             "test, so that results are not comparable with those of other forms."
@@ -114,7 +114,7 @@ class IEMOCAPMesm(FusionDataModule):
         ),
         bring=(
             "mmbench data import iemocap_release PATH/IEMOCAP_full_release --classes mesm --lists PATH/IEMOCAP_split "
-            "--audio waveform --vision frames --out data/iemocap_mesm.h5"
+            "--audio waveform --vision frames --face detector --size 48 --out data/iemocap_mesm.h5"
         ),
         task="multilabel",
         forms=("media",),

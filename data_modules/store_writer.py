@@ -16,6 +16,7 @@ from data_modules.files import atomic_path
 from data_modules.schema import MODALITIES, DataError, ModalityKind, ModalitySpec
 from data_modules.store import (
     CHUNK_BYTES,
+    EVERYTHING,
     FORMAT,
     SPLITS,
     UNUSED,
@@ -124,6 +125,11 @@ def write_store(
         shared: list[str] = []
         file.create_group("splits", track_order=True)  # the first protocol is the default one
         for name, folds in tables.items():
+            if not name or "/" in name or name == EVERYTHING:
+                raise DataError(
+                    f"A split protocol cannot be named {name!r}: give a name without a slash, and another one than "
+                    f"{EVERYTHING!r}, which stands for all samples."
+                )
             for fold, table in enumerate(folds):
                 _check_table(name, fold, table, len(light))
                 shared += _shared_groups(name, fold, table, light)

@@ -24,21 +24,26 @@ from data_modules.loading import BatchLoader, ResidentSplit
 from data_modules.schema import Batch, DataError
 
 MOST_WORKERS = 4
+READERS = "MMBENCH_WORKERS"
+"""The variable that says how many processes read media for each one that trains."""
 
 
-def automatic_workers() -> int:
+def automatic_workers(trainings: int = 1) -> int:
     """Return how many processes read media: as ``MMBENCH_WORKERS`` says, else one per core but one, four at most.
+
+    Args:
+        trainings: Processes that train on this machine at a time, and share its cores.
 
     Raises:
         DataError: When the variable is no number.
     """
-    if (said := os.environ.get("MMBENCH_WORKERS", "").strip()) and not said.isdecimal():
-        raise DataError(f"MMBENCH_WORKERS is {said!r}: give how many processes shall read media, 0 for none.")
+    if (said := os.environ.get(READERS, "").strip()) and not said.isdecimal():
+        raise DataError(f"{READERS} is {said!r}: give how many processes shall read media, 0 for none.")
     if said:
         return int(said)
     # Which cores a process may use is not known everywhere; macOS does not say.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, cores - 1)
+    return max(0, min(MOST_WORKERS, cores // trainings - 1))
 
 
 @contextmanager
@@ -109,8 +114,7 @@ class StreamedLoader(BatchLoader):
     Args:
         split: The samples.
         batch_size: Samples per batch; the last batch may be smaller.
-        workers: Reading processes; with 0 the training process reads, and also where it may not start any, because it
-            is one of several that share a plan.
+        workers: Reading processes; with 0 the training process reads, and also where it may not start any (a daemon).
         options: Further arguments of :class:`data_modules.loading.BatchLoader`.
     """
 

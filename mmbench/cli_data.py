@@ -99,7 +99,9 @@ def _add_synth(below: Any, handlers: dict[str, Handler]) -> None:
         "form", nargs="?", default="sequences", choices=["sequences", "dialogues", "clips"], help="what samples are"
     )
     synth.add_argument("--out", type=Path | None, default=None, help="store to write; by default the usual place")
-    synth.add_argument("--kind", default="regression", choices=list(TARGETS), help="what is predicted of sequences")
+    synth.add_argument(
+        "--kind", default=None, choices=list(TARGETS), help="what is predicted of sequences; by default regression"
+    )
     synth.add_argument("--seed", type=int, default=SEED, help="seed of the generator")
     below.add_subcommand("synth", synth)
     handlers["data synth"] = make_synthetic
@@ -177,13 +179,16 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     from data_modules.generator import write_synthetic
     from data_modules.generator_clips import write_clips
     from data_modules.generator_dialogues import write_dialogues
+    from data_modules.schema import DataError
     from data_modules.store import FeatureStore
     from data_modules.summary import summary
 
     form = arguments.form
+    if arguments.kind and form != "sequences":
+        raise DataError(f"What is predicted of generated {form} cannot be chosen: leave --kind away.")
     out = arguments.out or FusionDataModule.place("synthetic" if form == "sequences" else f"synthetic_{form}")
     makers: dict[str, Callable[..., FeatureStore]] = {
-        "sequences": partial(write_synthetic, kind=arguments.kind),
+        "sequences": partial(write_synthetic, kind=arguments.kind or "regression"),
         "dialogues": write_dialogues,
         "clips": write_clips,
     }

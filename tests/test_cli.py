@@ -60,6 +60,12 @@ def test_synth_info_check_then_a_changed_file(here: Path, capsys: pytest.Capture
     assert "was changed after it was made" in capsys.readouterr().err
 
 
+def test_what_generated_dialogues_predict_cannot_be_chosen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "synth", "dialogues", "--kind", "multilabel"]) == 2
+    assert "What is predicted of generated dialogues cannot be chosen: leave --kind away." in capsys.readouterr().err
+    assert not list(here.rglob("*.h5"))
+
+
 def test_run_writes_records_and_tables_and_a_second_run_keeps_them(
     here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str]
 ) -> None:

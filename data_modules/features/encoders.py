@@ -40,6 +40,11 @@ def _load(part: str, name: str, what: str) -> Any:
         ) from error
 
 
+def _device() -> torch.device:
+    """Return where encoders run: on the graphics card where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _try(once: Callable[[], object], name: str, what: str, advice: str) -> None:
     """Use an encoder once, so that one of another kind is refused before anything is decoded."""
     try:
@@ -77,7 +82,7 @@ class TextEncoder:
 
     def __init__(self, name: str) -> None:
         self.tokenizer = _load("AutoTokenizer", name, "The text encoder")
-        self.model = _load("AutoModel", name, "The text encoder").eval()
+        self.model = _load("AutoModel", name, "The text encoder").eval().to(_device())
         positions = getattr(self.model.config, "max_position_embeddings", LONGEST)
         self.longest = min(LONGEST, positions, self.tokenizer.model_max_length)
         self.text = f"{title(name)}, hidden states of the last layer"
@@ -87,7 +92,7 @@ class TextEncoder:
     def __call__(self, text: str) -> Floats:
         """Return ``(tokens, D)`` for a text; tokens beyond 512, or what the encoder can read, are cut off."""
         tokens = self.tokenizer(text, truncation=True, max_length=self.longest, return_tensors="pt")
-        return np.asarray(self.model(**tokens).last_hidden_state[0].float().numpy())
+        return np.asarray(self.model(**tokens.to(self.model.device)).last_hidden_state[0].float().cpu().numpy())
 
 
 class ImageEncoder:
@@ -105,7 +110,7 @@ class ImageEncoder:
 
     def __init__(self, name: str) -> None:
         model = _load("AutoModel", name, "The image encoder").eval()
-        self.model = getattr(model, "vision_model", model)
+        self.model = getattr(model, "vision_model", model).to(_device())
         library = media_library("transformers.image_processing_base", "The image encoder", "text")
         try:
             said, _ = library.ImageProcessingMixin.get_image_processor_dict(name)
@@ -115,7 +120,7 @@ class ImageEncoder:
         cut = said.get("crop_size") if said.get("do_center_crop") else None
         self.size = _side(cut, said.get("size"), getattr(self.model.config, "image_size", None))
         self.mean, self.std = (
-            torch.tensor(said.get(key) or usual).view(3, 1, 1)
+            torch.tensor(said.get(key) or usual, device=_device()).view(3, 1, 1)
             for key, usual in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
         )
         self.text = f"{title(name)}, pooled vector of each picture"
@@ -127,11 +132,13 @@ class ImageEncoder:
         """Return ``(T, D)`` for ``(T, 3, H, W)`` pictures."""
         vectors = []
         for part in torch.from_numpy(pictures).split(AT_ONCE):
-            pixels = interpolate(part.float() / 255, (self.size, self.size), mode="bilinear", antialias=True)
+            pixels = interpolate(
+                part.to(self.mean.device).float() / 255, (self.size, self.size), mode="bilinear", antialias=True
+            )
             output = self.model(pixel_values=(pixels - self.mean) / self.std)
             pooled = getattr(output, "pooler_output", None)
             if pooled is None:
                 hidden = output.last_hidden_state
                 pooled = hidden.mean(1) if hidden.dim() == 3 else hidden.mean((2, 3))
-            vectors.append(pooled.flatten(1).float())
+            vectors.append(pooled.flatten(1).float().cpu())
         return np.asarray(torch.cat(vectors).numpy())

@@ -31,6 +31,8 @@ from data_modules.schema import DataError
 
 WORST_LOSS = 0.05
 NAMED = 20  # names in one note
+TAKEN, FACELESS = "taken", "faceless"
+"""Beside the pictures of a clip: how many there are, and how many of them show no face and are cut in the middle."""
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
@@ -91,12 +93,19 @@ class Decoded:
             raise DataError(f"{self.clips[name]} was damaged on disk ({error}). Remove it and start again.") from error
 
     def column(self, key: str) -> dict[str, Any]:
-        """Return one number of every clip by id, without reading the rest."""
+        """Return one number of every clip that has it by id, without reading the rest."""
         found = {}
         for name, path in self.clips.items():
             with np.load(path) as arrays:
-                found[name] = arrays[key].item()
+                if key in arrays.files:
+                    found[name] = arrays[key].item()
         return found
+
+    @property
+    def faceless(self) -> list[str]:
+        """What there is to say of pictures without a face, where one was looked for."""
+        faceless, taken = (sum(self.column(key).values()) for key in (FACELESS, TAKEN))
+        return [f"In {faceless} of {taken} pictures no face was found: their middle was taken."] if faceless else []
 
     @property
     def notes(self) -> list[str]:

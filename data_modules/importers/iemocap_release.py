@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.features import audio as sound
+from data_modules.features.faces import HaarFace, shape_text
 from data_modules.features.media import CLOCK, CUT_SHARE, TOO_LARGE, Pictures, Sampling, read_frames, video_info
-from data_modules.importers.clips import Clip, Decoded, decode_clips, listed, refuse_loss, work_folder
+from data_modules.importers.clips import FACELESS, TAKEN, Clip, Decoded, decode_clips, listed, refuse_loss, work_folder
 from data_modules.importers.common import Source
 from data_modules.importers.iemocap_splits import (
     MESM_COUNTS,
@@ -42,6 +43,7 @@ from data_modules.store import Record, SplitTables, StoreInfo
 
 ClassSet = Literal["4", "4-strict", "6", "mesm"]
 Sound = Literal["logmel", "mfcc", "logmel+mfcc", "waveform", "none"]
+Face = Literal["centre", "detector"]
 Array = npt.NDArray[Any]
 
 NAMES = {"ang": "angry", "hap": "happy", "exc": "excited", "sad": "sad", "neu": "neutral", "fru": "frustrated"}
@@ -108,6 +110,7 @@ def read(
     classes: ClassSet = "4",
     audio: Sound = "logmel",
     vision: Literal["frames", "none"] = "none",
+    face: Face = "centre",
     lists: Path | None = None,
     keep_tags: bool = True,
     vectors: bool = False,
@@ -127,11 +130,12 @@ def read(
         classes: Four classes, happy with excited (4) or without (4-strict), six, or MESM's six as one-hot labels.
         audio: What is made of the sound of a turn. Without sound and pictures, transcripts are all there is.
         vision: The pictures of the speaker, or none.
+        face: What is cut out of the speaker's half: the middle as it is, or the face by OpenCV's detector, resized.
         lists: Folder with MESM's lists of turns, train_split.txt, valid_split.txt and test_split.txt.
         keep_tags: Whether tags such as [LAUGHTER] stay in the transcripts.
         vectors: One vector per turn, mean and deviation of its sound features, which dialogues need.
         every: Seconds between two pictures.
-        size: Side of the pictures, cut from the middle of the speaker's half.
+        size: Side of the pictures in pixels; MESM reads faces of 48.
         mels: Mel bands.
         mfccs: Cepstral coefficients.
         window_ms: Analysis window in milliseconds.
@@ -148,6 +152,9 @@ def read(
         raise DataError(
             f"mels ({mels}), mfccs ({mfccs}), size ({size}) and every ({every:g}) must be above 0, and finite."
         )
+    if face == "detector" and vision == "none":
+        raise DataError("No pictures are taken, so no face can be cut out of them: choose vision=frames.")
+    detector = HaarFace(size) if face == "detector" else None
     turns, notes = read_turns(Path(source), keep_tags)
     chosen = [turn for turn in turns if turn.label in CLASSES[classes]]
     session_tables([turn.session for turn in chosen])  # now, not after an hour of decoding
@@ -161,15 +168,17 @@ def read(
         clips = [Clip(turn.name, (turn.wav,)) for turn in chosen]
         made["audio"] = decode_clips(clips, heard.decode, folder, settings=asdict(heard), what="IEMOCAP turns")
     if vision == "frames":
-        made["vision"] = _see(chosen, every, size, folder)
+        made["vision"] = _see(chosen, every, size, detector, folder)
+        notes += made["vision"].faceless
     kept, lost = _usable(chosen, made)
 
     kinds: dict[str, ModalityKind] = {"audio": "waveform"} if audio == "waveform" else {}
     kinds |= {"vision": "frames"} if vision == "frames" else {}
     rates = {"audio": float(sound.RATE), "vision": 1 / every}
-    seen = f"a picture every {every:g} s, {size} x {size} from the middle of the speaker's half"
+    cut = shape_text(detector.text, size) if detector else f"{size} x {size} from the middle"
+    seen = f"a picture every {every:g} s, the speaker's half: {cut}"
     extractors = {"audio": heard.source if "audio" in made else "", "vision": seen}
-    parts = {"audio": f"{audio}-vectors" if vectors else audio, "vision": f"frames{size}"}
+    parts = {"audio": f"{audio}-vectors" if vectors else audio, "vision": f"{'faces' if detector else 'frames'}{size}"}
     info = StoreInfo(
         dataset or ("iemocap_mesm" if classes == "mesm" else "iemocap_raw"),
         "-".join([classes, *(parts[name] for name in made)] if made else [classes, "text"]),
@@ -230,29 +239,33 @@ def _list_notes(turns: Sequence[Turn], lists: Mapping[str, str], classes: ClassS
     return [*notes, differences("the lists", found, published)]
 
 
-def _see(turns: Sequence[Turn], every: float, size: int, folder: Path) -> Decoded:
+def _see(turns: Sequence[Turn], every: float, size: int, detector: HaarFace | None, folder: Path) -> Decoded:
     """Decode the video of each dialog once, to one array of pictures per turn."""
     dialogs = {dialog: list(some) for dialog, some in groupby(turns, key=lambda turn: turn.dialog)}
     spans = hashlib.sha256(repr([(turn.name, turn.start, turn.end) for turn in turns]).encode()).hexdigest()
     return decode_clips(
         [Clip(dialog, (some[0].avi,)) for dialog, some in dialogs.items()],
-        lambda clip: speakers_pictures(clip.files[0], dialogs[clip.id], every, size),
+        lambda clip: speakers_pictures(clip.files[0], dialogs[clip.id], every, size, detector),
         folder,
-        settings={"every": every, "size": size, "turns": spans},
+        settings={"every": every, "size": size, "face": detector.text if detector else "", "turns": spans},
         what="IEMOCAP dialogs",
     )
 
 
-def speakers_pictures(path: Path, turns: Sequence[Turn], every: float = EVERY, size: int = SIZE) -> dict[str, Array]:
-    """Return ``(T, 3, size, size)`` pictures of the speaker of each turn, from the middle of their half.
+def speakers_pictures(
+    path: Path, turns: Sequence[Turn], every: float = EVERY, size: int = SIZE, detector: HaarFace | None = None
+) -> dict[str, Array]:
+    """Return ``(T, 3, size, size)`` pictures of the speaker of each turn: the middle of their half, or their face.
 
-    A turn that begins after the end of the video has none, and is not there.
+    A turn that begins after the end of the video has none, and is not there. With a detector ``TAKEN`` says how many
+    pictures there are, and ``FACELESS`` how many of them show no face and are cut in the middle.
 
     Args:
         path: The video of a dialog.
         turns: Turns of the dialog.
         every: Seconds between two pictures, from the start of the turn on.
         size: Side of the pictures in pixels.
+        detector: What finds the face in the speaker's half; without one the middle is cut out as it is.
 
     Raises:
         DataError: When the video cannot be decoded or is cut short, or a half of it is smaller than the pictures.
@@ -264,10 +277,11 @@ def speakers_pictures(path: Path, turns: Sequence[Turn], every: float = EVERY, s
             f"{path} is cut short: of {info.frames / info.fps:.1f} seconds {info.duration:.1f} are there. Copy or "
             "unpack it again."
         )
-    if size > min(info.height, info.width // 2):
+    height, width = info.height, info.width // 2
+    if detector is None and size > min(height, width):
         raise DataError(
-            f"{path} shows each actor in {info.height} x {info.width // 2} pixels, too few for pictures of {size}. "
-            "Give a smaller size."
+            f"{path} shows each actor in {height} x {width} pixels, too few for pictures of {size}. Give a smaller "
+            "size."
         )
     wanted = {}
     for turn in turns:
@@ -276,18 +290,33 @@ def speakers_pictures(path: Path, turns: Sequence[Turn], every: float = EVERY, s
             wanted[turn.name] = turn.start + every * np.arange(np.ceil((seconds - CLOCK) / every))
     if not wanted:
         return {}
-    times = np.unique(np.concatenate(list(wanted.values())))
-    top, inset = (info.height - size) // 2, (info.width // 2 - size) // 2
+    heard = [turn for turn in turns if turn.name in wanted]
+    moments = {
+        side: np.unique(np.concatenate([np.zeros(0), *(wanted[turn.name] for turn in heard if turn.side == side)]))
+        for side in ("left", "right")
+    }
+    times = np.unique(np.concatenate(list(moments.values())))
+    top, inset, rows, columns = (height - size) // 2, (width - size) // 2, size, size
+    if detector is not None:
+        top, inset, rows, columns = 0, 0, height, width
     sides: dict[str, list[Pictures]] = {"left": [], "right": []}
     most = max(1, min(AT_ONCE, TOO_LARGE // (3 * info.height * info.width)))
     for some in np.array_split(times, -(-len(times) // most)):
         pictures = read_frames(path, _At(at=tuple(some)))
-        for side, edge in (("left", inset), ("right", info.width // 2 + inset)):
-            sides[side].append(pictures[:, :, top : top + size, edge : edge + size].copy())
+        for side, edge in (("left", inset), ("right", width + inset)):
+            speaks = np.isin(some, moments[side])
+            sides[side].append(pictures[speaks, :, top : top + rows, edge : edge + columns])
     halves = {side: np.concatenate(parts) for side, parts in sides.items()}
-    return {
-        turn.name: halves[turn.side][np.searchsorted(times, wanted[turn.name])] for turn in turns if turn.name in wanted
-    }
+    made: dict[str, Array] = {}
+    faceless = 0
+    for turn in heard:
+        pictures = halves[turn.side][np.searchsorted(moments[turn.side], wanted[turn.name])]
+        if detector is not None:
+            pictures, found = detector(pictures)
+            faceless += int((~found).sum())
+        made[turn.name] = pictures
+    counts = {TAKEN: np.asarray(sum(map(len, made.values()))), FACELESS: np.asarray(faceless)}
+    return made | (counts if detector else {})
 
 
 def _usable(turns: Sequence[Turn], made: Mapping[str, Decoded]) -> tuple[list[Turn], list[str]]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from data_modules.features.audio import Floats, NoSoundError, media_library, to_int16, waveform_text
 from data_modules.features.faces import CentreCrop, FaceCropper, HaarFace, LandmarkCrop, NoFaceError, shape_text
 from data_modules.features.media import Sampling, read_media, read_sound
-from data_modules.importers.clips import Clip, Decoded, decode_clips, listed, work_folder
+from data_modules.importers.clips import FACELESS, TAKEN, Clip, Decoded, decode_clips, listed, work_folder
 from data_modules.importers.common import Source
 from data_modules.importers.ravdess_names import (
     AUDIO_ONLY,
@@ -214,14 +214,14 @@ def _decode(settings: _Settings, detector: HaarFace | None, clip: Clip) -> dict[
     pictures, info = media.pictures, media.info
     assert pictures is not None
     assert info is not None
-    made = {"fps": np.asarray(info.fps), "taken": np.asarray(len(pictures)), "faceless": np.asarray(0)}
+    made = {"fps": np.asarray(info.fps), TAKEN: np.asarray(len(pictures)), FACELESS: np.asarray(0)}
     if media.sound is not None:
         made["audio"] = _waveform(settings, path, media.sound)
     if cropper is not None:
         pictures, found = cropper(pictures, media.times / info.duration)
         if not found.any():
             raise NoFaceError(f"{path} shows no face in any of {len(found)} pictures.")
-        made["faceless"] = np.asarray(int((~found).sum()))
+        made[FACELESS] = np.asarray(int((~found).sum()))
     return made | {"vision": pictures}
 
 
@@ -272,11 +272,7 @@ def _sources(settings: _Settings) -> dict[str, str]:
 
 
 def _notes(settings: _Settings, decoded: Decoded) -> list[str]:
-    notes = []
-    if settings.pictures:
-        faceless, taken = (sum(decoded.column(key).values()) for key in ("faceless", "taken"))
-        if faceless:
-            notes.append(f"In {faceless} of {taken} pictures no face was found: their middle was taken.")
+    notes = decoded.faceless if settings.pictures else []
     if settings.recipe == "cfnsr" and not settings.published:
         notes.append("The sound is cut as CFN-SR does, but not all settings are those of its published recipe.")
     return notes

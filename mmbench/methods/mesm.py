@@ -242,9 +242,9 @@ class MESM(FusionMethod):
             "even of other samples (legacy_site_order).",
             "The sparse arithmetic is dense and masked: the numbers are those of the sparse library, the time is that "
             "of the dense model, and the saving is counted instead.",
-            "Faces are looked for when a store is made (not in that of IEMOCAP), never in the model; frames of another "
-            "size are reduced to the scaled square in their middle, of which the official fallback cuts a small part "
-            "off the middle (framing: legacy_crop).",
+            "Faces are looked for when a store is made, by OpenCV's cascade instead of an MTCNN, never in the model; "
+            "frames of another size are reduced to the scaled square in their middle, of which the official fallback "
+            "cuts a small part off the middle (framing: legacy_crop).",
             "A sample without frames keeps its other modalities; the official loader drops it.",
             "Both forms train in the batches of FE2E, eight samples; the official command of MESM has two.",
             "Targets that are not multi-label have the plain task loss; the official models are multi-label.",

@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from data_modules.streaming import READERS, automatic_workers
 from mmbench.runner.plan import Trial
 from mmbench.runner.records import RecordDict, Records
 from mmbench.runner.trial import Tracker, run_trial
@@ -102,6 +103,7 @@ def automatic_jobs(trials: int) -> int:
 
 def launch(trials: Sequence[Trial], options: Options, console: Console) -> list[RecordDict]:
     """Run a plan and return its records, in the order of the plan."""
+    options = replace(options, jobs=min(options.jobs, len(trials)))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         display = _Display(progress, console, trials)
@@ -151,32 +153,36 @@ def _work_in_processes(trials: Sequence[Trial], options: Options, display: _Disp
     context = multiprocessing.get_context("spawn")
     events: multiprocessing.SimpleQueue[tuple[str, RecordDict | None, int]] = context.SimpleQueue()
     by_id = {trial.id: trial for trial in trials}
-    processes = [
-        context.Process(target=_worker, args=(list(trials), options, events), daemon=True)
-        for _ in range(min(options.jobs, len(trials)))
-    ]
+    # No daemons, which may not start processes of their own: trials on raw media have some that read.
+    processes = [context.Process(target=_worker, args=(list(trials), options, events)) for _ in range(options.jobs)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
-    for number, process in enumerate(processes):
-        if devices:  # a new process sees only its own device
-            os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-        process.start()
-    if visible is None:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    shown: set[str] = set()
-    while any(process.is_alive() for process in processes) or not events.empty():
-        if events.empty():
-            time.sleep(0.05)
-            continue
-        key, record, epochs = events.get()
-        if record is None or key not in shown:
-            display(by_id[key], record, epochs)
-        if record is not None:
-            shown.add(key)
-    for process in processes:
-        process.join()
+    try:
+        for number, process in enumerate(processes):
+            if devices:  # a new process sees only its own device
+                os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+            process.start()
+        if visible is None:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        shown: set[str] = set()
+        while any(process.is_alive() for process in processes) or not events.empty():
+            if events.empty():
+                time.sleep(0.05)
+                continue
+            key, record, epochs = events.get()
+            if record is None or key not in shown:
+                display(by_id[key], record, epochs)
+            if record is not None:
+                shown.add(key)
+    finally:
+        for process in processes:
+            if process.is_alive():  # this one was interrupted; what has not been told so ends where it stands
+                process.terminate()
+        for process in processes:
+            if process.pid is not None:
+                process.join()
 
 
 def _worker(
@@ -185,6 +191,7 @@ def _worker(
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
+    os.environ[READERS] = str(automatic_workers(options.jobs))
     with suppress(KeyboardInterrupt):  # the process that started this one says so
         work(trials, options, lambda trial, record, epochs: events.put((trial.id, record, epochs)))
 

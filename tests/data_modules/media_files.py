@@ -33,6 +33,26 @@ def pictures(frames: int, size: tuple[int, int] = (48, 64)) -> Pictures:
     return made
 
 
+def drawn_face(height: int, width: int, row: int, column: int, size: int) -> np.ndarray:
+    """Return ``(3, height, width)`` with a face as a cascade knows it: bright, with dark eyes, brows and mouth."""
+    y, x = np.mgrid[:height, :width].astype(float)
+    y, x = (y - row) / size, (x - column) / size
+
+    def oval(dy: float, dx: float, high: float, wide: float) -> np.ndarray:
+        return np.clip(6 * (1.2 - ((y - dy) / high) ** 2 - ((x - dx) / wide) ** 2), 0, 1)
+
+    grey = 70 + 120 * oval(0, 0, 0.62, 0.45)
+    for side in (-1, 1):
+        grey -= 60 * oval(-0.24, 0.19 * side, 0.03, 0.12)  # brow
+        grey -= 60 * oval(-0.11, 0.19 * side, 0.08, 0.13)  # socket
+        grey -= 60 * oval(-0.11, 0.19 * side, 0.03, 0.05)  # eye
+        grey -= 40 * oval(0.14, 0.06 * side, 0.02, 0.03)  # nostril
+        grey -= 10 * oval(0.05, 0.3 * side, 0.2, 0.08)  # cheek
+    grey += 25 * oval(0.0, 0.0, 0.14, 0.04)  # bridge of the nose
+    grey -= 70 * oval(0.30, 0.0, 0.04, 0.17)  # mouth
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[None], 3, axis=0)
+
+
 def tone(
     seconds: float, rate: int = 48_000, channels: int = 1, hertz: float = 440.0, level: float = 0.25
 ) -> npt.NDArray[np.float32]:

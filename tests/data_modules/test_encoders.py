@@ -53,6 +53,15 @@ def test_of_a_model_of_two_kinds_the_part_that_sees(clip: Path, said: dict[str, 
     np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
+@pytest.mark.gpu
+def test_a_gpu_encodes_the_same(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), np.uint8)
+    there = ImageEncoder(str(clip))
+    assert there.model.device.type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    np.testing.assert_allclose(there(pictures), ImageEncoder(str(clip))(pictures), atol=1e-4)
+
+
 def test_an_encoder_of_another_kind_is_refused_at_once(tmp_path: Path) -> None:
     sizes = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=8)).save_pretrained(tmp_path / "bert")

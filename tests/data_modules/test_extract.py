@@ -21,8 +21,7 @@ from data_modules.importers import ravdess, ravdess_media
 from data_modules.store_writer import write_store
 from mmbench.cli import main
 from mmbench.methods.lf_dnn import LFDNN
-from tests.data_modules.media_files import make_mp4, make_wav, tone
-from tests.data_modules.test_faces import drawn_face
+from tests.data_modules.media_files import drawn_face, make_mp4, make_wav, tone
 from tests.methods.training import fit
 
 RATE = 16_000

@@ -144,6 +144,13 @@ def test_no_samples_and_a_missing_part_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["everything", "mine/first", ""])
+def test_names_that_no_protocol_may_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=rf"A split protocol cannot be named '{name}'"):
+        write_store(tmp_path / "a.h5", INFO, records(), protocol=name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_split_tables_of_one_s_own(tmp_path: Path) -> None:
     def folds(light: list[Record]) -> dict[str, list[np.ndarray]]:
         assert not light[0].inputs

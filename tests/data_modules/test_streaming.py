@@ -263,7 +263,9 @@ def test_how_many_workers(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert automatic_workers() == 4
+    assert [automatic_workers(trainings) for trainings in (8, 32, 64, 100)] == [4, 1, 0, 0]
     monkeypatch.setenv("MMBENCH_WORKERS", "7")
+    assert automatic_workers(8) == 7
     assert FusionDataModule(store.path).workers == 7
     assert FusionDataModule(store.path, workers=0).workers == 0
     monkeypatch.setenv("MMBENCH_WORKERS", "many")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import multiprocessing
 import threading
 from pathlib import Path
 
@@ -105,3 +106,18 @@ def test_an_interrupt_keeps_what_is_done(plan: Planner, options: Options, monkey
     assert [options.records.find(trial) is not None for trial in trials] == [True, False]
     monkeypatch.setattr(launch_module, "run_trial", run_trial)
     assert len(launch(trials, options, quiet_console())) == 2
+
+
+def test_an_interrupt_ends_the_processes(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only this process hears of it here, while two others train; no trial goes on unseen."""
+    daemons: list[bool] = []
+
+    def interrupted(self: object, trial: object, record: object, epochs: int) -> None:
+        daemons.extend(process.daemon for process in multiprocessing.active_children())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch_module._Display, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch(plan("lf_dnn", epochs=2000, seeds=(1, 2)), dataclasses.replace(options, jobs=2), quiet_console())
+    assert not multiprocessing.active_children()
+    assert daemons == [False, False], "a daemon may not start processes that read media"

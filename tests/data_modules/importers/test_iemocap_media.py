@@ -23,7 +23,7 @@ from tests.data_modules.importers.iemocap_layouts import (
     write_dialog,
     write_few,
 )
-from tests.data_modules.media_files import cut_file, make_mp4
+from tests.data_modules.media_files import cut_file, drawn_face, make_mp4
 
 pytest.importorskip("av")
 
@@ -76,6 +76,35 @@ def test_pictures_of_the_speaker(release: Path, tmp_path: Path) -> None:
     for row, name in enumerate(store.ids):
         values, _ = store.read("vision", np.array([row]))
         check_pictures(values, turns[name])
+
+
+def test_faces_of_the_speaker(copy: Path, tmp_path: Path) -> None:
+    """One actor of one dialog shows a face, at the edge of the left half; nobody else does."""
+    pytest.importorskip("cv2")
+    left = drawn_face(240, 320, 110, 230, 80).transpose(1, 2, 0)
+    both = np.concatenate([left, np.full_like(left, 90)], axis=1)
+    make_mp4(copy / PATH, fps=30.0, sound=False, frames=np.stack([both] * round(30 * FEW_SECONDS)))
+    store = make(copy, tmp_path, face="detector")
+    assert store.feature_set == f"4-faces{SIZE}"
+    assert "speaker's half: largest frontal face" in store.modalities["vision"].source
+    turns = {turn.name: turn for turn in read_turns(copy)[0]}
+    pictures = {name: store.read("vision", np.array([row]))[0].astype(float) for row, name in enumerate(store.ids)}
+    faced = {name for name in pictures if turns[name].dialog == DIALOG and turns[name].side == "left"}
+    assert faced
+    assert any(turns[name].dialog == DIALOG for name in set(pictures) - faced)
+    for name, values in pictures.items():
+        assert values.shape[1:] == (3, SIZE, SIZE)
+        if name in faced:  # alike on both sides, as nothing is that is cut elsewhere
+            assert values.std() > 30
+            assert np.abs(values - values[..., ::-1]).mean() < 8
+    none = sum(len(values) for name, values in pictures.items() if name not in faced)
+    total = sum(map(len, pictures.values()))
+    assert f"In {none} of {total} pictures no face was found: their middle was taken." in store.notes
+
+
+def test_a_face_without_pictures_is_refused(release: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No pictures are taken, so no face can be cut out of them"):
+        make(release, tmp_path, vision="none", audio="logmel", face="detector")
 
 
 def test_mesm_form_streams(release: Path, tmp_path: Path) -> None:
