@@ -116,20 +116,19 @@ def write_store(
         The written store, open for reading.
 
     Raises:
-        DataError: For no samples, a repeated id, differing dimensions, a missing modality or a NaN target.
+        DataError: For no samples, a repeated id, differing dimensions, a missing modality, a NaN target, or a name
+            that no protocol can have.
     """
     target = Path(path)
+    if splits is None:
+        _check_name(protocol)  # now, not after all samples
     with atomic_path(target) as part, h5py.File(part, "w") as file:
         light = _write_samples(file, info, records)
         tables = splits(light) if splits else {protocol: [_own_split(light)]}
         shared: list[str] = []
         file.create_group("splits", track_order=True)  # the first protocol is the default one
         for name, folds in tables.items():
-            if not name or "/" in name or name == EVERYTHING:
-                raise DataError(
-                    f"A split protocol cannot be named {name!r}: give a name without a slash, and another one than "
-                    f"{EVERYTHING!r}, which stands for all samples."
-                )
+            _check_name(name)
             for fold, table in enumerate(folds):
                 _check_table(name, fold, table, len(light))
                 shared += _shared_groups(name, fold, table, light)
@@ -212,6 +211,14 @@ def _own_split(records: list[Record]) -> npt.NDArray[np.int8]:
         if record.split is not None and record.split not in SPLITS:
             raise DataError(f"Sample {record.id!r} is in the split {record.split!r}; splits are {', '.join(SPLITS)}.")
     return np.asarray([UNUSED if r.split is None else SPLITS.index(r.split) for r in records], np.int8)
+
+
+def _check_name(protocol: str) -> None:
+    if protocol in ("", ".", EVERYTHING) or "/" in protocol:
+        raise DataError(
+            f"A split protocol cannot be named {protocol!r}: give a name without a slash that is neither '.' nor "
+            f"{EVERYTHING!r}, which stands for all samples."
+        )
 
 
 def _check_table(protocol: str, fold: int, table: npt.NDArray[np.int8], samples: int) -> None:

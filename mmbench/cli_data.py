@@ -100,7 +100,7 @@ def _add_synth(below: Any, handlers: dict[str, Handler]) -> None:
     )
     synth.add_argument("--out", type=Path | None, default=None, help="store to write; by default the usual place")
     synth.add_argument(
-        "--kind", default=None, choices=list(TARGETS), help="what is predicted of sequences; by default regression"
+        "--kind", default=None, choices=list(TARGETS), help="what is predicted of sequences: without it a score"
     )
     synth.add_argument("--seed", type=int, default=SEED, help="seed of the generator")
     below.add_subcommand("synth", synth)
@@ -188,7 +188,7 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
         raise DataError(f"What is predicted of generated {form} cannot be chosen: leave --kind away.")
     out = arguments.out or FusionDataModule.place("synthetic" if form == "sequences" else f"synthetic_{form}")
     makers: dict[str, Callable[..., FeatureStore]] = {
-        "sequences": partial(write_synthetic, kind=arguments.kind or "regression"),
+        "sequences": partial(write_synthetic, **({"kind": arguments.kind} if arguments.kind else {})),
         "dialogues": write_dialogues,
         "clips": write_clips,
     }

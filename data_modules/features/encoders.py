@@ -26,6 +26,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """How pictures are normalised for an encoder that does not say."""
 USUAL_SIDE = 224
 
+_NO_ROOM = (
+    "{what} {name!r} cannot run on the graphics card ({error}). Make room on it, or set CUDA_VISIBLE_DEVICES to "
+    "nothing, and it runs on the CPU."
+)
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -40,15 +45,20 @@ def _load(part: str, name: str, what: str) -> Any:
         ) from error
 
 
-def _device() -> torch.device:
-    """Return where encoders run: on the graphics card where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _placed(model: Any, name: str, what: str) -> Any:
+    """Put an encoder on the graphics card, where there is one."""
+    try:
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError as error:
+        raise DataError(_NO_ROOM.format(what=what, name=name, error=error)) from error
 
 
 def _try(once: Callable[[], object], name: str, what: str, advice: str) -> None:
     """Use an encoder once, so that one of another kind is refused before anything is decoded."""
     try:
         once()
+    except torch.OutOfMemoryError as error:
+        raise DataError(_NO_ROOM.format(what=what, name=name, error=error)) from error
     except Exception as error:  # whatever a model says of inputs that it was not made for
         raise DataError(f"{what} {name!r} cannot be used ({type(error).__name__}: {error}). {advice}") from error
 
@@ -82,7 +92,7 @@ class TextEncoder:
 
     def __init__(self, name: str) -> None:
         self.tokenizer = _load("AutoTokenizer", name, "The text encoder")
-        self.model = _load("AutoModel", name, "The text encoder").eval().to(_device())
+        self.model = _placed(_load("AutoModel", name, "The text encoder").eval(), name, "The text encoder")
         positions = getattr(self.model.config, "max_position_embeddings", LONGEST)
         self.longest = min(LONGEST, positions, self.tokenizer.model_max_length)
         self.text = f"{title(name)}, hidden states of the last layer"
@@ -110,7 +120,7 @@ class ImageEncoder:
 
     def __init__(self, name: str) -> None:
         model = _load("AutoModel", name, "The image encoder").eval()
-        self.model = getattr(model, "vision_model", model).to(_device())
+        self.model = _placed(getattr(model, "vision_model", model), name, "The image encoder")
         library = media_library("transformers.image_processing_base", "The image encoder", "text")
         try:
             said, _ = library.ImageProcessingMixin.get_image_processor_dict(name)
@@ -120,7 +130,7 @@ class ImageEncoder:
         cut = said.get("crop_size") if said.get("do_center_crop") else None
         self.size = _side(cut, said.get("size"), getattr(self.model.config, "image_size", None))
         self.mean, self.std = (
-            torch.tensor(said.get(key) or usual, device=_device()).view(3, 1, 1)
+            torch.tensor(said.get(key) or usual, device=self.model.device).view(3, 1, 1)
             for key, usual in (("image_mean", IMAGENET_MEAN), ("image_std", IMAGENET_STD))
         )
         self.text = f"{title(name)}, pooled vector of each picture"
@@ -135,7 +145,9 @@ class ImageEncoder:
             pixels = interpolate(
                 part.to(self.mean.device).float() / 255, (self.size, self.size), mode="bilinear", antialias=True
             )
-            output = self.model(pixel_values=(pixels - self.mean) / self.std)
+            # Rounded convolutions would make the features depend on the machine more than they must.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                output = self.model(pixel_values=(pixels - self.mean) / self.std)
             pooled = getattr(output, "pooler_output", None)
             if pooled is None:
                 hidden = output.last_hidden_state

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from data_modules.features import audio as sound
 from data_modules.features.faces import HaarFace, shape_text
-from data_modules.features.media import CLOCK, CUT_SHARE, TOO_LARGE, Pictures, Sampling, read_frames, video_info
+from data_modules.features.media import CLOCK, CUT_SHARE, TOO_LARGE, Sampling, read_frames, video_info
 from data_modules.importers.clips import FACELESS, TAKEN, Clip, Decoded, decode_clips, listed, refuse_loss, work_folder
 from data_modules.importers.common import Source
 from data_modules.importers.iemocap_splits import (
@@ -56,7 +56,7 @@ CLASSES: dict[ClassSet, dict[str, str]] = {
 """By set of classes the class of each label, in the order of the classes; turns of other labels are left out."""
 SIZE, EVERY = 224, 0.5
 AT_ONCE = 600
-"""Pictures of a dialog in memory at a time, a gigabyte while they are read; a dialog with more is decoded twice."""
+"""Whole pictures of a dialog in memory at a time, a gigabyte while they are read; one with more is decoded twice."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,9 @@ def read(
     kinds: dict[str, ModalityKind] = {"audio": "waveform"} if audio == "waveform" else {}
     kinds |= {"vision": "frames"} if vision == "frames" else {}
     rates = {"audio": float(sound.RATE), "vision": 1 / every}
-    cut = shape_text(detector.text, size) if detector else f"{size} x {size} from the middle"
-    seen = f"a picture every {every:g} s, the speaker's half: {cut}"
+    middle = f"{size} x {size} from the middle of the speaker's half"
+    cut = f"in the speaker's half the {shape_text(detector.text, size)}" if detector else middle
+    seen = f"a picture every {every:g} s, {cut}"
     extractors = {"audio": heard.source if "audio" in made else "", "vision": seen}
     parts = {"audio": f"{audio}-vectors" if vectors else audio, "vision": f"{'faces' if detector else 'frames'}{size}"}
     info = StoreInfo(
@@ -247,7 +248,7 @@ def _see(turns: Sequence[Turn], every: float, size: int, detector: HaarFace | No
         [Clip(dialog, (some[0].avi,)) for dialog, some in dialogs.items()],
         lambda clip: speakers_pictures(clip.files[0], dialogs[clip.id], every, size, detector),
         folder,
-        settings={"every": every, "size": size, "face": detector.text if detector else "", "turns": spans},
+        settings={"every": every, "size": size, "turns": spans} | ({"face": detector.text} if detector else {}),
         what="IEMOCAP dialogs",
     )
 
@@ -268,7 +269,8 @@ def speakers_pictures(
         detector: What finds the face in the speaker's half; without one the middle is cut out as it is.
 
     Raises:
-        DataError: When the video cannot be decoded or is cut short, or a half of it is smaller than the pictures.
+        DataError: When the video cannot be decoded or is cut short, or, without a detector, a half of it is smaller
+            than the pictures.
     """
     info = video_info(path)
     # Of an AVI file that was cut, the length that is read is that of the rest.
@@ -290,33 +292,39 @@ def speakers_pictures(
             wanted[turn.name] = turn.start + every * np.arange(np.ceil((seconds - CLOCK) / every))
     if not wanted:
         return {}
-    heard = [turn for turn in turns if turn.name in wanted]
-    moments = {
-        side: np.unique(np.concatenate([np.zeros(0), *(wanted[turn.name] for turn in heard if turn.side == side)]))
-        for side in ("left", "right")
-    }
-    times = np.unique(np.concatenate(list(moments.values())))
     top, inset, rows, columns = (height - size) // 2, (width - size) // 2, size, size
     if detector is not None:
         top, inset, rows, columns = 0, 0, height, width
-    sides: dict[str, list[Pictures]] = {"left": [], "right": []}
-    most = max(1, min(AT_ONCE, TOO_LARGE // (3 * info.height * info.width)))
-    for some in np.array_split(times, -(-len(times) // most)):
-        pictures = read_frames(path, _At(at=tuple(some)))
-        for side, edge in (("left", inset), ("right", width + inset)):
-            speaks = np.isin(some, moments[side])
-            sides[side].append(pictures[speaks, :, top : top + rows, edge : edge + columns])
-    halves = {side: np.concatenate(parts) for side, parts in sides.items()}
     made: dict[str, Array] = {}
     faceless = 0
-    for turn in heard:
-        pictures = halves[turn.side][np.searchsorted(moments[turn.side], wanted[turn.name])]
-        if detector is not None:
-            pictures, found = detector(pictures)
-            faceless += int((~found).sum())
-        made[turn.name] = pictures
+    most = min(AT_ONCE, TOO_LARGE // (3 * info.height * info.width))
+    for some in _parts([turn for turn in turns if turn.name in wanted], wanted, most):
+        times = np.unique(np.concatenate([wanted[turn.name] for turn in some]))
+        shown = read_frames(path, _At(at=tuple(times)))
+        for turn in some:
+            left = inset + (width if turn.side == "right" else 0)
+            places = np.searchsorted(times, wanted[turn.name])
+            pictures = shown[places, :, top : top + rows, left : left + columns]
+            if detector is not None:
+                pictures, found = detector(pictures)
+                faceless += int((~found).sum())
+            made[turn.name] = pictures
+        del shown  # or it would stay while the next part is read
     counts = {TAKEN: np.asarray(sum(map(len, made.values()))), FACELESS: np.asarray(faceless)}
     return made | (counts if detector else {})
+
+
+def _parts(turns: Sequence[Turn], wanted: Mapping[str, Array], most: int) -> Iterator[list[Turn]]:
+    """Yield turns in groups of so many pictures at most, or of one turn."""
+    part: list[Turn] = []
+    count = 0
+    for turn in turns:
+        if part and count + len(wanted[turn.name]) > most:
+            yield part
+            part, count = [], 0
+        part.append(turn)
+        count += len(wanted[turn.name])
+    yield part
 
 
 def _usable(turns: Sequence[Turn], made: Mapping[str, Decoded]) -> tuple[list[Turn], list[str]]:

@@ -272,7 +272,7 @@ def _sources(settings: _Settings) -> dict[str, str]:
 
 
 def _notes(settings: _Settings, decoded: Decoded) -> list[str]:
-    notes = decoded.faceless if settings.pictures else []
+    notes = decoded.faceless
     if settings.recipe == "cfnsr" and not settings.published:
         notes.append("The sound is cut as CFN-SR does, but not all settings are those of its published recipe.")
     return notes

@@ -44,7 +44,7 @@ from mmbench.nn.sparse import SparseTower
 from mmbench.nn.vgg import POOLS, WINDOW, Faces, Pieces, crop_corner, dense_tower
 from mmbench.tasks import Task
 
-_TRACK = "iemocap_mesm/mesm-waveform-frames224/mesm"
+_TRACK = "iemocap_mesm/mesm-waveform-faces48/mesm"
 
 
 class PictureEncoder(nn.Module):

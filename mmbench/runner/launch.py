@@ -25,6 +25,8 @@ from mmbench.runner.plan import Trial
 from mmbench.runner.records import RecordDict, Records
 from mmbench.runner.trial import Tracker, run_trial
 
+GRACE = 10.0
+"""Seconds that a process has to end by itself, once it was told so."""
 Notify = Callable[[Trial, RecordDict | None, int], None]
 
 
@@ -64,7 +66,10 @@ def claimed(folder: Path, wait: bool) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True
+        try:
+            yield True
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # processes that were forked meanwhile hold the file too
 
 
 def work(trials: Sequence[Trial], options: Options, notify: Notify) -> None:
@@ -158,14 +163,16 @@ def _work_in_processes(trials: Sequence[Trial], options: Options, display: _Disp
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
     try:
-        for number, process in enumerate(processes):
-            if devices:  # a new process sees only its own device
-                os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
-            process.start()
-        if visible is None:
-            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-        else:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+        try:
+            for number, process in enumerate(processes):
+                if devices:  # a new process sees only its own device
+                    os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+                process.start()
+        finally:
+            if visible is None:
+                os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+            else:
+                os.environ["CUDA_VISIBLE_DEVICES"] = visible
         shown: set[str] = set()
         while any(process.is_alive() for process in processes) or not events.empty():
             if events.empty():
@@ -176,13 +183,15 @@ def _work_in_processes(trials: Sequence[Trial], options: Options, display: _Disp
                 display(by_id[key], record, epochs)
             if record is not None:
                 shown.add(key)
-    finally:
-        for process in processes:
-            if process.is_alive():  # this one was interrupted; what has not been told so ends where it stands
-                process.terminate()
-        for process in processes:
-            if process.pid is not None:
-                process.join()
+    finally:  # on Ctrl-C, of which the others may not know
+        started = [process for process in processes if process.pid is not None]
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.join(GRACE)
+            # Lightning's handler of the signal only takes note of it, and forgets it after the last batch of a test.
+            process.kill()
+            process.join()
 
 
 def _worker(
@@ -197,7 +206,10 @@ def _worker(
 
 
 def _die_with_parent() -> None:
-    """End this process when the one that started it was killed, so that no trial goes on unseen."""
+    """End this process when the one that started it was killed, so that no trial goes on unseen.
+
+    The processes that read for it notice within seconds, and hold the lock of the trial until then.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

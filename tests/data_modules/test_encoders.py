@@ -53,8 +53,17 @@ def test_of_a_model_of_two_kinds_the_part_that_sees(clip: Path, said: dict[str, 
     np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
+def test_a_card_without_room_says_what_to_do(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, device: str) -> None:
+        raise torch.OutOfMemoryError("2 GiB wanted")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(DataError, match=r"tiny-clip' cannot run on the graphics card \(2 GiB.*CUDA_VISIBLE_DEVICES"):
+        ImageEncoder(str(clip))
+
+
 @pytest.mark.gpu
-def test_a_gpu_encodes_the_same(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_sees_the_same(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), np.uint8)
     there = ImageEncoder(str(clip))
     assert there.model.device.type == "cuda"

@@ -59,6 +59,14 @@ def image_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.gpu
+def test_a_gpu_reads_the_same(text_encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = TextEncoder(text_encoder)
+    assert there.model.device.type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    np.testing.assert_allclose(there("good film"), TextEncoder(text_encoder)("good film"), atol=1e-4)
+
+
 def test_every_extractor_gives_what_its_library_gives(tmp_path: Path, text_encoder: str, image_encoder: str) -> None:
     from transformers import AutoModel, AutoTokenizer
 

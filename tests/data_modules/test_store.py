@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,10 +145,14 @@ def test_no_samples_and_a_missing_part_are_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["everything", "mine/first", ""])
+@pytest.mark.parametrize("name", ["everything", "mine/first", ".", ""])
 def test_names_that_no_protocol_may_have(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=rf"A split protocol cannot be named '{name}'"):
-        write_store(tmp_path / "a.h5", INFO, records(), protocol=name)
+    def of_one_s_own(light: list[Record]) -> dict[str, list[np.ndarray]]:
+        return {name: [np.array([0, 1, 2, 0, 0, -1], np.int8)]}
+
+    for options in ({"protocol": name}, {"splits": of_one_s_own}):
+        with pytest.raises(DataError, match=f"A split protocol cannot be named '{re.escape(name)}'"):
+            write_store(tmp_path / "a.h5", INFO, records(), **options)
     assert list(tmp_path.iterdir()) == []
 
 

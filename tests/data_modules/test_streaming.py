@@ -168,7 +168,7 @@ def test_another_rate_is_other_content(tmp_path: Path) -> None:
 
 
 def test_a_process_that_may_start_none_reads_itself(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials that run side by side are in such processes."""
+    """A daemon may start none, such as a process of a pool."""
     expected = list(loader(store, workers=0))
     monkeypatch.setattr(multiprocessing.current_process(), "daemon", True)
     assert_same(loader(store, workers=2), expected, MODALITIES)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import io
 import multiprocessing
+import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
+from data_modules.generator_clips import write_clips
 from mmbench.runner import launch as launch_module
 from mmbench.runner.launch import Options, claimed, launch, work
 from tests.runner.conftest import Planner
@@ -113,6 +118,8 @@ def test_an_interrupt_ends_the_processes(plan: Planner, options: Options, monkey
     daemons: list[bool] = []
 
     def interrupted(self: object, trial: object, record: object, epochs: int) -> None:
+        if not epochs:
+            return
         daemons.extend(process.daemon for process in multiprocessing.active_children())
         raise KeyboardInterrupt
 
@@ -121,3 +128,44 @@ def test_an_interrupt_ends_the_processes(plan: Planner, options: Options, monkey
         launch(plan("lf_dnn", epochs=2000, seeds=(1, 2)), dataclasses.replace(options, jobs=2), quiet_console())
     assert not multiprocessing.active_children()
     assert daemons == [False, False], "a daemon may not start processes that read media"
+
+
+def deaf(trials: object, options: object, events: multiprocessing.SimpleQueue) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    events.put((trials[0].id, None, 1))
+    time.sleep(600)
+
+
+def test_an_interrupt_ends_processes_that_do_not_listen(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning takes note of the signal and may go on."""
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch_module._Display, "__call__", interrupted)
+    monkeypatch.setattr(launch_module, "_worker", deaf)
+    monkeypatch.setattr(launch_module, "GRACE", 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        launch(plan("lf_dnn", epochs=1, seeds=(1, 2)), dataclasses.replace(options, jobs=2), quiet_console())
+    assert not multiprocessing.active_children()
+
+
+def test_processes_that_train_share_those_that_read(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_die_with_parent", "work"):
+        monkeypatch.setattr(launch_module, name, lambda *arguments: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setattr(launch_module, "automatic_workers", lambda trainings: 10 * trainings)
+    launch_module._worker([], dataclasses.replace(options, jobs=3), multiprocessing.SimpleQueue())
+    assert os.environ["MMBENCH_WORKERS"] == "30"
+
+
+def test_processes_that_train_start_others_that_read(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MMBENCH_WORKERS", "1")
+    store = write_clips(tmp_path / "clips.h5", clips=(4, 2, 2))
+    trials = plan("constant", epochs=1, seeds=(1, 2), dataset="synthetic_clips", path=store.path)
+    records = launch(trials, dataclasses.replace(options, jobs=2), quiet_console())
+    assert [record["status"] for record in records] == ["completed"] * 2

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from data_modules import FusionDataModule
+from data_modules.features.faces import HaarFace
 from data_modules.importers import iemocap_release, import_store
 from data_modules.importers.iemocap_release import speakers_pictures
 from data_modules.importers.iemocap_tables import Turn, read_turns
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
+from mmbench.methods.mesm import MESM
 from tests.data_modules.importers.iemocap_layouts import (
     FEW_SECONDS,
     HALF,
@@ -78,16 +80,21 @@ def test_pictures_of_the_speaker(release: Path, tmp_path: Path) -> None:
         check_pictures(values, turns[name])
 
 
-def test_faces_of_the_speaker(copy: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def with_a_face(copy: Path) -> Path:
     """One actor of one dialog shows a face, at the edge of the left half; nobody else does."""
     pytest.importorskip("cv2")
     left = drawn_face(240, 320, 110, 230, 80).transpose(1, 2, 0)
     both = np.concatenate([left, np.full_like(left, 90)], axis=1)
     make_mp4(copy / PATH, fps=30.0, sound=False, frames=np.stack([both] * round(30 * FEW_SECONDS)))
-    store = make(copy, tmp_path, face="detector")
+    return copy
+
+
+def test_faces_of_the_speaker(with_a_face: Path, tmp_path: Path) -> None:
+    store = make(with_a_face, tmp_path, face="detector")
     assert store.feature_set == f"4-faces{SIZE}"
-    assert "speaker's half: largest frontal face" in store.modalities["vision"].source
-    turns = {turn.name: turn for turn in read_turns(copy)[0]}
+    assert "in the speaker's half the largest frontal face" in store.modalities["vision"].source
+    turns = {turn.name: turn for turn in read_turns(with_a_face)[0]}
     pictures = {name: store.read("vision", np.array([row]))[0].astype(float) for row, name in enumerate(store.ids)}
     faced = {name for name in pictures if turns[name].dialog == DIALOG and turns[name].side == "left"}
     assert faced
@@ -116,6 +123,9 @@ def test_mesm_form_streams(release: Path, tmp_path: Path) -> None:
     options = {"classes": "mesm", "audio": "waveform", "lists": folder, "every": 0.25}
     store = make(release, tmp_path, **options)
     assert store.spec("mesm").track == f"iemocap_mesm/mesm-waveform-frames{SIZE}/mesm"
+    pytest.importorskip("cv2")
+    faces = make(release, tmp_path / "faces", **options | {"face": "detector", "size": 48})
+    assert {result.track for result in MESM.card.published} == {faces.spec("mesm").track}
     assert store.target.names == ("angry", "excited", "frustrated", "happy", "neutral", "sad")
     assert {name: spec.rate for name, spec in store.modalities.items()} == {"audio": 16_000.0, "vision": 4.0}
     data = FusionDataModule(store.path, workers=0, batch_size=8)
@@ -141,10 +151,36 @@ def test_each_video_is_decoded_once(release: Path, tmp_path: Path, monkeypatch: 
     assert len(seen) == len(set(seen)) == 10
 
 
-def test_long_dialogs_are_decoded_in_parts(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = make(release, tmp_path).fingerprint
-    monkeypatch.setattr(iemocap_release, "AT_ONCE", 7)
-    assert make(release, tmp_path).fingerprint == whole
+@pytest.mark.parametrize("face", ["centre", "detector"])
+def test_long_dialogs_are_decoded_in_parts(
+    with_a_face: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, face: str
+) -> None:
+    """The hand of the detector is as steady in parts: none of them tears a turn."""
+    seen: list[int] = []
+    once = iemocap_release.read_frames
+
+    def counted(*arguments: object) -> np.ndarray:
+        seen.append(len(pictures := once(*arguments)))  # type: ignore[arg-type]
+        return pictures
+
+    monkeypatch.setattr(iemocap_release, "read_frames", counted)
+    whole = make(with_a_face, tmp_path, face=face, every=0.1).fingerprint
+    assert len(seen) == 10
+    monkeypatch.setattr(iemocap_release, "AT_ONCE", 20)
+    assert make(with_a_face, tmp_path, face=face, every=0.1).fingerprint == whole
+    assert len(seen) > 20
+    assert max(seen[10:]) <= 20
+
+
+def test_other_pictures_are_decoded_anew(with_a_face: Path, tmp_path: Path) -> None:
+    """What is kept of a stopped import with other settings is not taken for these pictures."""
+    options = {"audio": "none", "vision": "frames", "size": SIZE, "work": tmp_path / "kept"}
+    shown = []
+    for face in ("centre", "detector"):
+        records = iemocap_release.read(with_a_face, face=face, **options).records
+        shown.append({record.id: record.inputs["vision"] for record in records if record.group == DIALOG})
+    assert shown[0]
+    assert any(not np.array_equal(pictures, shown[1][name]) for name, pictures in shown[0].items())
 
 
 # What cannot be used.
@@ -172,6 +208,9 @@ def test_small_pictures_are_refused(tmp_path: Path) -> None:
     assert next(iter(speakers_pictures(path, turns, size=HEIGHT).values())).shape[2:] == (HEIGHT, HEIGHT)
     with pytest.raises(DataError, match="shows each actor in 60 x 80 pixels, too few for pictures of 224"):
         speakers_pictures(path, turns)
+    pytest.importorskip("cv2")
+    faces = speakers_pictures(path, turns, detector=HaarFace(224))
+    assert faces[turns[0].name].shape[1:] == (3, 224, 224)
 
 
 def test_broken_videos_are_an_error_with_their_names(copy: Path, tmp_path: Path) -> None:
