@@ -1,10 +1,13 @@
-"""Measure speed and memory: ``python -m benchmarks.speed [--only NAME,...] [--quick]``."""
+"""Measure speed and memory: ``python -m benchmarks.speed [--only NAME,...] [--methods KEY,...] [--quick]``.
+
+What was measured is in the table at once, in the place of what it had before, so that a run which fails keeps the rest.
+"""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -13,23 +16,40 @@ from rich.console import Console
 from benchmarks.speed import attention, buckets, data_path, import_memory, methods, streaming_memory, training_epoch
 from benchmarks.speed.measure import FULL, QUICK, Row, Setting, Sizes
 from benchmarks.speed.mosi import write_mosi_like
-from benchmarks.speed.table import RESULTS, show, write
+from benchmarks.speed.table import RESULTS, merged, show, stored, write
+from mmbench.methods import methods as all_methods
 from mmbench.runner.trial import quiet
 
-MEASUREMENTS: dict[str, Callable[[Setting], list[Row]]] = {
-    "data_path": data_path.measure,
-    "buckets": buckets.measure,
-    "training_epoch": training_epoch.measure,
-    "attention": attention.measure,
-    "import_memory": import_memory.measure,
-    "streaming_memory": streaming_memory.measure,
+
+def _at_once(measure: Callable[[Setting], list[Row]]) -> Callable[[Setting], Iterable[list[Row]]]:
+    return lambda setting: [measure(setting)]
+
+
+MEASUREMENTS: dict[str, Callable[[Setting], Iterable[list[Row]]]] = {
+    "data_path": _at_once(data_path.measure),
+    "buckets": _at_once(buckets.measure),
+    "training_epoch": _at_once(training_epoch.measure),
+    "attention": _at_once(attention.measure),
+    "import_memory": _at_once(import_memory.measure),
+    "streaming_memory": _at_once(streaming_memory.measure),
     "methods": methods.measure,
 }
+"""By name what is measured; the rows come in groups that belong together."""
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-def run(names: list[str], sizes: Sizes, console: Console) -> list[Row]:
-    """Return the rows of some measurements, on every device that there is."""
+def run(
+    names: list[str], sizes: Sizes, console: Console, keys: tuple[str, ...], keep: Callable[[list[Row]], object]
+) -> list[Row]:
+    """Return the rows of some measurements, on every device that there is.
+
+    Args:
+        names: The measurements.
+        sizes: How much is measured.
+        console: Says what is measured.
+        keys: The methods that are measured; all of them when there are none.
+        keep: Called with all rows so far, whenever there are more.
+    """
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, quiet():
         store = Path(folder) / "mosi_like.h5"
@@ -37,7 +57,9 @@ def run(names: list[str], sizes: Sizes, console: Console) -> list[Row]:
         for name in names:
             for device in ("cpu",) if name.endswith("_memory") else DEVICES:
                 console.print(f"measuring {name} on {device}", style="dim")
-                rows += MEASUREMENTS[name](Setting(store, Path(folder), sizes, device))
+                for found in MEASUREMENTS[name](Setting(store, Path(folder), sizes, device, keys)):
+                    rows += found
+                    keep(rows)
     return rows
 
 
@@ -45,18 +67,25 @@ def main() -> None:
     """Measure, print, and write what a full run found."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description="Measure speed and memory.")
     parser.add_argument("--only", help=f"measurements, separated by commas: {', '.join(MEASUREMENTS)}")
+    parser.add_argument("--methods", help="of the measurement `methods` only these, separated by commas")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     arguments = parser.parse_args()
     names = arguments.only.split(",") if arguments.only else list(MEASUREMENTS)
     if unknown := sorted(set(names) - set(MEASUREMENTS)):
         parser.error(f"there is no measurement {', '.join(unknown)}; there are: {', '.join(MEASUREMENTS)}")
-    console = Console()
-    rows = run(names, QUICK if arguments.quick else FULL, console)
+    keys = tuple(arguments.methods.split(",")) if arguments.methods else ()
+    if unknown := sorted(set(keys) - set(all_methods())):
+        parser.error(f"there is no method {', '.join(unknown)}; there are: {', '.join(all_methods())}")
+    console, old = Console(), stored()
+    if arguments.quick:
+        show(run(names, QUICK, console, keys, keep=lambda rows: None), console)
+        console.print(f"Not written: {RESULTS.name} holds full sizes only.")
+        return
+    rows = run(names, FULL, console, keys, keep=lambda rows: write(merged(old, rows)))
     show(rows, console)
-    if arguments.quick or arguments.only:
-        console.print(f"Not written: {RESULTS.name} holds full runs only.")
-    else:
-        console.print(f"Written to {write(rows)} and the JSON file beside it.")
+    # A complete run also forgets what is not measured any more.
+    path = write(merged(old, rows) if arguments.only or keys else rows)
+    console.print(f"Written to {path} and the JSON file beside it.")
 
 
 if __name__ == "__main__":

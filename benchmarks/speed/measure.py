@@ -66,12 +66,14 @@ class Setting:
         folder: An empty folder for what the measurement writes.
         sizes: How much is measured.
         device: ``cpu`` or ``cuda``.
+        methods: Only these methods; all of them when there are none.
     """
 
     store: Path
     folder: Path
     sizes: Sizes
     device: str = "cpu"
+    methods: tuple[str, ...] = ()
 
     @property
     def accelerator(self) -> str:

@@ -1,12 +1,13 @@
 """What every method costs to train, beside ``late_fusion``: time, parameters, memory.
 
-Methods have their default settings, except that all of them get the same batches of similar length. They train as in a
-trial, with all their stages, optimisers and hooks, but without validation and checkpoints. Timed is the second of the
-epochs that count, that is after pre-training and a warm-up; a method with several passes per epoch sees its samples
-several times in that time. Methods of dialogues and of raw media train on generated data of theirs, and are compared
-with ``late_fusion`` on the shape of MOSI all the same, per sample. Memory is what training takes at most beyond the
-model itself: batches, activations, gradients, Adam's state, and what libraries allocate at first use, of which the row
-of ``constant`` gives an idea.
+Methods have their default settings, except that all of them get the same batches of similar length; on raw media a
+method whose default is a smaller batch keeps it, for larger ones may not fit into memory. They train as in a trial,
+with all their stages, optimisers and hooks, but without validation and checkpoints. Timed is the second of the epochs
+that count, that is after pre-training and a warm-up; a method with several passes per epoch sees its samples several
+times in that time. Methods of dialogues and of raw media train on generated data of theirs, and are compared with
+``late_fusion`` on the shape of MOSI all the same, per sample. Memory is what training takes at most beyond the model
+itself: batches, activations, gradients, Adam's state, and what libraries allocate at first use, of which the row of
+``constant`` gives an idea.
 
 Each method runs in a process of its own, which this module is as a script: ``STORE KEY SETTINGS DEVICE REPETITIONS
 REFERENCE``.
@@ -32,6 +33,7 @@ from benchmarks.speed.mosi import BATCH, write_mosi_like
 from data_modules import DataSpec, FeatureStore, FusionDataModule
 from data_modules.generator_clips import write_clips
 from data_modules.generator_dialogues import UTTERANCES, write_dialogues
+from data_modules.schema import MEDIA
 from mmbench.methods import method, methods
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
 from mmbench.runner.trial import quiet
@@ -96,8 +98,12 @@ def train(store: Path, key: str, settings: Mapping[str, Any], device: str) -> tu
     """Train a method to the end of its second epoch that counts; return its number of parameters and the gauge."""
     torch.manual_seed(1111)
     cls = method(key)
+    config = cls.Config.parse({**settings, "batch_size": BATCH})
     data = FusionDataModule(store, batch_size=BATCH, bucketed=True, dialogue=cls.card.needs.dialogue)
-    model = cls(data.spec, config=cls.Config.parse({**settings, "batch_size": BATCH}))
+    if any(modality.kind in MEDIA for modality in data.spec.modalities.values()):
+        config = replace(config, batch_size=min(BATCH, cls.Config.parse(settings).batch_size))
+        data.batch_size = config.batch_size
+    model = cls(data.spec, config=config)
     gauge = Gauge(device)
     trainer = pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
@@ -146,7 +152,8 @@ def in_own_process(
         check=False,
     )
     if child.returncode:
-        raise RuntimeError(f"The measurement of {key} failed: {child.stderr[-2000:]}")
+        said = child.stderr[-2000:] or "it said nothing; where memory runs out, systems kill"
+        raise RuntimeError(f"The measurement of {key} failed with {child.returncode}: {said}")
     return Cost(**json.loads(child.stdout.splitlines()[-1]))
 
 
@@ -158,16 +165,21 @@ def variants(spec: DataSpec) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield (f"{key} ({variant})" if variant else key), key, settings
 
 
-def measure(setting: Setting) -> list[Row]:
-    """Measure every method and variant: on features, else on dialogues, and those of raw media on clips too."""
+def measure(setting: Setting) -> Iterator[list[Row]]:
+    """Measure every method and variant: on features, else on dialogues, and those of raw media on clips too.
+
+    Yields:
+        The rows of a method, the reference first, whichever methods are wanted.
+    """
     samples, store = setting.sizes.methods, setting.folder / "methods.h5"
     write_mosi_like(store, {"train": samples, "valid": 1, "test": 1})
-    rows: list[Row] = []
     reference: Cost | None = None
     for name, key, settings in variants(FeatureStore(store).spec("standard")):
+        if setting.methods and key not in (REFERENCE, *setting.methods):
+            continue
         found = in_own_process(store, key, settings, setting.device, setting.sizes.slow)
         reference = reference or found
-        rows += rows_of(name, setting.device, samples, found, reference)
+        yield rows_of(name, setting.device, samples, found, reference)
     assert reference is not None
     for form, made in _other_forms(setting.folder, samples).items():
         dialogue = form == "dialogues"
@@ -176,10 +188,11 @@ def measure(setting: Setting) -> list[Row]:
         for name, key, settings in variants(spec):
             if not (dialogue or method(key).card.needs.instead(FeatureStore(store).spec("standard"))):
                 continue
+            if setting.methods and key not in setting.methods:
+                continue
             found = in_own_process(made.path, key, settings, setting.device, setting.sizes.raw, store)
             found.ours = [seconds * samples / own for seconds in found.ours]
-            rows += rows_of(f"{name}, {form}", setting.device, samples, found, reference)
-    return rows
+            yield rows_of(f"{name}, {form}", setting.device, samples, found, reference)
 
 
 def _other_forms(folder: Path, samples: int) -> dict[str, FeatureStore]:

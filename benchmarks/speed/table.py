@@ -25,7 +25,8 @@ RESULTS = Path(__file__).parent / "results"
 HEADS = ("measurement", "device", "ours", "reference", "unit", "ratio", "quartiles", "required", "met")
 METHOD_HEADS = ("method", "device", "samples/s", "time beside late_fusion", "quartiles", "parameters", "peak MB")
 METHODS = (
-    "Training of every method with its default settings, batches of 16 of similar length. Time is that of an epoch "
+    "Training of every method with its default settings, batches of 16 of similar length (of clips fewer, where "
+    "that is a method's default). Time is that of an epoch "
     "after pre-training, in turn with late_fusion; memory is what training needs beyond the model, with what libraries "
     "take at first use (see constant). Dialogues and clips are generated; their time is compared per sample."
 )
@@ -78,7 +79,8 @@ def cells(row: Row) -> tuple[str, ...]:
 def method_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return one line of text per method and device, in the order of ``METHOD_HEADS``."""
     lines = []
-    for method, device in dict.fromkeys((row.method, row.device) for row in rows if row.method):
+    measured = {(row.method, row.device) for row in rows if row.method}
+    for method, device in sorted(measured, key=lambda one: (one[0] != "late_fusion", *one)):
         found = {row.unit: row for row in rows if (row.method, row.device) == (method, device)}
         speed, memory = found["samples/s"], found.get("MB")
         scatter = f"{_number(speed.low)} to {_number(speed.high)}"
@@ -115,6 +117,21 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 def _table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
     return markdown.table(heads, ([markdown.escape(cell) for cell in line] for line in lines), left=2)
+
+
+def stored(folder: Path = RESULTS) -> list[Row]:
+    """Return the rows of the table of this kind of machine, none when it was measured in another environment."""
+    about = machine()
+    path = folder / f"{kind(about)}.json"
+    content = json.loads(path.read_text()) if path.exists() else {"machine": about, "rows": []}
+    if content["machine"] != about:
+        return []
+    return [Row(**{key: value for key, value in row.items() if key != "met"}) for row in content["rows"]]
+
+
+def merged(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
+    """Return rows with those that were measured anew in the place of theirs."""
+    return list({(row.measurement, row.device, row.method): row for row in (*old, *new)}.values())
 
 
 def write(rows: Sequence[Row], folder: Path = RESULTS) -> Path:

@@ -28,7 +28,8 @@ from benchmarks.speed import (
     table,
 )
 from benchmarks.speed.measure import Row, Setting, Sizes, Times
-from data_modules import Batch, FeatureStore
+from data_modules import Batch, FeatureStore, FusionDataModule
+from data_modules.generator_clips import write_clips
 from mmbench.methods import FusionMethod, method
 from mmbench.methods import methods as all_methods
 
@@ -47,6 +48,8 @@ TINY = Sizes(
 STEPS = {"text": 20, "audio": 80, "vision": 90}
 LINUX = pytest.mark.skipif(platform.system() != "Linux", reason="only Linux tells a process its peak memory")
 
+MACHINE = table.machine()
+
 
 @pytest.fixture(autouse=True)
 def _small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +66,7 @@ def setting(tmp_path: Path) -> Setting:
 
 @pytest.mark.parametrize("name", sorted(set(__main__.MEASUREMENTS) - {"import_memory", "streaming_memory", "methods"}))
 def test_measurements_give_finite_ratios(name: str, setting: Setting) -> None:
-    rows = __main__.MEASUREMENTS[name](setting)
+    (rows,) = __main__.MEASUREMENTS[name](setting)
     assert rows
     for row in rows:
         assert all(math.isfinite(value) for value in (row.ours, row.reference, row.ratio)), row
@@ -211,7 +214,7 @@ def test_methods_of_dialogues_and_raw_media_are_measured_beside_the_same_referen
         return methods.Cost(10, None, [2.0], [1.0])
 
     monkeypatch.setattr(methods, "in_own_process", found)
-    rows = methods.measure(setting)
+    rows = [row for group in methods.measure(setting) for row in group]
     assert set(asked["methods"]) | set(asked["dialogues"]) | set(asked["clips"]) == set(all_methods())
     assert asked["dialogues"] == ["emotion_shift"]
     assert set(asked["clips"]) == {"cfn_sr", "mesm", "vcan"}
@@ -232,8 +235,52 @@ def test_memory_of_streaming_is_that_of_a_few_batches(setting: Setting) -> None:
 def test_a_measurement_that_fails_says_which_and_why(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nValueError: no such thing")
     monkeypatch.setattr(methods.subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(RuntimeError, match="lf_dnn failed: Traceback\nValueError: no such thing"):
+    with pytest.raises(RuntimeError, match="lf_dnn failed with 1: Traceback\nValueError: no such thing"):
         methods.in_own_process(setting.store, "lf_dnn", {}, "cpu", 1)
+
+
+def test_a_measurement_that_fails_keeps_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Another run measures the missing methods only, and their rows come beside the others."""
+    killed: list[str] = ["mmim"]
+
+    def found(
+        store: Path, key: str, settings: dict, device: str, times: int, other: Path | None = None
+    ) -> methods.Cost:
+        if key in killed:
+            raise RuntimeError("no memory")
+        return methods.Cost(10, None, [2.0], [1.0])
+
+    monkeypatch.setattr(methods, "in_own_process", found)
+    monkeypatch.setattr(__main__, "write", lambda rows: table.write(rows, tmp_path))
+    monkeypatch.setattr(__main__, "stored", lambda: table.stored(tmp_path))
+    monkeypatch.setattr(__main__, "FULL", TINY)
+    monkeypatch.setattr(__main__, "DEVICES", ("cpu",))
+    monkeypatch.setattr(sys, "argv", ["speed", "--only", "methods", "--methods", "lf_dnn,mmim"])
+    with pytest.raises(RuntimeError, match="no memory"):
+        __main__.main()
+    assert {row.method for row in table.stored(tmp_path)} == {"late_fusion", "lf_dnn"}
+    killed.clear()
+    monkeypatch.setattr(sys, "argv", ["speed", "--only", "methods", "--methods", "mmim"])
+    __main__.main()
+    assert {row.method for row in table.stored(tmp_path)} == {"late_fusion", "lf_dnn", "mmim"}
+    monkeypatch.setattr(table, "machine", lambda: {**MACHINE, "torch": "9.9"})
+    assert table.stored(tmp_path) == []
+
+
+def test_raw_media_come_in_batches_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """VCAN's default is four clips; methods of larger batches get those of the others."""
+    sizes: list[int] = []
+
+    def fit(self: object, model: FusionMethod, data: FusionDataModule) -> None:
+        sizes.extend((model.config.batch_size, data.batch_size))
+
+    monkeypatch.setattr(methods.pl.Trainer, "fit", fit)
+    store = write_clips(tmp_path / "clips.h5", clips=(2, 1, 1)).path
+    for key in ("vcan", "cfn_sr"):
+        methods.train(store, key, {}, "cpu")
+    assert sizes == [4, 4, 16, 16]
 
 
 def test_ratios_are_medians_of_neighbours() -> None:
