@@ -161,7 +161,7 @@ def test_processes_that_train_share_those_that_read(options: Options, monkeypatc
     assert os.environ["MMBENCH_WORKERS"] == "30"
 
 
-def test_processes_that_train_start_others_that_read(
+def test_trials_on_raw_media_run_side_by_side(
     plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MMBENCH_WORKERS", "1")

@@ -10,6 +10,7 @@ import pytest
 
 from data_modules import FusionDataModule
 from data_modules.features.faces import HaarFace
+from data_modules.features.media import Sampling
 from data_modules.importers import iemocap_release, import_store
 from data_modules.importers.iemocap_release import speakers_pictures
 from data_modules.importers.iemocap_tables import Turn, read_turns
@@ -159,8 +160,9 @@ def test_long_dialogs_are_decoded_in_parts(
     seen: list[int] = []
     once = iemocap_release.read_frames
 
-    def counted(*arguments: object) -> np.ndarray:
-        seen.append(len(pictures := once(*arguments)))  # type: ignore[arg-type]
+    def counted(path: Path, sampling: Sampling) -> np.ndarray:
+        pictures = once(path, sampling)
+        seen.append(len(pictures))
         return pictures
 
     monkeypatch.setattr(iemocap_release, "read_frames", counted)
