@@ -156,6 +156,15 @@ def rows(batch: Batch, order: Tensor) -> Batch:
     )
 
 
+def doubled(batch: Batch) -> Batch:
+    """Return the batch with features in double precision, where orders of summation differ by next to nothing."""
+    inputs = {
+        name: Sequence(item.values.double() if item.values.is_floating_point() else item.values, item.lengths)
+        for name, item in batch.inputs.items()
+    }
+    return replace(batch, inputs=inputs)
+
+
 def padded(batch: Batch, steps: int) -> Batch:
     """Return the batch with more right padding."""
 

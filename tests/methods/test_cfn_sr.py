@@ -245,11 +245,11 @@ def test_every_clip_has_the_same_columns(samples):
 def test_a_part_of_the_clip_is_heard():
     """From 0.25 s on for 0.5 s, as if nothing else had been there: the edges are those of the part."""
     spec = ModalitySpec("audio", 1, 12_800, "waveform", rate=16_000)
-    made = AudioInput(spec, CFNSR.Config(**SMALL | {"start": 0.25, "seconds": 0.5}))
+    made = AudioInput(spec, CFNSR.Config(**SMALL | {"start": 0.25, "seconds": 0.5})).double()
     torch.manual_seed(0)
-    wave = torch.randn(3, 20_000)
+    wave = torch.randn(3, 20_000, dtype=torch.float64)
     found = made(Sequence(wave, torch.tensor([20_000, 9_000, 3_000])))
-    cepstrum = Cepstrum(16_000, 640, 320, 40, 13, edges="reflect")
+    cepstrum = Cepstrum(16_000, 640, 320, 40, 13, edges="reflect").double()
     for row, samples in ((0, 8_000), (1, 5_000)):
         expected = cepstrum(Sequence(wave[[row], 4_000 : 4_000 + samples], torch.tensor([samples]))).values[0]
         torch.testing.assert_close(found[row, : len(expected)], expected)

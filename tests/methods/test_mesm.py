@@ -9,7 +9,7 @@ from data_modules.schema import Batch, ModalitySpec, Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mesm import MESM, rarity
 from mmbench.nn.vgg import Faces, Pictures, Pieces
-from tests.methods.factories import changed, make_batch, make_spec, padded, rows, with_garbage
+from tests.methods.factories import changed, doubled, make_batch, make_spec, padded, rows, with_garbage
 
 RAW = {"audio": "waveform", "vision": "frames"}
 SMALL = {
@@ -52,22 +52,14 @@ def shortened(batch, **lengths):
 
 @pytest.fixture(scope="module", params=[{}, {"attn_gate": "none"}], ids=["gate", "no gate"])
 def sparse(request):
-    """A trained-looking sparse model: its running statistics are those of a batch."""
+    """A trained-looking sparse model: its running statistics are those of a batch.
+
+    It is of double precision, in which no two sites are equally good by rounding.
+    """
     model = build(sparse=True, nucleus=0.6, **request.param).double().train()
     for _ in range(3):
         model(doubled(make_batch(model.spec, 8, seed=1)))
     return model.eval()
-
-
-def doubled(batch):
-    """Return the batch in double precision, in which no two sites are equally good by rounding."""
-    return replace(
-        batch,
-        inputs={
-            name: Sequence(item.values.double() if item.values.is_floating_point() else item.values, item.lengths)
-            for name, item in batch.inputs.items()
-        },
-    )
 
 
 @torch.no_grad()
@@ -97,8 +89,8 @@ def test_every_modality_counts_and_text_decides_what_is_seen(sparse):
 @torch.no_grad()
 @pytest.mark.parametrize("settings", [{}, {"sparse": True}], ids=["fe2e", "mesm"])
 def test_a_sample_without_frames_or_sound_keeps_the_rest(settings):
-    model = build(**settings).eval()
-    batch = shortened(make_batch(model.spec), vision=[8, 0, 3, 2], audio=[12800, 6400, 0, 9000])
+    model = build(**settings).double().eval()
+    batch = shortened(doubled(make_batch(model.spec)), vision=[8, 0, 3, 2], audio=[12800, 6400, 0, 9000])
     output = model(batch)
     assert output.prediction.isfinite().all()
     for row in range(4):

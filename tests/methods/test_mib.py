@@ -10,7 +10,7 @@ from data_modules.schema import MODALITIES, ModalitySpec, Sequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mib import MIB, MIBNetwork
 from tests.golden.cases import Case
-from tests.methods.factories import DIMS, make_batch, make_spec, padded, rows, with_garbage
+from tests.methods.factories import DIMS, doubled, make_batch, make_spec, padded, rows, with_garbage
 
 SMALL = {"dim": 10, "hidden": 16, "layers": 1}
 STILL = dict.fromkeys(("embed_dropout", "attention_dropout", "relu_dropout", "residual_dropout", "tensor_dropout"), 0.0)
@@ -241,7 +241,7 @@ def test_every_fusion_but_the_graph_takes_one_modality(fusion):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_company_does_not_matter_to_any_fusion(fusion):
-    method, batch = lively(build(fusion=fusion, variant="l")), sample()
+    method, batch = lively(build(fusion=fusion, variant="l")).double(), doubled(sample())
     whole = method(batch).prediction
     assert whole.std() > 0.01
     alone = torch.cat([method(rows(batch, torch.tensor([row]))).prediction for row in range(6)])
@@ -276,7 +276,8 @@ def test_tensor_fusion_drops_out_its_product():
 
 
 def test_legacy_padding_reads_the_last_step_of_the_longest_sample_there_may_be():
-    method, default, batch = lively(build(legacy_padding=True)), build(), sample()
+    method, default = lively(build(legacy_padding=True)).double(), build().double()
+    batch = doubled(sample())
     default.load_state_dict(method.state_dict())
     whole = method(batch).prediction
     short = replace(

@@ -84,8 +84,8 @@ def test_coefficients_are_those_of_librosa(range_db):
 def test_padding_changes_nothing(edges):
     """A quiet short clip in a batch with a loud long one: the floor is that of each clip."""
     torch.manual_seed(0)
-    cepstrum = Cepstrum(8000, 128, 64, 12, 6, edges=edges)
-    loud, quiet = torch.randn(900), 3e-5 * torch.randn(330)
+    cepstrum = Cepstrum(8000, 128, 64, 12, 6, edges=edges).double()
+    loud, quiet = torch.randn(900, dtype=torch.float64), 3e-5 * torch.randn(330, dtype=torch.float64)
     batch = batch_of([loud, quiet])
     batch.values[1, 330:] = torch.nan
     found = cepstrum(batch)
