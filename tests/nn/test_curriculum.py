@@ -170,7 +170,7 @@ def test_difficulty_mixes_two_losses(name, column, mix):
     assert not difficulty.requires_grad
     for pair, (i, j) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
         before = (predictors[name](vectors[i, 0], vectors[j, column]) - targets[pair]).abs()
-        assert difficulty[pair].item() == pytest.approx(((1 - mix) * before + mix * today[pair]).item(), abs=1e-6)
+        torch.testing.assert_close(difficulty[pair], (1 - mix) * before + mix * today[pair])
 
 
 def test_pairs_of_unknown_samples_are_scored_by_the_loss_of_today():
