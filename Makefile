@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 DATASET ?= synthetic
 SUITE ?= default
 ARGS ?=
+SELECTION := -n auto --dist loadgroup -m "not slow and not gpu"
 GENERATED := data/synthetic.h5 data/synthetic_dialogues.h5 data/synthetic_clips.h5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench check leaderboard test test-slow test-gpu lint format speed clean
+.PHONY: help setup data bench check leaderboard test test-portable test-slow test-gpu lint format speed clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  e.g. make bench MODEL=mmim DATASET=ravdess; further arguments in ARGS=\"--seeds 1111\""
 
 $(BIN)/.done: pyproject.toml constraints.txt
@@ -41,7 +42,10 @@ leaderboard: $(BIN)/.done ## make the leaderboard from the records
 	$(BIN)/mmbench report
 
 test: $(BIN)/.done ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SELECTION) $(ARGS)
+
+test-portable: $(BIN)/.done ## run the tests as on other processors: other instructions, one and two threads
+	$(BIN)/python -m tests.portable $(SELECTION) $(ARGS)
 
 test-slow: $(BIN)/.done ## run the tests that take long
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -41,9 +41,10 @@ def _same_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Small tensors gain nothing from more threads."""
-    torch.set_num_threads(1)
+def _threads() -> None:
+    """One thread where the environment does not say how many: small tensors gain nothing from more."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
