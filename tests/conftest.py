@@ -47,6 +47,15 @@ def _threads() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for a test that forks: the copy of a process has none of its threads, and waits for them for ever."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """A generated regression store of 64/24/24 samples."""

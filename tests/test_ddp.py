@@ -12,6 +12,8 @@ from data_modules import FeatureStore, FusionDataModule
 from data_modules.generator import write_synthetic
 from mmbench.methods import method
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def odd_store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:

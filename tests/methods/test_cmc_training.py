@@ -134,6 +134,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(data, tmp_path):
                 assert torch.equal(yours[name].nan_to_num(-1), value.nan_to_num(-1)), (finished, name)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_remember_all_samples_and_move_together(tmp_path):
     """37 samples: one of them is seen by both processes. Nothing learns, so that what is cached can be told."""
     path = write_toy_store(tmp_path / "odd.h5", make_spec(), train=37)

@@ -135,6 +135,7 @@ def test_validation_before_training_leaves_the_constant_alone(tmp_path):
 
 # Python from 3.12 on warns of forks of processes with threads; torch's are idle here.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_find_the_same_constant(tmp_path):
     """33 samples on two processes: the sampler shows one of them twice, which must not count."""
     one, _, _ = fit("regression", tmp_path / "one")

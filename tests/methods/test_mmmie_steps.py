@@ -95,6 +95,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(data, tmp_path):
     assert_resumes(Observed, data, 3, tmp_path)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_take_both_steps(data):
     method = Observed(warmup=0)
     before = snapshot(method)

@@ -165,6 +165,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(data, tmp_path):
     assert_resumes(lambda: Observed(**STILL), data, 5, tmp_path)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_train_every_stage(data):
     method = Observed(**STILL)
     before = snapshot(method)

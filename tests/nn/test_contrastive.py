@@ -202,6 +202,7 @@ def _process(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_two_processes_average_losses_over_their_own_rows(tmp_path):
     """Negatives are local: the gradient is the mean of two half batches', and not that of the whole batch."""
     mp.start_processes(_process, (tmp_path,), nprocs=2, start_method="fork")
