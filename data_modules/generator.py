@@ -15,7 +15,7 @@ trend in the slope over time, noise in all else. The causes can be recovered fro
 the ceilings follow from counting the equally likely states of the causes.
 
 All values are multiples of 2**-20 made from integers, in operations whose result does not depend on their order: the
-bytes, and so the fingerprint, are the same on every machine.
+bytes, and so the identity, are the same on every machine.
 """
 
 from __future__ import annotations

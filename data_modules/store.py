@@ -1,23 +1,26 @@
 """The feature store: one HDF5 file per data set and feature set.
 
-Layout (format version 1)::
+Layout (format version 2)::
 
-    attrs            format, version, dataset, feature_set, target, modalities, aligned, notes, repairs, fingerprint
+    attrs            format, version, dataset, feature_set, target, modalities, aligned, notes, repairs, recipes,
+                     libraries, identity, content
     ids, groups, speakers, transcripts    (N,) strings
     targets                               (N,) or (N, C)
     modalities/<name>/values              (sum T, D) ragged, no padding; (sum T,) token ids or samples of sound,
                                           (sum T, C, H, W) frames
     modalities/<name>/offsets             (N + 1,) first row of each sample
+    modalities/<name>/origins             (N,) SHA-256 of what each sample was computed from, where there is a recipe
     splits/<protocol>/<fold>              (N,) int8: 0 train, 1 valid, 2 test, -1 unused
 
-The fingerprint is a SHA-256 over the content in this order; it is part of every result made from the file.
+The *identity* says what the data are and is part of every result made from the file; the *content* tells when the file
+was changed after it was made (:mod:`data_modules.digests`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +30,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.schema import MEDIA, DataError, DataSpec, ModalityKind, ModalitySpec, TargetSpec
+from data_modules import verified
+from data_modules.digests import digests
+from data_modules.provenance import Recipe
+from data_modules.schema import DataError, DataSpec, ModalityKind, ModalitySpec, TargetSpec
 
-FORMAT, VERSION = "mmbench-store", 1
+FORMAT, VERSION = "mmbench-store", 2
 SPLITS = ("train", "valid", "test")
 UNUSED = -1
 EVERYTHING = "everything"
@@ -57,6 +63,7 @@ class Record:
         group: Video or dialogue that the sample is part of.
         speaker: Speaker or actor.
         transcript: What is said.
+        origins: By modality that has a recipe the SHA-256 of what the inputs were computed from.
     """
 
     id: str
@@ -66,6 +73,7 @@ class Record:
     group: str = ""
     speaker: str = ""
     transcript: str = ""
+    origins: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,9 @@ class StoreInfo:
         rates: By modality the steps per second, for frames and waveforms where it is one for all.
         aligned: Whether the modalities of a sample share one time axis.
         notes: What the importer found worth saying.
+        recipes: By modality how its values are computed, where that is done here; values without a recipe are those of
+            others, or the same on every processor, and count as they are.
+        libraries: By package the version that made what is taken from another store.
     """
 
     dataset: str
@@ -95,30 +106,8 @@ class StoreInfo:
     rates: Mapping[str, float] = field(default_factory=dict)
     aligned: bool = False
     notes: tuple[str, ...] = ()
-
-
-def fingerprint(file: h5py.File) -> str:
-    """Return the SHA-256 of the content: everything but sources, notes, repairs and the fingerprint itself."""
-    digest = hashlib.sha256()
-    for key in ("format", "version", "dataset", "feature_set", "target"):
-        digest.update(f"{key}={file.attrs[key]};".encode())
-    if file.attrs["aligned"]:
-        digest.update(b"aligned;")
-    for name, spec in sorted(json.loads(file.attrs["modalities"]).items()):
-        if spec["kind"] != "features":  # the array of features says all there is to say
-            rate = f",{spec['rate']:g}" if spec["kind"] in MEDIA else ""
-            digest.update(f"{name}={spec['kind']},{spec['dim']},{spec['unknown']}{rate};".encode())
-    datasets: list[h5py.Dataset] = []
-    file.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
-    for data in sorted(datasets, key=lambda item: str(item.name)):
-        digest.update(f"{data.name}:{data.shape};".encode())
-        if data.dtype.kind == "O":
-            digest.update(b"\0".join(data[:]))
-            continue
-        rows = max(1, CHUNK_BYTES * 4 // max(1, data.dtype.itemsize * int(np.prod(data.shape[1:], dtype=int))))
-        for start in range(0, len(data), rows):
-            digest.update(np.ascontiguousarray(data[start : start + rows]).tobytes())
-    return digest.hexdigest()
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
 
 
 class FeatureStore:
@@ -127,8 +116,16 @@ class FeatureStore:
     Args:
         path: The HDF5 file.
 
+    Attributes:
+        identity: SHA-256 of what the data are; results of one identity may share a board.
+        content: SHA-256 of everything in the file but its notes.
+        recipes: By modality whose values were computed here how, as plain containers
+            (:meth:`data_modules.provenance.Recipe.to_dict`).
+        origins: By modality with a recipe the ``(N,)`` SHA-256 of what each sample was computed from.
+        libraries: By package the version that computed values; empty where nothing was computed.
+
     Raises:
-        DataError: When the file is missing, truncated, foreign, or of another format version.
+        DataError: When the file is missing, truncated, foreign, of another format version, or has an id twice.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -138,6 +135,7 @@ class FeatureStore:
                 f"There is no store at {self.path}. Make one with `mmbench data import` or `mmbench data synth`."
             )
         try:
+            self._state = verified.state(self.path)
             with h5py.File(self.path, "r") as file:
                 self._read_header(file)
         except OSError as error:
@@ -155,14 +153,16 @@ class FeatureStore:
         if attrs.get("version") != VERSION:
             raise DataError(
                 f"{self.path} has store version {attrs.get('version')}, this program reads {VERSION}. "
-                "Make it again from its source with `mmbench data import`."
+                "Make it again from its source with `mmbench data import`, or `mmbench data synth`."
             )
         try:
             self.dataset, self.feature_set = str(attrs["dataset"]), str(attrs["feature_set"])
-            self.fingerprint = str(attrs["fingerprint"])
+            self.identity, self.content = str(attrs["identity"]), str(attrs["content"])
             self.aligned = bool(attrs["aligned"])
             self.notes: list[str] = json.loads(attrs["notes"])
             self.repairs: dict[str, dict[str, int]] = json.loads(attrs["repairs"])
+            self.recipes: dict[str, dict[str, Any]] = json.loads(attrs["recipes"])
+            self.libraries: dict[str, str] = json.loads(attrs["libraries"])
             self.target = TargetSpec.from_dict(json.loads(attrs["target"]))
             self.modalities = {
                 name: ModalitySpec.from_dict(spec) for name, spec in json.loads(attrs["modalities"]).items()
@@ -172,6 +172,7 @@ class FeatureStore:
             )
             self.targets: Array = file["targets"][:]
             self.offsets = {name: file[f"modalities/{name}/offsets"][:] for name in self.modalities}
+            self.origins = {name: file[f"modalities/{name}/origins"].asstr()[:] for name in self.recipes}
             self.splits: SplitTables = {
                 name: [folds[str(fold)][:] for fold in range(len(folds))] for name, folds in file["splits"].items()
             }
@@ -179,6 +180,12 @@ class FeatureStore:
             raise DataError(
                 f"{self.path} is incomplete ({error}): make it again with `mmbench data import`."
             ) from error
+        if len(set(self.ids)) < len(self.ids):
+            name, count = Counter(self.ids).most_common(1)[0]
+            raise DataError(
+                f"{self.path} has the sample id {name!r} {count} times, so it was changed after it was made. Make it "
+                "again with `mmbench data import`."
+            )
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -215,13 +222,16 @@ class FeatureStore:
         return {name: np.flatnonzero(folds[fold] == code) for code, name in enumerate(SPLITS)}
 
     def read(self, name: str, rows: npt.NDArray[np.int64]) -> tuple[Array, npt.NDArray[np.int64]]:
-        """Return one modality of some samples as ``(sum T, ...)`` values and ``(len(rows) + 1,)`` offsets."""
+        """Return one modality of some samples as ``(sum T, ...)`` values and ``(len(rows) + 1,)`` offsets.
+
+        Raises:
+            DataError: When the file is not the one that was opened.
+        """
+        self._same_file()
         offsets = self.offsets[name]
         lengths = offsets[rows + 1] - offsets[rows]
         own = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         with h5py.File(self.path, "r") as file:
-            if file.attrs.get("fingerprint") != self.fingerprint:
-                raise DataError(f"{self.path} was replaced after it was opened: start again.")
             data = file[f"modalities/{name}/values"]
             values = np.empty((int(own[-1]), *data.shape[1:]), data.dtype)
             breaks = np.flatnonzero(np.diff(rows) != 1) + 1
@@ -231,19 +241,47 @@ class FeatureStore:
                     data.read_direct(values, source, slice(int(own[run[0]]), int(own[run[-1] + 1])))
         return values, own
 
+    def _same_file(self) -> None:
+        """Refuse a file that was replaced or edited after it was opened; the same content once more is no matter."""
+        now = verified.state(self.path)
+        if now != self._state:
+            try:
+                self.verify_once()
+            except DataError as error:
+                raise DataError(f"{self.path} was replaced after it was opened: start again. ({error})") from error
+            self._state = now
+
     def verify(self) -> None:
-        """Compare the content with the fingerprint.
+        """Compare what is in the file with its digests, reading all of it.
 
         Raises:
-            DataError: When the file was changed after it was written.
+            DataError: When the file was changed after it was made, or replaced after it was opened.
         """
         try:
+            before = verified.state(self.path)
             with h5py.File(self.path, "r") as file:
-                found = fingerprint(file)
-        except OSError as error:
+                found, claimed = digests(file), (str(file.attrs["identity"]), str(file.attrs["content"]))
+            after = verified.state(self.path)
+        except (OSError, KeyError, ValueError) as error:
             raise DataError(f"{self.path} is damaged ({error}): make it again with `mmbench data import`.") from error
-        if found != self.fingerprint:
+        if not found == claimed == (self.identity, self.content):
             raise DataError(
-                f"{self.path} was changed after it was made: its fingerprint is {found[:12]} instead of "
-                f"{self.fingerprint[:12]}. Make it again with `mmbench data import`."
+                f"{self.path} was changed after it was made: its identity is {found[0][:12]} and its content "
+                f"{found[1][:12]}, and it claims {claimed[0][:12]} and {claimed[1][:12]}. Make it again with "
+                "`mmbench data import`."
             )
+        if before == after:
+            verified.remember(self.path, after, self.content)
+
+    def verify_once(self) -> None:
+        """Compare as :meth:`verify` does, unless this very file in this very state has been compared before.
+
+        Raises:
+            DataError: When the file was changed after it was made, or replaced after it was opened.
+        """
+        try:
+            same = verified.known(self.path, verified.state(self.path), self.content)
+        except OSError as error:
+            raise DataError(f"{self.path} is not there any more ({error}). Put it back, or make it again.") from error
+        if not same:
+            self.verify()

@@ -12,8 +12,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from data_modules.digests import digests
 from data_modules.files import atomic_path
-from data_modules.schema import MODALITIES, DataError, ModalityKind, ModalitySpec
+from data_modules.provenance import Recipe, versions
+from data_modules.schema import MODALITIES, DataError, ModalitySpec
 from data_modules.store import (
     CHUNK_BYTES,
     EVERYTHING,
@@ -26,7 +28,6 @@ from data_modules.store import (
     Record,
     SplitTables,
     StoreInfo,
-    fingerprint,
 )
 
 MEDIA_TYPES = {"frames": (4, ("uint8",)), "waveform": (1, ("int16", "float16"))}
@@ -36,8 +37,10 @@ MEDIA_TYPES = {"frames": (4, ("uint8",)), "waveform": (1, ("int16", "float16"))}
 class _ModalityWriter:
     """Appends samples of one modality and counts what had to be repaired."""
 
-    def __init__(self, group: h5py.Group, name: str, first: Array, kind: ModalityKind, size: int) -> None:
-        self.name, self.kind, self.shape, self.size = name, kind, first.shape[1:], size
+    def __init__(self, group: h5py.Group, name: str, first: Array, info: StoreInfo) -> None:
+        kind = info.kinds.get(name, "features")
+        self.name, self.kind, self.shape, self.size = name, kind, first.shape[1:], info.sizes.get(name, 0)
+        self.recipe = info.recipes.get(name)
         if 0 in self.shape:
             raise DataError(f"The {name} features have no columns: leave the modality out.")
         self.dtype = np.dtype(np.float32 if kind == "features" else first.dtype)
@@ -47,12 +50,19 @@ class _ModalityWriter:
             "values", (0, *self.shape), self.dtype, maxshape=(None, *self.shape), chunks=chunk
         )
         self.offsets = [0]
+        self.origins: list[str] = []
         self.repairs = {"nan": 0, "inf": 0, "empty": 0}
         self._pending: list[Array] = []
         self._pending_rows, self._limit = 0, chunk[0]
 
-    def add(self, sample: str, values: Array) -> None:
-        values = np.asarray(values)
+    def add(self, record: Record) -> None:
+        sample, values = record.id, np.asarray(record.inputs[self.name])
+        if (self.name in record.origins) != (self.recipe is not None):
+            raise DataError(
+                f"Sample {sample!r} has {'an' if self.name in record.origins else 'no'} origin of its {self.name}, and "
+                f"the store has {'a' if self.recipe else 'no'} recipe for it. Both or none of the two are to be given."
+            )
+        self.origins += [record.origins[self.name]] if self.recipe else []
         dimensions, types = MEDIA_TYPES.get(self.kind, (values.ndim, (values.dtype.name,)))
         if values.ndim != dimensions or values.dtype.name not in types:
             raise DataError(
@@ -134,7 +144,7 @@ def write_store(
                 shared += _shared_groups(name, fold, table, light)
                 file.create_dataset(f"splits/{name}/{fold}", data=np.asarray(table, np.int8))
         file.attrs["notes"] = json.dumps([*info.notes, *shared])
-        file.attrs["fingerprint"] = fingerprint(file)
+        file.attrs["identity"], file.attrs["content"] = digests(file)
     return FeatureStore(target)
 
 
@@ -153,9 +163,7 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
         if not light:
             for name in (name for name in MODALITIES if name in record.inputs):
                 group = file.create_group(f"modalities/{name}")
-                kind = info.kinds.get(name, "features")
-                first = np.asarray(record.inputs[name])
-                writers[name] = _ModalityWriter(group, name, first, kind, info.sizes.get(name, 0))
+                writers[name] = _ModalityWriter(group, name, np.asarray(record.inputs[name]), info)
         if not (record.inputs or writers or record.transcript):
             raise DataError(f"Sample {record.id!r} has neither a modality nor a transcript: leave it out.")
         if set(record.inputs) != set(writers):
@@ -163,14 +171,15 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
                 f"Sample {record.id!r} has the modalities {sorted(record.inputs)}, the samples before it have "
                 f"{sorted(writers)} of {list(MODALITIES)}. Give every sample the same modalities."
             )
-        for name, writer in writers.items():
-            writer.add(record.id, record.inputs[name])
+        for writer in writers.values():
+            writer.add(record)
         seen[record.id] = record.split
         light.append(
             Record(record.id, {}, record.target, record.split, record.group, record.speaker, record.transcript)
         )
     if not light:
         raise DataError(f"The source of {info.dataset}/{info.feature_set} has no samples: nothing was written.")
+    strings = h5py.string_dtype()
     modalities = {}
     for name, writer in writers.items():
         writer.flush()
@@ -187,12 +196,14 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
             size=writer.shape[1:] if writer.kind == "frames" else (0, 0),
         )
         modalities[name] = asdict(spec)
-    strings = h5py.string_dtype()
+        if writer.recipe:
+            file.create_dataset(f"modalities/{name}/origins", data=writer.origins, dtype=strings)
     for key in ("id", "group", "speaker", "transcript"):
         file.create_dataset(f"{key}s", data=[getattr(record, key) for record in light], dtype=strings)
     integer = info.target.kind in ("multiclass", "binary")
     targets = np.asarray([record.target for record in light])
     file.create_dataset("targets", data=targets.astype(np.int64 if integer else np.float32))
+    recipes: dict[str, Recipe] = {name: writer.recipe for name, writer in writers.items() if writer.recipe}
     file.attrs.update(
         format=FORMAT,
         version=VERSION,
@@ -202,6 +213,8 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
         target=json.dumps(asdict(info.target)),
         modalities=json.dumps(modalities),
         repairs=json.dumps({name: writer.repairs for name, writer in writers.items()}),
+        recipes=json.dumps({name: recipe.to_dict() for name, recipe in recipes.items()}),
+        libraries=json.dumps({**info.libraries, **versions(recipes.values())}, sort_keys=True),
     )
     return light
 

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from data_modules.provenance import words
 from data_modules.schema import DataError, TargetSpec
 from data_modules.store import SPLITS, FeatureStore
 
@@ -30,22 +31,26 @@ class StoreSummary:
         path: The store.
         dataset: Key of the data set.
         feature_set: Name of the feature set.
-        fingerprint: SHA-256 of the content.
+        identity: SHA-256 of what the data are, the same on every processor.
+        content: SHA-256 of what is in the file.
         samples: Number of samples.
         aligned: Whether the modalities share one time axis.
         target: The target as plain containers.
-        modalities: By modality its dim, kind and source, the shortest, mean and longest sample, and the repairs: NaN
-            and infinite values set to 0, empty sequences given one step.
+        modalities: By modality its dim, kind and source, the shortest, mean and longest sample, the repairs (NaN and
+            infinite values set to 0, empty sequences given one step), and the recipe; None where the values are those
+            of others.
         protocols: By protocol and fold the number of samples in each part, of unused ones, and of the groups (videos)
             that occur in more than one part.
         labels: By output and class or bin the number of samples, under ``all`` and under ``<protocol>/<fold>/<split>``.
         notes: What the importer found worth saying.
+        libraries: By package the version that computed values.
     """
 
     path: str
     dataset: str
     feature_set: str
-    fingerprint: str
+    identity: str
+    content: str
     samples: int
     aligned: bool
     target: dict[str, Any]
@@ -53,6 +58,7 @@ class StoreSummary:
     protocols: dict[str, list[Counts]]
     labels: dict[str, dict[str, Counts]]
     notes: tuple[str, ...]
+    libraries: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, fit for JSON."""
@@ -64,12 +70,15 @@ class StoreSummary:
         kind = self.target["kind"] if self.target["names"] else "without labels"
         head = Text(
             f"{self.dataset}/{self.feature_set}: {self.samples} samples, {axis}, {kind}\n"
-            f"{self.path}\nfingerprint {self.fingerprint}"
+            f"{self.path}\nidentity {self.identity}\ncontent  {self.content}"
         )
+        origins = [Text(f"{name}: {_origin(row)}") for name, row in self.modalities.items()]
+        if self.libraries:
+            origins.append(Text(f"made with {', '.join(f'{name} {one}' for name, one in self.libraries.items())}"))
         notes = [Text(f"note: {note}") for note in self.notes]
         tables = [self._modality_table()]
         tables += [self._protocol_table(), self._label_table()] if self.protocols else []
-        return Group(head, *tables, *notes)
+        return Group(head, *tables, *origins, *notes)
 
     def _modality_table(self) -> Table:
         table = _table("modality", "kind", "dim", "steps min", "mean", "max", "NaN", "inf", "empty")
@@ -95,6 +104,12 @@ class StoreSummary:
             for label in counts:
                 table.add_row(output, label, *(str(self.labels[key][output][label]) for key in columns.values()))
         return table
+
+
+def _origin(modality: dict[str, Any]) -> str:
+    recipe = modality["recipe"]
+    said = f" ({modality['source']})" if modality["source"] else ""
+    return f"recipe {words(recipe)}{said}" if recipe else f"exact values{said}"
 
 
 def _table(*columns: str) -> Table:
@@ -140,12 +155,14 @@ def summary(store: FeatureStore, protocol: str | None = None) -> StoreSummary:
             "source": spec.source,
             "length": span,
             "repairs": dict(store.repairs[name]),
+            "recipe": store.recipes.get(name),
         }
     return StoreSummary(
         str(store.path),
         store.dataset,
         store.feature_set,
-        store.fingerprint,
+        store.identity,
+        store.content,
         len(store),
         store.aligned,
         {**asdict(store.target), "names": list(store.target.names)},
@@ -153,6 +170,7 @@ def summary(store: FeatureStore, protocol: str | None = None) -> StoreSummary:
         protocols,
         labels,
         tuple(store.notes),
+        store.libraries,
     )
 
 

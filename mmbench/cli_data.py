@@ -27,7 +27,7 @@ def add_data_commands(commands: Any, handlers: dict[str, Handler]) -> None:
     _add_synth(below, handlers)
     for name, text, handler in (
         ("info", "Show what a store holds.", info),
-        ("check", "Compare a store's content with its fingerprint.", check),
+        ("check", "Compare a store's content with its digests.", check),
     ):
         one = ArgumentParser(description=text)
         one.add_argument("file", type=Path, help="the store")
@@ -162,13 +162,15 @@ def info(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 
 
 def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
-    """Compare a store's content with its fingerprint."""
+    """Compare a store's content with its digests."""
     from data_modules.store import FeatureStore
 
     store = FeatureStore(arguments.file)
     store.verify()
     console.print(
-        f"{arguments.file}: {len(store)} samples, fingerprint {store.fingerprint[:12]}, unchanged.", markup=False
+        f"{arguments.file}: {len(store)} samples, identity {store.identity[:12]}, content {store.content[:12]}, "
+        "unchanged.",
+        markup=False,
     )
     return 0
 

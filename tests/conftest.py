@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_modules import FeatureStore
+from data_modules import FeatureStore, verified
 from data_modules.generator import write_synthetic
 
 # librosa's compiled functions are kept on disk, where processes that write the same one at once leave a broken one that
@@ -45,6 +45,15 @@ def _threads() -> None:
     """One thread where the environment does not say how many: small tensors gain nothing from more."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Which stores were verified is not written into the cache of whoever runs the tests."""
+    place = tmp_path_factory.mktemp("cache") / "verified.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verified, "_place", lambda: place)
+        yield
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def _compare(setting: Setting, key: str, changed: dict[str, int], limit: int, re
         data={"limit": limit},
         training=dataclasses.asdict(Training(max_epochs=epochs, patience=epochs)),
         seed=1111,
-        fingerprint=store.fingerprint,
+        fingerprint=store.identity,
         path=str(store.path),
     )
     turns = Turns(setting, trial)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from data_modules.provenance import Recipe
 from data_modules.schema import DataError
 
 RATE = 16_000
@@ -23,6 +26,9 @@ HOP_MS = 25.0
 MELS = 64
 MFCCS = 20
 FLOOR = 1e-10  # power below this counts as silence: -100 dB
+REVISION = 1
+"""Of the code here and of the decoding: raise it with every change after which the same sound gives other values."""
+LIBRARIES = ("librosa", "numpy", "scipy", "soundfile", "soxr")
 
 Floats = npt.NDArray[np.float32]
 
@@ -114,6 +120,37 @@ def to_int16(waveform: Floats) -> npt.NDArray[np.int16]:
 def waveform_text(rate: int) -> str:
     """Return in words what a waveform is, for the store; all that make one say it alike."""
     return f"sound at {rate} Hz, channels averaged"
+
+
+def sound_recipe(
+    kind: str,
+    rate: int = RATE,
+    *,
+    mels: int = MELS,
+    mfccs: int = MFCCS,
+    window_ms: float = WINDOW_MS,
+    hop_ms: float = HOP_MS,
+    trim_db: float = 0.0,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> Recipe:
+    """Return the recipe of sound, with the settings that decide its values and no others.
+
+    Args:
+        kind: ``waveform``, or ``logmel``, ``mfcc`` or both joined by a plus.
+        rate: Samples per second of what is decoded.
+        mels: As in :func:`log_mel`.
+        mfccs: Coefficients of :func:`mfcc`.
+        window_ms: As in :func:`log_mel`.
+        hop_ms: As in :func:`log_mel`.
+        trim_db: As in :func:`trim`.
+        more: Further settings of who makes it.
+    """
+    settings: dict[str, Any] = {"rate": rate, "trim_db": max(trim_db, 0.0)}
+    if kind != "waveform":
+        settings |= {"mels": mels, "window_ms": window_ms, "hop_ms": hop_ms}
+    if "mfcc" in kind:
+        settings |= {"mfccs": mfccs}
+    return Recipe(kind, {**settings, **more}, REVISION, LIBRARIES)
 
 
 def log_mel(

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from data_modules.features.audio import media_library
 from data_modules.features.media import Pictures
+from data_modules.provenance import Recipe, array_digest, digest
 from data_modules.schema import DataError
 
 LONGEST = 512
@@ -25,6 +26,9 @@ AT_ONCE = 16  # pictures that are encoded together
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """How pictures are normalised for an encoder that does not say."""
 USUAL_SIDE = 224
+REVISION = 1
+"""Of the code here: raise it with every change after which the same texts or pictures give other vectors."""
+LIBRARIES = ("numpy", "torch", "transformers")
 
 _NO_ROOM = (
     "{what} {name!r} cannot run on the graphics card ({error}). Make room on it, or set CUDA_VISIBLE_DEVICES to "
@@ -80,11 +84,28 @@ def title(name: str) -> str:
     return Path(name).name if os.sep in name and Path(name).exists() else name
 
 
+def _weights(model: torch.nn.Module, without: str = "-") -> str:
+    """Return the digest of an encoder's parameters and running means, whatever kind of file they come from.
+
+    Args:
+        model: The encoder.
+        without: Start of the names of a part that is not used. Files often lack it: then it is drawn anew each time.
+    """
+    weights = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    used = sorted(name for name in weights if not name.startswith(without))
+    # In single precision, to which libraries may or may not widen what a file holds.
+    return digest([used, array_digest(weights[name].float().cpu().numpy() for name in used)])
+
+
 class TextEncoder:
     """Texts to the hidden states of an encoder's last layer, one per token, the special ones included.
 
     Args:
         name: Model, by name or folder; its tokenizer lies with it.
+
+    Attributes:
+        text: The extractor in words.
+        recipe: The extractor, known by its weights and vocabulary.
 
     Raises:
         DataError: When the extra is not installed, or the model cannot be found or is none of texts.
@@ -97,6 +118,11 @@ class TextEncoder:
         self.longest = min(LONGEST, positions, self.tokenizer.model_max_length)
         self.text = f"{title(name)}, hidden states of the last layer"
         _try(lambda: self("a"), name, "The text encoder", "Name one of texts, such as bert-base-uncased.")
+        settings = {
+            "weights": _weights(self.model, without="pooler."),
+            "vocabulary": digest(self.tokenizer.get_vocab()),
+        }
+        self.recipe = Recipe("text encoder", {**settings, "longest": self.longest}, REVISION, LIBRARIES)
 
     @torch.no_grad()
     def __call__(self, text: str) -> Floats:
@@ -113,6 +139,9 @@ class ImageEncoder:
 
     Args:
         name: Model, by name or folder.
+
+    Attributes:
+        text: The extractor in words.
 
     Raises:
         DataError: When the extra is not installed, or the model cannot be found or is none of pictures.
@@ -136,6 +165,18 @@ class ImageEncoder:
         self.text = f"{title(name)}, pooled vector of each picture"
         picture = np.zeros((1, 3, self.size, self.size), np.uint8)
         _try(lambda: self(picture), name, "The image encoder", "Name one of pictures, such as a ViT, ResNet or CLIP.")
+
+    def recipe(self, pictures: Recipe) -> Recipe:
+        """Return the extractor, known by its weights, for pictures that are made by a recipe."""
+        settings = {
+            "weights": _weights(self.model),
+            "size": self.size,
+            # As in the files, where they have a few decimals; in memory they are of single precision.
+            "mean": [round(value, 6) for value in self.mean.flatten().tolist()],
+            "std": [round(value, 6) for value in self.std.flatten().tolist()],
+            "pictures": pictures.to_dict(),
+        }
+        return Recipe("image encoder", settings, REVISION, (*LIBRARIES, *pictures.libraries))
 
     @torch.no_grad()
     def __call__(self, pictures: Pictures) -> Floats:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from data_modules.features.audio import media_library
-from data_modules.features.media import Pictures, resize
+from data_modules.features.media import Pictures, Sampling, resize
 from data_modules.features.openface import MIN_CONFIDENCE
+from data_modules.provenance import Recipe
 from data_modules.schema import DataError
 
 LANDMARKS = 68
@@ -27,6 +28,11 @@ DETECTOR_SIDE = 640  # the longer side of what the detector sees; faces do not n
 SMALLEST_FACE = 0.1  # share of the shorter side
 MARGIN = 1.2  # the cascade's square ends at brows and chin
 SMOOTHING = 5  # pictures with a face over which the detector's square is the median
+DETECTOR = "detector"
+"""The crop that OpenCV's detector makes."""
+REVISION = 1
+"""Of the croppers and of the decoding: raise it with every change after which the same clip gives other pictures."""
+LIBRARIES = ("av", "numpy", "torch")
 
 Box = tuple[int, int, int, int]
 """Top, left, bottom, right in pixels, the last two exclusive."""
@@ -81,6 +87,14 @@ def crop(pictures: Pictures, boxes: list[Box], size: int) -> Pictures:
 def shape_text(cropper: str | None, size: int) -> str:
     """Return in words how pictures come to their size, for the store; without a cropper they are squashed."""
     return f"{cropper}, resized to {size} x {size}" if cropper else f"squashed to {size} x {size}"
+
+
+def pictures_recipe(sampling: Sampling, size: int, crop: str, **more: Any) -> Recipe:
+    """Return the recipe of pictures: which are taken, the side in pixels, what is cut out of them, and the rest."""
+    settings = {"count": sampling.count, "every": sampling.every, "size": size, "crop": crop, **more}
+    return Recipe(
+        "frames", settings, REVISION, (*LIBRARIES, *(("opencv-python-headless",) if crop == DETECTOR else ()))
+    )
 
 
 class CentreCrop:

@@ -33,6 +33,7 @@ from rich.progress import track
 from data_modules.features.audio import media_library
 from data_modules.features.modes import HOP, RATE, WINDOW, Floats, Ints, NoModes, audio_maps, magnitudes
 from data_modules.importers.clips import check_output
+from data_modules.provenance import Recipe
 from data_modules.schema import DataError, unknown
 from data_modules.store import FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
@@ -46,6 +47,9 @@ PUBLISHED_RATIO = 2.5  # columns per video frame: right for 25.9 frames per seco
 SUFFIX = "-keyframes"
 CUT = "cfnsr"  # recipe of feature sets whose sound is a piece of the clip, and whose frames are of the whole
 LISTED = 20
+REVISION = 1
+"""Of the choice: raise it with every change after which the same store gives other key frames."""
+LIBRARIES = ("librosa", "numpy", "scipy", "soxr")
 
 Variant = Literal["default", "numeric", "official"]
 
@@ -207,6 +211,12 @@ def keyframe_store(
         rates={"audio": store.modalities["audio"].rate},  # key frames are not evenly spaced
         # What is said of groups in more than one part is found again.
         notes=(*(note for note in store.notes if not note.endswith("are not independent of them.")), *choice.notes()),
+        # What is taken over is known as before; what is chosen, by the store that it is chosen from.
+        recipes={
+            **{name: Recipe(**recipe) for name, recipe in store.recipes.items()},
+            "vision": Recipe("key frames by sound", {"variant": variant}, REVISION, LIBRARIES),
+        },
+        libraries=store.libraries,
     )
     return write_store(out, info, _records(store, choice), splits=lambda _: store.splits)
 
@@ -255,8 +265,9 @@ def _records(store: FeatureStore, choice: _Choice) -> Iterator[Record]:
     for row in _progress(len(store), "writing key frames"):
         inputs = {name: store.read(name, np.array([row]))[0] for name in store.modalities}
         inputs["vision"] = inputs["vision"][choice.frames[row]]
-        texts = (str(column[row]) for column in (store.groups, store.speakers, store.transcripts))
-        yield Record(str(store.ids[row]), inputs, store.targets[row], None, *texts)
+        group, speaker, said = (str(column[row]) for column in (store.groups, store.speakers, store.transcripts))
+        origins = {name: str(column[row]) for name, column in store.origins.items()} | {"vision": store.identity}
+        yield Record(str(store.ids[row]), inputs, store.targets[row], None, group, speaker, said, origins)
 
 
 def _progress(count: int, what: str) -> Iterator[int]:

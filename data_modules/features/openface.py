@@ -35,14 +35,18 @@ def _read(path: Path, extras: Sequence[str]) -> tuple[pd.DataFrame, tuple[str, .
             )
         wanted = [name for name in header if name in units or name in extras]
         places = [header.index(name) for name in wanted]
-        text = {place: str for place, name in zip(places, wanted, strict=True) if name == "clip"}
-        table = pd.read_csv(path, header=None, skiprows=1, usecols=places, dtype=text, skipinitialspace=True)
+        table = pd.read_csv(path, header=None, skiprows=1, usecols=places, dtype=str, skipinitialspace=True)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"{path} is not readable as a CSV file ({error}).") from error
     table = table[sorted(places)].set_axis([header[place] for place in sorted(places)], axis="columns")
     for name in (name for name in wanted if name != "clip"):
-        if not pd.api.types.is_numeric_dtype(table[name]):
-            raise DataError(f"{path} has text in the column {name}, which holds numbers. Make the file again.")
+        try:
+            # Python's way of numbers is exact, and so the same everywhere; the reader's may be off in the last digit.
+            table[name] = table[name].to_numpy(object).astype(float)
+        except ValueError:
+            raise DataError(
+                f"{path} has text in the column {name}, which holds numbers. Make the file again."
+            ) from None
     return table, units
 
 

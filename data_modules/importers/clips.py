@@ -27,12 +27,16 @@ from rich.progress import track
 from data_modules.features.audio import NoSoundError
 from data_modules.features.faces import NoFaceError
 from data_modules.files import atomic_path
+from data_modules.provenance import file_digest
 from data_modules.schema import DataError
 
 WORST_LOSS = 0.05
 NAMED = 20  # names in one note
 TAKEN, FACELESS = "taken", "faceless"
 """Beside the pictures of a clip: how many there are, and how many of them show no face and are cut in the middle."""
+
+ORIGINS = "origins"
+"""Beside the arrays of a clip: the SHA-256 of each of its files."""
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
@@ -64,7 +68,9 @@ class Clip:
 
 
 Decode = Callable[[Clip], Mapping[str, Array]]
-"""From a clip to its arrays by name (numbers count as arrays); a DataError when it cannot be used."""
+"""From a clip to its arrays by name (numbers count as arrays); a DataError when it cannot be used.
+
+The name :data:`ORIGINS` is taken."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def decode_clips(
     for clip in progress(clips, what):
         try:
             path = own / f"{_digest(clip.id, *map(_state, clip.files))}.npz"
-            arrays = None if _whole(path) else decode(clip)
+            arrays = None if _whole(path) else {**decode(clip), ORIGINS: np.asarray(list(map(file_digest, clip.files)))}
         except DataError as error:
             # A copy: the error itself holds on to everything that was in memory where it was raised.
             made.lost[clip.id] = _kind(error)(str(error))

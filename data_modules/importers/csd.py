@@ -19,7 +19,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,125 +26,13 @@ import numpy as np
 
 from data_modules.importers.clips import listed, progress, refuse_loss
 from data_modules.importers.common import Array, Source, outside_scale
-from data_modules.importers.csd_files import NONE, CsdFile, Rows, Timeline, average, find_files
+from data_modules.importers.csd_files import NONE, CsdFile, find_files
 from data_modules.importers.csd_folds import TABLES, Segment, segments_in, segments_of, standard_folds
+from data_modules.importers.csd_videos import Alignment, Sequences, Video
 from data_modules.importers.misa import EMOTIONS, word_vectors
-from data_modules.schema import MODALITIES, DataError, TargetSpec
+from data_modules.provenance import Recipe
+from data_modules.schema import DataError, TargetSpec
 from data_modules.store import Record, StoreInfo
-
-PAUSE = "sp"
-
-Alignment = Literal["word", "segment"]
-
-
-@dataclass(frozen=True)
-class _Sequences:
-    """The files in their roles, and how they are cut.
-
-    Attributes:
-        files: Words, text, audio and vision, those that are there.
-        align: Whether audio and vision become one vector per word, or keep all their frames.
-        pauses: Whether speech pauses stay.
-        table: Vectors of words; empty when the text is a file or left out.
-        dim: Columns of those vectors.
-    """
-
-    files: Mapping[str, CsdFile]
-    align: Alignment
-    pauses: bool
-    table: Mapping[str, Array]
-    dim: int
-
-    @property
-    def base(self) -> str:
-        """The role whose rows are the steps of the text: the words, or vectors of words when there are no words."""
-        return "words" if "words" in self.files else "text" if "text" in self.files else ""
-
-    @property
-    def modalities(self) -> dict[str, int]:
-        """The columns of each modality of the store."""
-        dims = {name: self.files[name].dim for name in MODALITIES if name in self.files}
-        return {"text": self.dim, **dims} if self.table else dims
-
-
-class _Video:
-    """One video: when everything happens, and what of it lies in a segment."""
-
-    def __init__(self, sequences: _Sequences, name: str) -> None:
-        self.sequences, self.name = sequences, name
-        self.timelines: dict[str, Timeline] = {}
-        self.words: list[str] = []
-        self.problems: list[str] = []
-        for role, file in sequences.files.items():
-            if name in file.broken:
-                self.problems.append(file.broken[name])
-            if name not in file.videos:
-                continue
-            try:
-                if role == "words":
-                    self.words = [str(word) for word in file.entry(name).features]
-                self.timelines[role] = Timeline(file.intervals(name))
-            except DataError as error:
-                self.problems.append(str(error))
-        skipped = None if sequences.pauses else PAUSE
-        self.usable = np.asarray([word != skipped for word in self.words], bool)
-
-    def steps(self, segment: Segment) -> Rows:
-        """Return the words (or vectors of words) of a segment."""
-        base = self.timelines.get(self.sequences.base)
-        rows = base.within(segment.start, segment.stop) if base else np.zeros(0, np.int64)
-        return rows[self.usable[rows]] if self.words else rows
-
-    def spans(self, rows: Rows) -> list[tuple[float, float]]:
-        """Return start and end of some words."""
-        if not len(rows):
-            return []
-        base = self.timelines[self.sequences.base]
-        return list(zip(base.starts[rows].tolist(), base.stops[rows].tolist(), strict=True))
-
-    def spoken(self, segment: Segment) -> str:
-        """Return the words of a segment, without pauses."""
-        words = [self.words[row] for row in self.steps(segment)] if self.words else []
-        return " ".join(word for word in words if word != PAUSE)
-
-    def lacks(self, segment: Segment) -> list[str]:
-        """Return the modalities of which a segment has nothing."""
-        rows = self.steps(segment)
-        return [name for name in self.sequences.modalities if not self._has(name, segment, rows)]
-
-    def _has(self, name: str, segment: Segment, rows: Rows) -> bool:
-        if name == "text" and (self.sequences.table or self.sequences.base == "text"):
-            return bool(len(rows))
-        if name not in self.timelines:
-            return False
-        if name != "text" and self.sequences.align == "segment":
-            return bool(len(self.timelines[name].within(segment.start, segment.stop)))
-        return any(len(self.timelines[name].within(*span)) for span in self.spans(rows))
-
-    def features(self) -> dict[str, Array]:
-        """Return the rows of each file of numbers that has the video."""
-        files = self.sequences.files
-        return {role: files[role].entry(self.name).features for role in self.timelines if role != "words"}
-
-    def inputs(self, segment: Segment, features: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the modalities of a segment; one of which it has nothing has no step."""
-        rows = self.steps(segment)
-        found: dict[str, Array] = {}
-        for name, dim in self.sequences.modalities.items():
-            if name == "text" and self.sequences.table:
-                found[name] = np.zeros((len(rows), dim), np.float32)
-                for step, row in enumerate(rows):
-                    found[name][step] = self.sequences.table.get(self.words[row], 0)
-            elif name not in self.timelines:
-                found[name] = np.zeros((0, dim))
-            elif name == self.sequences.base:
-                found[name] = features[name][rows]
-            elif name == "text" or self.sequences.align == "word":
-                values, filled = average(features[name], self.timelines[name], self.spans(rows))
-                found[name] = values if filled else values[:0]
-            else:
-                found[name] = features[name][self.timelines[name].within(segment.start, segment.stop)]
-        return found
 
 
 def read(
@@ -203,11 +90,11 @@ def read(
     values = _targets(segments, target)
     parts = _parts(segments, folds, dataset)
 
-    sequences = _Sequences({role: file for role, file in files.items() if role != "labels"}, align, pauses, {}, 0)
+    sequences = Sequences({role: file for role, file in files.items() if role != "labels"}, align, pauses, {}, 0)
     notes += [f"{len(ignored)} files were not used: {', '.join(ignored)}."] if ignored else []
     if vectors:
         table, dim, note = _word_vectors(Path(vectors), sequences, segments)
-        sequences = _Sequences(sequences.files, align, pauses, table, dim)
+        sequences = Sequences(sequences.files, align, pauses, table, dim)
         notes += note
     _check(source, sequences)
     kept, lost = _unify(sequences, segments, missing)
@@ -228,7 +115,13 @@ def read(
     marks = {"segment": align == "segment", "pauses": pauses, "zeros": missing == "zeros", target: target == "emotions"}
     default = re.sub(r"[^a-z0-9]+", "-", "-".join([*names.values(), *(m for m, on in marks.items() if on)]).lower())
     info = StoreInfo(
-        dataset, feature_set or default.strip("-"), spec, sources, aligned=align == "word", notes=tuple(notes)
+        dataset,
+        feature_set or default.strip("-"),
+        spec,
+        sources,
+        aligned=align == "word",
+        notes=tuple(notes),
+        recipes=dict.fromkeys(sequences.averaged, Recipe("mean over each word", libraries=("numpy",))),
     )
     return Source(info, _records(sequences, kept, values, parts))
 
@@ -247,7 +140,7 @@ def _labelled(source: Path, files: Mapping[str, CsdFile]) -> tuple[list[Segment]
     return segments, listed("videos have labels that cannot be used and were left out", list(broken.values()))
 
 
-def _check(source: Path, sequences: _Sequences) -> None:
+def _check(source: Path, sequences: Sequences) -> None:
     if not sequences.modalities:
         raise DataError(
             f"{source} has no text, audio or vision as numbers. Words become text with the option `vectors`, a table "
@@ -283,12 +176,12 @@ def _parts(segments: list[Segment], folds: str, dataset: str) -> dict[str, str |
 
 
 def _word_vectors(
-    path: Path, sequences: _Sequences, segments: list[Segment]
+    path: Path, sequences: Sequences, segments: list[Segment]
 ) -> tuple[Mapping[str, Array], int, list[str]]:
     """Return the vectors of the words of all segments, their columns, and a note on those without one."""
     counts: Counter[str] = Counter()
     for video, own in _by_video(segments).items():
-        whole = _Video(sequences, video)
+        whole = Video(sequences, video)
         counts.update(whole.words[row] for segment in own for row in whole.steps(segment))
     if not counts:
         raise DataError("No word lies in any segment. Check that words and labels are of one release.")
@@ -303,7 +196,7 @@ def _word_vectors(
     return table, dim, [note]
 
 
-def _unify(sequences: _Sequences, segments: list[Segment], missing: str) -> tuple[list[Segment], list[str]]:
+def _unify(sequences: Sequences, segments: list[Segment], missing: str) -> tuple[list[Segment], list[str]]:
     """Return the segments to keep, and notes on those that lack something.
 
     Raises:
@@ -313,7 +206,7 @@ def _unify(sequences: _Sequences, segments: list[Segment], missing: str) -> tupl
     lost: list[tuple[str, str]] = []
     problems: list[str] = []
     for video, own in _by_video(segments).items():
-        whole = _Video(sequences, video)
+        whole = Video(sequences, video)
         problems += whole.problems
         for segment in own:
             lacking = whole.lacks(segment)
@@ -331,18 +224,20 @@ def _unify(sequences: _Sequences, segments: list[Segment], missing: str) -> tupl
 
 
 def _records(
-    sequences: _Sequences,
+    sequences: Sequences,
     segments: list[Segment],
     values: Mapping[str, float | Array],
     parts: Mapping[str, str | None],
 ) -> Iterator[Record]:
     for video, own in progress(list(_by_video(segments).items()), "Videos"):
-        whole = _Video(sequences, video)
+        whole = Video(sequences, video)
         features = whole.features()
         for segment in own:
-            inputs = whole.inputs(segment, features)
-            transcript = segment.transcript or whole.spoken(segment)
-            yield Record(segment.id, inputs, values[segment.id], parts[segment.id], video, transcript=transcript)
+            inputs, origins = whole.inputs(segment, features)
+            said = segment.transcript or whole.spoken(segment)
+            yield Record(
+                segment.id, inputs, values[segment.id], parts[segment.id], video, transcript=said, origins=origins
+            )
 
 
 def _by_video(segments: list[Segment]) -> dict[str, list[Segment]]:

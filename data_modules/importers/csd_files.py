@@ -235,24 +235,20 @@ def _version(group: h5py.Group) -> str:
     return ""
 
 
-def average(features: Array, timeline: Timeline, spans: Sequence[tuple[float, float]]) -> tuple[Floats, int]:
-    """Return the mean of the rows in each span, zeros where there are none, and the number of spans that have some.
+def average(words: Sequence[Array], dim: int) -> tuple[Floats, int]:
+    """Return the mean of the rows of each word, zeros where there are none, and the number of words that have some.
 
     Args:
-        features: ``(T, D)`` rows of the timeline.
-        timeline: When they are.
-        spans: S starts and ends in seconds.
+        words: W arrays ``(T, dim)``.
+        dim: Columns.
     """
-    values = np.zeros((len(spans), features.shape[1]))
-    filled = 0
+    values = np.zeros((len(words), dim))
     # Infinite values are left to the store, which counts and zeroes them.
     with np.errstate(invalid="ignore", over="ignore"):
-        for step, span in enumerate(spans):
-            rows = timeline.within(*span)
+        for step, rows in enumerate(words):
             if len(rows):
-                values[step] = features[rows].mean(axis=0, dtype=float)
-                filled += 1
-    return values, filled
+                values[step] = rows.mean(axis=0, dtype=float)
+    return values, sum(len(rows) > 0 for rows in words)
 
 
 def find_files(source: Path, chosen: Mapping[str, str]) -> tuple[dict[str, CsdFile], list[str]]:

@@ -280,6 +280,7 @@ def _vector(path: Path, name: str, made: _Dialogues, dialogue: str, place: int) 
             f"{path}: the {name} of {dialogue}[{place}] is a {layers[0].dtype} array of shape {layers[0].shape}; a "
             "vector was expected."
         )
+    # Four numbers are added in their order and halved twice: the same on every processor.
     return np.mean(layers, axis=0) if len(layers) > 1 else layers[0]
 
 

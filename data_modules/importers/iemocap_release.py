@@ -12,23 +12,20 @@ whether the counts are the published ones; losing more than five per cent is an 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from data_modules.features import audio as sound
 from data_modules.features.faces import HaarFace, shape_text
-from data_modules.features.media import CLOCK, CUT_SHARE, TOO_LARGE, Sampling, read_frames, video_info
-from data_modules.importers.clips import FACELESS, TAKEN, Clip, Decoded, decode_clips, listed, refuse_loss, work_folder
+from data_modules.importers.clips import ORIGINS, Decoded, listed, refuse_loss, work_folder
 from data_modules.importers.common import Source
+from data_modules.importers.iemocap_media import EVERY, SIZE, Sound, Sounds, see, seen_recipe, turn_origin
 from data_modules.importers.iemocap_splits import (
     MESM_COUNTS,
     list_table,
@@ -42,9 +39,7 @@ from data_modules.schema import DataError, ModalityKind, TargetSpec
 from data_modules.store import Record, SplitTables, StoreInfo
 
 ClassSet = Literal["4", "4-strict", "6", "mesm"]
-Sound = Literal["logmel", "mfcc", "logmel+mfcc", "waveform", "none"]
 Face = Literal["centre", "detector"]
-Array = npt.NDArray[Any]
 
 NAMES = {"ang": "angry", "hap": "happy", "exc": "excited", "sad": "sad", "neu": "neutral", "fru": "frustrated"}
 CLASSES: dict[ClassSet, dict[str, str]] = {
@@ -54,53 +49,6 @@ CLASSES: dict[ClassSet, dict[str, str]] = {
     "mesm": {label: NAMES[label] for label in sorted(NAMES)},
 }
 """By set of classes the class of each label, in the order of the classes; turns of other labels are left out."""
-SIZE, EVERY = 224, 0.5
-AT_ONCE = 600
-"""Whole pictures of a dialog in memory at a time, a gigabyte while they are read; one with more is decoded twice."""
-
-
-@dataclass(frozen=True)
-class _At(Sampling):
-    """The pictures at given times, in order."""
-
-    at: tuple[float, ...] = ()
-
-    def times(self, duration: float) -> npt.NDArray[np.float64]:
-        return np.asarray(self.at)
-
-
-@dataclass(frozen=True)
-class _Sound:
-    """What is made of the sound; see :func:`read`."""
-
-    kind: Sound
-    mels: int
-    mfccs: int
-    window_ms: float
-    hop_ms: float
-    vectors: bool
-
-    def decode(self, clip: Clip) -> dict[str, Array]:
-        """Make the array of one turn."""
-        samples = sound.load_audio(clip.files[0])
-        if self.kind == "waveform":
-            return {"audio": sound.to_int16(samples)}
-        makers: dict[str, Callable[[], sound.Floats]] = {
-            "logmel": lambda: sound.log_mel(samples, sound.RATE, self.mels, self.window_ms, self.hop_ms),
-            "mfcc": lambda: sound.mfcc(samples, sound.RATE, self.mfccs, self.window_ms, self.hop_ms, self.mels),
-        }
-        steps = np.concatenate([makers[part]() for part in self.kind.split("+")], axis=1)
-        return {"audio": np.concatenate([steps.mean(0), steps.std(0)])[None] if self.vectors else steps}
-
-    @property
-    def source(self) -> str:
-        """What it is, in words."""
-        if self.kind == "waveform":
-            return f"sound of the turn at {sound.RATE} Hz"
-        spelled = {"logmel": f"log-mel, {self.mels} bands", "mfcc": f"{self.mfccs} MFCC of {self.mels} bands"}
-        parts = " and ".join(spelled[part] for part in self.kind.split("+"))
-        pooled = "; mean and deviation over the turn" if self.vectors else ""
-        return f"{parts}, {sound.RATE} Hz mono, window {self.window_ms:g} ms, hop {self.hop_ms:g} ms{pooled}"
 
 
 def read(
@@ -162,13 +110,12 @@ def read(
     notes = [verify(turns), *notes, *_left_out(turns, classes), *_list_notes(turns, listing, classes)]
 
     folder = work or work_folder(Path(source))
-    heard = _Sound(audio, mels, mfccs, window_ms, hop_ms, vectors)
+    heard = Sounds(audio, mels, mfccs, window_ms, hop_ms, vectors)
     made: dict[str, Decoded] = {}
     if audio != "none":
-        clips = [Clip(turn.name, (turn.wav,)) for turn in chosen]
-        made["audio"] = decode_clips(clips, heard.decode, folder, settings=asdict(heard), what="IEMOCAP turns")
+        made["audio"] = heard.hear(chosen, folder)
     if vision == "frames":
-        made["vision"] = _see(chosen, every, size, detector, folder)
+        made["vision"] = see(chosen, every, size, detector, folder)
         notes += made["vision"].faceless
     kept, lost = _usable(chosen, made)
 
@@ -189,6 +136,7 @@ def read(
         rates={name: rates[name] for name in kinds},
         aligned=vectors,
         notes=(*notes, *lost),
+        recipes={name: heard.recipe if name == "audio" else seen_recipe(every, size, detector) for name in made},
     )
     return Source(info, _records(kept, made, classes), partial(split_tables, lists=listing))
 
@@ -240,93 +188,6 @@ def _list_notes(turns: Sequence[Turn], lists: Mapping[str, str], classes: ClassS
     return [*notes, differences("the lists", found, published)]
 
 
-def _see(turns: Sequence[Turn], every: float, size: int, detector: HaarFace | None, folder: Path) -> Decoded:
-    """Decode the video of each dialog once, to one array of pictures per turn."""
-    dialogs = {dialog: list(some) for dialog, some in groupby(turns, key=lambda turn: turn.dialog)}
-    spans = hashlib.sha256(repr([(turn.name, turn.start, turn.end) for turn in turns]).encode()).hexdigest()
-    return decode_clips(
-        [Clip(dialog, (some[0].avi,)) for dialog, some in dialogs.items()],
-        lambda clip: speakers_pictures(clip.files[0], dialogs[clip.id], every, size, detector),
-        folder,
-        settings={"every": every, "size": size, "turns": spans} | ({"face": detector.text} if detector else {}),
-        what="IEMOCAP dialogs",
-    )
-
-
-def speakers_pictures(
-    path: Path, turns: Sequence[Turn], every: float = EVERY, size: int = SIZE, detector: HaarFace | None = None
-) -> dict[str, Array]:
-    """Return ``(T, 3, size, size)`` pictures of the speaker of each turn: the middle of their half, or their face.
-
-    A turn that begins after the end of the video has none, and is not there. With a detector ``TAKEN`` says how many
-    pictures there are, and ``FACELESS`` how many of them show no face and are cut in the middle.
-
-    Args:
-        path: The video of a dialog.
-        turns: Turns of the dialog.
-        every: Seconds between two pictures, from the start of the turn on.
-        size: Side of the pictures in pixels.
-        detector: What finds the face in the speaker's half; without one the middle is cut out as it is.
-
-    Raises:
-        DataError: When the video cannot be decoded or is cut short, or, without a detector, a half of it is smaller
-            than the pictures.
-    """
-    info = video_info(path)
-    # Of an AVI file that was cut, the length that is read is that of the rest.
-    if info.duration < (1 - CUT_SHARE) * info.frames / info.fps:
-        raise DataError(
-            f"{path} is cut short: of {info.frames / info.fps:.1f} seconds {info.duration:.1f} are there. Copy or "
-            "unpack it again."
-        )
-    height, width = info.height, info.width // 2
-    if detector is None and size > min(height, width):
-        raise DataError(
-            f"{path} shows each actor in {height} x {width} pixels, too few for pictures of {size}. Give a smaller "
-            "size."
-        )
-    wanted = {}
-    for turn in turns:
-        seconds = min(turn.end, info.duration) - turn.start
-        if seconds > CLOCK:
-            wanted[turn.name] = turn.start + every * np.arange(np.ceil((seconds - CLOCK) / every))
-    if not wanted:
-        return {}
-    top, inset, rows, columns = (height - size) // 2, (width - size) // 2, size, size
-    if detector is not None:
-        top, inset, rows, columns = 0, 0, height, width
-    made: dict[str, Array] = {}
-    faceless = 0
-    most = min(AT_ONCE, TOO_LARGE // (3 * info.height * info.width))
-    for some in _parts([turn for turn in turns if turn.name in wanted], wanted, most):
-        times = np.unique(np.concatenate([wanted[turn.name] for turn in some]))
-        shown = read_frames(path, _At(at=tuple(times)))
-        for turn in some:
-            left = inset + (width if turn.side == "right" else 0)
-            places = np.searchsorted(times, wanted[turn.name])
-            pictures = shown[places, :, top : top + rows, left : left + columns]
-            if detector is not None:
-                pictures, found = detector(pictures)
-                faceless += int((~found).sum())
-            made[turn.name] = pictures
-        del shown  # or it would stay while the next part is read
-    counts = {TAKEN: np.asarray(sum(map(len, made.values()))), FACELESS: np.asarray(faceless)}
-    return made | (counts if detector else {})
-
-
-def _parts(turns: Sequence[Turn], wanted: Mapping[str, Array], most: int) -> Iterator[list[Turn]]:
-    """Yield turns in groups of so many pictures at most, or of one turn."""
-    part: list[Turn] = []
-    count = 0
-    for turn in turns:
-        if part and count + len(wanted[turn.name]) > most:
-            yield part
-            part, count = [], 0
-        part.append(turn)
-        count += len(wanted[turn.name])
-    yield part
-
-
 def _usable(turns: Sequence[Turn], made: Mapping[str, Decoded]) -> tuple[list[Turn], list[str]]:
     """Return the turns that have everything, and what there is to say of the others.
 
@@ -362,8 +223,10 @@ def _records(turns: Sequence[Turn], made: Mapping[str, Decoded], classes: ClassS
         pictures = made["vision"].load(dialog) if "vision" in made else {}
         for turn in some:
             inputs = made["audio"].load(turn.name) if "audio" in made else {}
+            origins = {"audio": inputs.pop(ORIGINS).item(0)} if inputs else {}
             if pictures:
                 inputs["vision"] = pictures[turn.name]
+                origins["vision"] = turn_origin(turn, pictures[ORIGINS].item(0))
             place = order.index(CLASSES[classes][turn.label])
             target = np.eye(len(order))[place] if classes == "mesm" else place
-            yield Record(turn.name, inputs, target, None, turn.dialog, turn.actor, turn.text)
+            yield Record(turn.name, inputs, target, None, turn.dialog, turn.actor, turn.text, origins)

@@ -45,7 +45,8 @@ from data_modules.importers.common import (
 from data_modules.schema import MODALITIES, DataError, MetricFamily, TargetKind, TargetSpec, unknown
 from data_modules.store import FORMAT, Record, StoreInfo
 
-COLUMNS = ("id", "label", "split", "group", "speaker", "transcript")
+TEXTS = ("group", "speaker", "transcript")
+COLUMNS = ("id", "label", "split", *TEXTS)
 KEYS = (*COLUMNS, *MODALITIES, *(f"{name}_lengths" for name in MODALITIES))
 
 
@@ -97,14 +98,15 @@ def read(
         raise DataError(f"{source} is not aligned: the lengths of its modalities differ. Drop the option `aligned`.")
     low, high = (None if end is None else float(end) for end in (low, high))
     labels, target = _labels(source, columns["label"], TargetSpec(task, tuple(names), low, high, family))
-    extra = {key: _strings(columns[key]) for key in ("group", "speaker", "transcript") if key in columns}
+    extra = {key: _strings(columns[key]) for key in TEXTS if key in columns}
     splits, notes = _splits(source, columns.get("split"), extra.get("group", ids), valid_groups)
     notes += outside_scale(labels, target)
 
     def records() -> Iterator[Record]:
         for row, name in enumerate(ids):
             inputs = {key: one.sample(row) for key, one in modalities.items()}
-            yield Record(name, inputs, labels[row], splits[row], **{key: one[row] for key, one in extra.items()})
+            group, speaker, said = (extra[key][row] if key in extra else "" for key in TEXTS)
+            yield Record(name, inputs, labels[row], splits[row], group, speaker, said)
 
     info = StoreInfo(
         dataset,

@@ -32,6 +32,7 @@ from data_modules.importers.ravdess_names import (
     split_tables,
     target,
 )
+from data_modules.provenance import file_digest
 from data_modules.schema import DataError
 from data_modules.splits import LUNA5
 from data_modules.store import Record, StoreInfo
@@ -158,14 +159,14 @@ def read(
         if name.stem in faceless:
             continue
         try:
-            samples = audio.load_audio(path, trim_db=trim_db)
+            samples, origin = audio.load_audio(path, trim_db=trim_db), file_digest(path)
         except DataError as error:
             undecoded.append(name.stem)
             reason = reason or str(error)
             continue
         steps = np.concatenate([extractors[part](samples) for part in parts], axis=1)
         inputs = {"audio": steps} | ({"vision": faces.by_take[name.take]} if faces else {})
-        records.append(name.record(inputs))
+        records.append(name.record(inputs, {"audio": origin}))
     refuse_loss("cannot be decoded", undecoded, len(clips), reason)
 
     expected, missing = missing_takes(clips, channel)
@@ -189,5 +190,11 @@ def read(
         target(channel),
         sources,
         notes=tuple(notes),
+        # The action units are OpenFace's own numbers.
+        recipes={
+            "audio": audio.sound_recipe(
+                audio_features, mels=mels, mfccs=mfccs, window_ms=window_ms, hop_ms=hop_ms, trim_db=trim_db
+            )
+        },
     )
     return Source(info, records, partial(split_tables, channel=channel))

@@ -21,10 +21,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.features.audio import Floats, NoSoundError, media_library, to_int16, waveform_text
-from data_modules.features.faces import CentreCrop, FaceCropper, HaarFace, LandmarkCrop, NoFaceError, shape_text
+from data_modules import provenance
+from data_modules.features.audio import Floats, NoSoundError, media_library, sound_recipe, to_int16, waveform_text
+from data_modules.features.faces import (
+    CentreCrop,
+    FaceCropper,
+    HaarFace,
+    LandmarkCrop,
+    NoFaceError,
+    pictures_recipe,
+    shape_text,
+)
 from data_modules.features.media import Sampling, read_media, read_sound
-from data_modules.importers.clips import FACELESS, TAKEN, Clip, Decoded, decode_clips, listed, work_folder
+from data_modules.importers.clips import FACELESS, ORIGINS, TAKEN, Clip, Decoded, decode_clips, listed, work_folder
 from data_modules.importers.common import Source
 from data_modules.importers.ravdess_names import (
     AUDIO_ONLY,
@@ -94,6 +103,20 @@ class _Settings:
         return self == _Settings("av", "cfnsr", FRAMES, 0.0, SIZE, RATE, "landmarks")
 
     @property
+    def recipes(self) -> dict[str, provenance.Recipe]:
+        """By modality how it is made."""
+        made = {}
+        cut = self.recipe == "cfnsr"
+        if self.sound:
+            span = {"from_seconds": CFNSR_OFFSET, "seconds": CFNSR_SECONDS} if cut else {}
+            made["audio"] = sound_recipe("waveform", self.rate, more=span)
+        if self.pictures:
+            made["vision"] = pictures_recipe(
+                self.sampling, self.size, self.face, **({"squashed_before": True} if cut else {})
+            )
+        return made
+
+    @property
     def feature_set(self) -> str:
         if self.published:
             return self.recipe
@@ -150,7 +173,7 @@ def read(
         clips,
         partial(_decode, settings, HaarFace(size) if settings.pictures and face == "detector" else None),
         work or work_folder(Path(source)),
-        settings=asdict(settings),
+        settings={**asdict(settings), "recipes": {name: one.to_dict() for name, one in settings.recipes.items()}},
         what="RAVDESS clips",
     )
     expected, missing = missing_takes(names, channel)
@@ -179,6 +202,7 @@ def read(
         kinds,
         rates=_rates(settings, decoded),
         notes=tuple(notes),
+        recipes=settings.recipes,
     )
     return Source(info, _records(decoded, kinds), partial(split_tables, channel=channel))
 
@@ -245,7 +269,10 @@ def _waveform(settings: _Settings, path: Path, sound: Floats) -> npt.NDArray[np.
 
 def _records(decoded: Decoded, modalities: Iterable[str]) -> Iterator[Record]:
     for stem, arrays in decoded:
-        yield RavdessName.parse(stem).record({name: arrays[name] for name in modalities})
+        files = arrays[ORIGINS].tolist()
+        # Of the files of a clip the second, the landmarks, concerns its pictures alone.
+        origins = {name: provenance.combined(files) if name == "vision" else files[0] for name in modalities}
+        yield RavdessName.parse(stem).record({name: arrays[name] for name in modalities}, origins)
 
 
 def _rates(settings: _Settings, decoded: Decoded) -> dict[str, float]:

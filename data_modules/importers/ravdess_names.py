@@ -95,10 +95,10 @@ class RavdessName:
         """Whether the actor is a woman."""
         return self.actor % 2 == 0
 
-    def record(self, inputs: dict[str, npt.NDArray[Any]]) -> Record:
-        """Return the sample of a store that this clip is."""
+    def record(self, inputs: dict[str, npt.NDArray[Any]], origins: dict[str, str]) -> Record:
+        """Return the sample of a store that this clip is, from its inputs and their origins."""
         actor, statement = f"{self.actor:02d}", STATEMENTS[self.statement - 1]
-        return Record(self.stem, inputs, self.emotion - 1, None, actor, actor, statement)
+        return Record(self.stem, inputs, self.emotion - 1, None, actor, actor, statement, origins)
 
 
 def target(channel: Channel) -> TargetSpec:

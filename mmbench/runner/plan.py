@@ -222,7 +222,7 @@ def make_plan(
                     data=_plain(own),
                     training=dataclasses.asdict(shared),
                     seed=seed,
-                    fingerprint=store.fingerprint,
+                    fingerprint=store.identity,
                     folds=len(all_folds),
                     path=str(store.path),
                 )

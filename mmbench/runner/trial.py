@@ -130,7 +130,7 @@ def _train_and_test(
     config = cls.Config.parse(trial.config)
     data = trial.datamodule(config.batch_size)
     data.test_locked = True
-    if data.store.fingerprint != trial.fingerprint:
+    if data.store.identity != trial.fingerprint:
         raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
     model = cls(data.spec, config=config)
     data.read_only(model.spec.modalities)

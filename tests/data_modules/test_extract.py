@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import BertModel
 
-from data_modules import DataError, FusionDataModule, Record, StoreInfo, TargetSpec, extract
+from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, extract
 from data_modules.extract import Extractors, extract_store, find_clips, read_transcripts
 from data_modules.features import media
 from data_modules.features.audio import log_mel
@@ -22,6 +25,7 @@ from data_modules.store_writer import write_store
 from mmbench.cli import main
 from mmbench.methods.lf_dnn import LFDNN
 from tests.data_modules.media_files import drawn_face, make_mp4, make_wav, tone
+from tests.data_modules.stores import another_processor
 from tests.methods.training import fit
 
 RATE = 16_000
@@ -30,7 +34,7 @@ RATE = 16_000
 @pytest.fixture(scope="module")
 def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Save a tiny BERT with its words."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertTokenizerFast
 
     folder = tmp_path_factory.mktemp("text")
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film", "bad"]))
@@ -96,6 +100,40 @@ def test_every_extractor_gives_what_its_library_gives(tmp_path: Path, text_encod
         "tiny-resnet, pooled vector of each picture; a picture every 0.5"
     )
     assert store.feature_set == "tiny-bert-logmel-tiny-resnet"
+
+
+def test_a_store_of_own_clips_is_known_by_files_texts_and_weights(
+    tmp_path: Path, text_encoder: str, image_encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_mp4(tmp_path / "clips" / "one.mp4", seconds=1.0, fps=10)
+    path.with_suffix(".txt").write_text("good film\n")
+
+    def made(text: str = text_encoder, **options: object) -> FeatureStore:
+        wanted = {"vision": image_encoder, "face": "none", "size": 32, **options}
+        return extract_store([tmp_path / "clips"], tmp_path / "own.h5", Extractors(text=text, **wanted))  # type: ignore[arg-type]
+
+    here = made()
+    assert set(here.recipes) == {"text", "audio", "vision"}
+    assert here.origins["audio"].tolist() == [hashlib.sha256(path.read_bytes()).hexdigest()]
+    assert {"transformers", "torch", "librosa", "av"} <= set(here.libraries)
+    # The same weights in another place; no setting names a folder.
+    shutil.copytree(text_encoder, tmp_path / "elsewhere" / "tiny-bert")
+    assert made(str(tmp_path / "elsewhere" / "tiny-bert")).identity == here.identity
+    assert str(tmp_path) not in str(here.recipes)
+    assert Path(text_encoder).parent.as_posix() not in str(here.recipes)
+    changed = tmp_path / "changed" / "tiny-bert"
+    shutil.copytree(text_encoder, changed)
+    model = BertModel.from_pretrained(changed, add_pooling_layer=False)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[5, 0] += 1e-3
+    model.save_pretrained(changed)
+    assert made(str(changed)).recipes["text"] != here.recipes["text"]
+    assert made(trim_db=30.0).identity != here.identity
+    assert made(every=0.25).identity != here.identity
+    another_processor(monkeypatch)
+    there = made()
+    assert there.identity == here.identity
+    assert there.content != here.content
 
 
 def test_long_texts_are_cut_to_what_the_encoder_can_read(text_encoder: str) -> None:

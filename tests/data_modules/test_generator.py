@@ -217,11 +217,11 @@ class TestLearnable:
 
 
 class TestStore:
-    def test_same_seed_same_fingerprint(self, tmp_path):
+    def test_same_seed_same_identity(self, tmp_path):
         made = [
             write_synthetic(tmp_path / f"{n}.h5", samples=(20, 5, 5), seed=seed) for n, seed in enumerate((3, 3, 4))
         ]
-        assert made[0].fingerprint == made[1].fingerprint != made[2].fingerprint
+        assert made[0].identity == made[1].identity != made[2].identity
         made[0].verify()
 
     def test_bytes_are_the_same_on_every_machine(self, tmp_path):

@@ -20,9 +20,11 @@ from data_modules.features.keyframes import (
     keyframe_store,
 )
 from data_modules.features.modes import RATE, NoModes, partition
+from data_modules.provenance import Recipe
 from data_modules.schema import DataError, TargetSpec
 from data_modules.store import FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
+from tests.data_modules.stores import another_processor
 
 librosa = pytest.importorskip("librosa")
 pytest.importorskip("soundfile")
@@ -236,8 +238,9 @@ def source(path: Path, sounds: list[np.ndarray], **options: object) -> FeatureSt
             "vision": random.integers(0, 256, (16 + number, 3, 5, 4), dtype=np.uint8),
         }
         split = ("train", "valid", "test")[number % 3]
+        origins = dict.fromkeys(options.get("recipes", ()), f"{number:064}")
         records.append(
-            Record(f"clip{number}", inputs, number % 2, split, f"film{number // 2}", "ann", f"says {number}")
+            Record(f"clip{number}", inputs, number % 2, split, f"film{number // 2}", "ann", f"says {number}", origins)
         )
     rates = {"audio": RATE, "vision": 16.0}
     info = {"kinds": KINDS, "rates": rates, "sources": {"vision": "every frame"}, "notes": ("Two words.",)} | options
@@ -286,7 +289,7 @@ def test_the_store_says_what_it_holds(stores):
     assert (vision.kind, vision.size, vision.rate) == ("frames", (5, 4), 0.0)
     assert vision.source == "every frame; key frames chosen by the sound (VCAN, default score)"
     assert not key.aligned
-    assert key.fingerprint != raw.fingerprint
+    assert key.identity != raw.identity
     assert key.notes == [
         "Two words.",
         "1 of 4 clips keep evenly spread frames instead of chosen ones, because its sound has fewer than 3 modes: "
@@ -295,6 +298,26 @@ def test_the_store_says_what_it_holds(stores):
     ]
     assert len(raw.notes) == 2
     key.verify()
+
+
+def test_key_frames_are_known_by_the_store_that_they_are_of(stores, tmp_path, monkeypatch):
+    raw, key = stores
+    assert set(key.recipes) == {"vision"}, "what is taken over is exact, as in the source"
+    assert set(key.origins["vision"]) == {raw.identity}
+    assert keyframe_store(raw.path, tmp_path / "n.h5", "numeric").identity != key.identity
+    another_processor(monkeypatch)
+    there = keyframe_store(raw.path, tmp_path / "t.h5")
+    assert there.identity == key.identity
+    assert there.content != key.content
+
+
+def test_recipes_of_the_source_are_taken_over(tmp_path):
+    recipe = {"audio": Recipe("waveform", {"rate": RATE}, libraries=("soundfile",))}
+    raw = source(tmp_path / "raw.h5", [noise(22_050), noise(22_050, 1), noise(33_000, 2)], recipes=recipe)
+    key = keyframe_store(raw.path, tmp_path / "key.h5")
+    assert key.recipes["audio"] == raw.recipes["audio"]
+    assert key.origins["audio"].tolist() == raw.origins["audio"].tolist()
+    assert key.libraries["soundfile"] == raw.libraries["soundfile"]
 
 
 def test_one_clip_is_in_memory_at_a_time(stores, tmp_path, monkeypatch):

@@ -163,7 +163,7 @@ def test_another_rate_is_other_content(tmp_path: Path) -> None:
             "mine", "raw", TargetSpec("regression", ("x",)), kinds={"audio": "waveform"}, rates={"audio": rate}
         )
         records = [Record(s, {"audio": np.arange(9, dtype=np.int16)}, 0.0, s) for s in ("train", "valid", "test")]
-        prints.add(write_store(tmp_path / "s.h5", info, records).fingerprint)
+        prints.add(write_store(tmp_path / "s.h5", info, records).identity)
     assert len(prints) == 2
 
 

@@ -35,11 +35,12 @@ def test_counts_lengths_and_repairs(tmp_path: Path) -> None:
     store = make(tmp_path, notes=("said by the importer",), sources={"audio": "COVAREP"})
     found = summary(store).to_dict()
     assert found["samples"] == 10
-    assert found["fingerprint"] == store.fingerprint
+    assert (found["identity"], found["content"], found["libraries"]) == (store.identity, store.content, {})
     assert found["modalities"]["audio"] == {
         "dim": 4,
         "kind": "features",
         "source": "COVAREP",
+        "recipe": None,
         "length": {"min": 1, "mean": 5.5, "max": 10},
         "repairs": {"nan": 1, "inf": 2, "empty": 0},
     }
@@ -114,6 +115,16 @@ def test_what_is_printed(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
     console.print(summary(store))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for wanted in ("mosi/mine: 10 samples", store.fingerprint, "audio", "vision", "standard", "sentiment", "+3", "5.5"):
+    for wanted in (
+        "mosi/mine: 10 samples",
+        store.identity,
+        store.content,
+        "audio",
+        "vision",
+        "standard",
+        "sentiment",
+        "+3",
+        "5.5",
+    ):
         assert wanted in text
     assert "note: [red]said[/red] by the importer" in text

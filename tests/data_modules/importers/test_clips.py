@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import subprocess
 import sys
@@ -55,7 +56,8 @@ def test_clips_come_back_in_order(clips: list[Clip], tmp_path: Path) -> None:
     assert [name for name, _ in made] == [f"clip/{place}" for place in (5, 4, 3, 2, 1, 0)]
     for name, arrays in made:
         value = int(name[-1]) + 1
-        assert set(arrays) == {"values", "count"}
+        assert set(arrays) == {"values", "count", "origins"}
+        assert arrays["origins"].tolist() == [hashlib.sha256(str(value).encode()).hexdigest()]
         np.testing.assert_array_equal(arrays["values"], np.full((value, 2), value))
         assert arrays["values"].dtype == np.uint8
     assert made.column("count") == {f"clip/{place}": place + 1 for place in range(6)}

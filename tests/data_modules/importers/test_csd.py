@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.data_modules.importers.csd_layouts import (
     tokens,
     write_csd,
 )
+from tests.data_modules.stores import another_processor
 
 DIM = 5
 
@@ -100,6 +102,26 @@ def test_segments_keep_all_frames(tmp_path: Path, world: World, folder: Path, ve
             rows = getattr(world, name)[video]
             expected = [values for start, end, values in rows if naive_overlap((start, end), segment)]
             np.testing.assert_array_equal(steps(store, name, row), np.array(expected, np.float32))
+
+
+def test_means_are_known_by_what_they_are_of(
+    tmp_path: Path, folder: Path, vectors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum of many frames may be rounded otherwise elsewhere; the frames are others' and exact."""
+    here = bring(tmp_path, folder, vectors=str(vectors))
+    assert set(here.recipes) == {"audio", "vision"}
+    assert bring(tmp_path, folder, vectors=str(vectors), align="segment").recipes == {}
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with h5py.File(copy / "CMU_MOSI_COVAREP.csd", "r+") as file:
+        file["COAVAREP/data/c7UH_rxdZv4/features"][:] += 1e-3
+    other = bring(tmp_path, copy, vectors=str(vectors))
+    assert set(other.groups[other.origins["audio"] != here.origins["audio"]]) == {"c7UH_rxdZv4"}
+    assert other.origins["vision"].tolist() == here.origins["vision"].tolist()
+    assert other.identity != here.identity
+    another_processor(monkeypatch)
+    there = bring(tmp_path, folder, vectors=str(vectors))
+    assert there.identity == here.identity
+    assert there.content != here.content
 
 
 def test_text_stays_out_without_vectors(tmp_path: Path, world: World, folder: Path) -> None:
@@ -377,7 +399,7 @@ def test_real_words_of_mosi(real_data: Path, tmp_path: Path, missing: str, train
         np.testing.assert_allclose(means, [0.2345, 0.3095, -0.3170], atol=5e-5)
         # The folds that are built in are those of the tables.
         labels = str(one_table(mosi / "transcripts", tmp_path))
-        assert bring(tmp_path / "built in", words, **{**options, "labels": labels}).fingerprint == store.fingerprint
+        assert bring(tmp_path / "built in", words, **{**options, "labels": labels}).identity == store.identity
 
 
 def one_table(folder: Path, tmp_path: Path) -> Path:

@@ -28,7 +28,7 @@ def test_rows_in_a_span_are_those_of_a_naive_search() -> None:
         expected = [k for k, row in enumerate(rows) if naive_overlap(row[:2], tuple(span))]
         timeline = Timeline(intervals)
         assert timeline.within(*span).tolist() == expected
-        values, filled = average(np.array([row[2] for row in rows]), timeline, [tuple(span)])
+        values, filled = average([np.array([row[2] for row in rows])[timeline.within(*span)]], 3)
         np.testing.assert_allclose(values[0], naive_mean(rows, tuple(span), 3), atol=1e-12)
         assert filled == bool(expected)
 

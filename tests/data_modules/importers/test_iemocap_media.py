@@ -11,8 +11,8 @@ import pytest
 from data_modules import FusionDataModule
 from data_modules.features.faces import HaarFace
 from data_modules.features.media import Sampling
-from data_modules.importers import iemocap_release, import_store
-from data_modules.importers.iemocap_release import speakers_pictures
+from data_modules.importers import iemocap_media, iemocap_release, import_store
+from data_modules.importers.iemocap_media import speakers_pictures
 from data_modules.importers.iemocap_tables import Turn, read_turns
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
@@ -27,6 +27,7 @@ from tests.data_modules.importers.iemocap_layouts import (
     write_few,
 )
 from tests.data_modules.media_files import cut_file, drawn_face, make_mp4
+from tests.data_modules.stores import another_processor
 
 pytest.importorskip("av")
 
@@ -141,13 +142,13 @@ def test_mesm_form_streams(release: Path, tmp_path: Path) -> None:
 
 def test_each_video_is_decoded_once(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    once = iemocap_release.read_frames
+    once = iemocap_media.read_frames
 
     def counted(path: Path, *rest: object) -> np.ndarray:
         seen.append(path.stem)
         return once(path, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(iemocap_release, "read_frames", counted)
+    monkeypatch.setattr(iemocap_media, "read_frames", counted)
     make(release, tmp_path)
     assert len(seen) == len(set(seen)) == 10
 
@@ -158,20 +159,39 @@ def test_long_dialogs_are_decoded_in_parts(
 ) -> None:
     """The hand of the detector is as steady in parts: none of them tears a turn."""
     seen: list[int] = []
-    once = iemocap_release.read_frames
+    once = iemocap_media.read_frames
 
     def counted(path: Path, sampling: Sampling) -> np.ndarray:
         pictures = once(path, sampling)
         seen.append(len(pictures))
         return pictures
 
-    monkeypatch.setattr(iemocap_release, "read_frames", counted)
-    whole = make(with_a_face, tmp_path, face=face, every=0.1).fingerprint
+    monkeypatch.setattr(iemocap_media, "read_frames", counted)
+    whole = make(with_a_face, tmp_path, face=face, every=0.1).content
     assert len(seen) == 10
-    monkeypatch.setattr(iemocap_release, "AT_ONCE", 20)
-    assert make(with_a_face, tmp_path, face=face, every=0.1).fingerprint == whole
+    monkeypatch.setattr(iemocap_media, "AT_ONCE", 20)
+    assert make(with_a_face, tmp_path, face=face, every=0.1).content == whole
     assert len(seen) > 20
     assert max(seen[10:]) <= 20
+
+
+def test_turns_are_known_by_video_half_and_time(
+    release: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = make(release, tmp_path, audio="waveform")
+    assert set(here.recipes) == {"audio", "vision"}
+    assert len(set(here.origins["vision"])) == len(here), "each turn is another piece of its video"
+    assert make(release, tmp_path, audio="waveform", every=0.25).identity != here.identity
+    with (copy / PATH).open("ab") as video:
+        video.write(b"\0")
+    other = make(copy, tmp_path, audio="waveform")
+    assert set(other.groups[other.origins["vision"] != here.origins["vision"]]) == {DIALOG}
+    assert other.origins["audio"].tolist() == here.origins["audio"].tolist()
+    assert other.identity != here.identity
+    another_processor(monkeypatch)
+    there = make(release, tmp_path, audio="waveform")
+    assert there.identity == here.identity
+    assert there.content != here.content
 
 
 def test_other_pictures_are_decoded_anew(with_a_face: Path, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_one_part_is_refused_or_cut_by_video(tmp_path: Path, table: Path) -> Non
     videos = [set(store.groups[rows[split]]) for split in ("train", "valid", "test")]
     assert sum(map(len, videos)) == len(set.union(*videos)) == 3
     assert any("cut by video" in note for note in store.notes)
-    assert bring(tmp_path, source, table, split="by-video").fingerprint == store.fingerprint
+    assert bring(tmp_path, source, table, split="by-video").identity == store.identity
 
 
 def _item(**parts: Any) -> tuple[Any, ...]:

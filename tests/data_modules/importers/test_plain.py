@@ -89,8 +89,8 @@ def test_three_forms_of_features(tmp_path: Path, suffix: str) -> None:
     assert (store.target.kind, store.target.names, store.target.low) == ("regression", ("sentiment",), -3)
 
 
-def test_npz_and_hdf5_have_one_fingerprint(tmp_path: Path) -> None:
-    assert bring(tmp_path, columns(), ".npz").fingerprint == bring(tmp_path, columns(), ".h5").fingerprint
+def test_npz_and_hdf5_have_one_identity(tmp_path: Path) -> None:
+    assert bring(tmp_path, columns(), ".npz").identity == bring(tmp_path, columns(), ".h5").identity
 
 
 def test_fixed_length_strings_of_hdf5(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_padded_without_lengths_loses_zeros_at_both_ends(tmp_path: Path) -> None
         left[row, 6 - length :] = arrays["audio"][row, :length]
     right = bring(tmp_path, arrays)
     assert np.diff(right.offsets["audio"]).tolist() == lengths.tolist()
-    assert bring(tmp_path, {**arrays, "audio": left}).fingerprint == right.fingerprint
+    assert bring(tmp_path, {**arrays, "audio": left}).identity == right.identity
 
 
 def test_aligned(tmp_path: Path) -> None:

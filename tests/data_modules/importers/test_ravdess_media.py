@@ -21,6 +21,7 @@ from data_modules.store import FeatureStore
 from data_modules.store_writer import write_store
 from tests.data_modules.importers.ravdess_tree import TRIALS, pitch, place_of, write_release, write_sound, write_video
 from tests.data_modules.media_files import cut_file
+from tests.data_modules.stores import another_processor
 from tests.data_modules.test_faces import write_landmarks
 
 soundfile = pytest.importorskip("soundfile")
@@ -364,7 +365,41 @@ def test_import_goes_on_where_it_was_stopped(
     store = bring(release, tmp_path, work=tmp_path / "scratch")
     assert len(decoded) == 72 - 29
     assert not (tmp_path / "scratch" / "r.h5.clips").exists()
-    assert bring(release, tmp_path).fingerprint == store.fingerprint
+    assert bring(release, tmp_path).content == store.content
+
+
+@pytest.mark.parametrize("modality", ["av", "audio"])
+def test_a_store_is_known_by_its_files_and_settings(
+    release: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str
+) -> None:
+    here = bring(release, tmp_path, modality=modality)
+    assert set(here.recipes) == set(here.modalities)
+    assert bring(release, tmp_path, modality=modality, rate=4000).identity != here.identity
+    stem = f"{'03' if modality == 'audio' else '01'}-{TRIALS[0]}-07"
+    path = place_of(copy, stem, "wav" if modality == "audio" else "mp4")
+    data = path.read_bytes() + b"\0"
+    path.write_bytes(data)
+    other = bring(copy, tmp_path, modality=modality)
+    assert other.identity != here.identity
+    for name, column in other.origins.items():
+        assert other.ids[column != here.origins[name]].tolist() == [stem]
+    another_processor(monkeypatch)
+    there = bring(release, tmp_path, modality=modality)
+    assert there.identity == here.identity
+    assert there.content != here.content
+
+
+def test_landmarks_are_an_origin_of_the_pictures_alone(release: Path, tmp_path: Path) -> None:
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    for path in release.rglob("01-01-*.mp4"):
+        write_landmarks(tables / f"{path.stem}.csv", [(2.0, 3.0, 40.0, 44.0)] * 3)
+    before = bring(release, tmp_path, face="landmarks", landmarks=tables)
+    table = next(tables.iterdir())
+    table.write_text(table.read_text() + "\n")
+    after = bring(release, tmp_path, face="landmarks", landmarks=tables)
+    assert after.origins["audio"].tolist() == before.origins["audio"].tolist()
+    assert (after.origins["vision"] != before.origins["vision"]).sum() == 1
 
 
 def test_memory_does_not_grow_with_the_number_of_clips(release: Path, tmp_path: Path) -> None:
