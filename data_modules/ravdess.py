@@ -19,7 +19,8 @@ class RAVDESS(FusionDataModule):
         features=(
             "Audio: log-mel or MFCC sequences by librosa, standardised by the training split. Vision: OpenFace action "
             "units (17 intensities, 18 presences), one row per clip or one per frame. Raw (format ravdess_media): "
-            "waveforms and pictures; cfnsr is the recipe of MSAF and CFN-SR. No text: both sentences are constant."
+            "waveforms and pictures; cfnsr is the recipe of MSAF and CFN-SR. No text: both sentences are constant. "
+            "What is computed here is known by its recipe and files, action units by their exact values."
         ),
         splits=(
             "luna5: the published subject-wise five folds; validation is the next fold's actors, training the other "

@@ -176,9 +176,9 @@ class FeatureStore:
             self.splits: SplitTables = {
                 name: [folds[str(fold)][:] for fold in range(len(folds))] for name, folds in file["splits"].items()
             }
-        except KeyError as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{self.path} is incomplete ({error}): make it again with `mmbench data import`."
+                f"{self.path} is incomplete or damaged ({error}): make it again with `mmbench data import`."
             ) from error
         if len(set(self.ids)) < len(self.ids):
             name, count = Counter(self.ids).most_common(1)[0]
@@ -248,7 +248,9 @@ class FeatureStore:
             try:
                 self.verify_once()
             except DataError as error:
-                raise DataError(f"{self.path} was replaced after it was opened: start again. ({error})") from error
+                if isinstance(error.__cause__, OSError):  # it is no other file: it cannot be read any more
+                    raise error.__cause__ from None
+                raise DataError(f"{self.path} was replaced after it was opened: start again.") from error
             self._state = now
 
     def verify(self) -> None:
@@ -264,7 +266,10 @@ class FeatureStore:
             after = verified.state(self.path)
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"{self.path} is damaged ({error}): make it again with `mmbench data import`.") from error
-        if not found == claimed == (self.identity, self.content):
+        opened = self.identity, self.content
+        if found == claimed != opened:
+            raise DataError(f"{self.path} was replaced after it was opened: start again.")
+        if not found == claimed == opened:
             raise DataError(
                 f"{self.path} was changed after it was made: its identity is {found[0][:12]} and its content "
                 f"{found[1][:12]}, and it claims {claimed[0][:12]} and {claimed[1][:12]}. Make it again with "

@@ -148,7 +148,9 @@ def test_split_tables_of_one_s_own(tmp_path: Path) -> None:
         store.rows("standard", 0)
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text", "foreign", "older", "incomplete"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "truncated", "text", "foreign", "older", "incomplete", "garbled"]
+)
 def test_a_file_that_is_no_store_says_what_to_do(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "a.h5"
     write_store(path, INFO, records())
@@ -167,6 +169,9 @@ def test_a_file_that_is_no_store_says_what_to_do(tmp_path: Path, damage: str) ->
     elif damage == "older":
         with h5py.File(path, "r+") as file:
             file.attrs["version"] = 1
+    elif damage == "garbled":
+        with h5py.File(path, "r+") as file:
+            file.attrs["recipes"] = "{"
     else:
         with h5py.File(path, "r+") as file:
             del file["targets"]

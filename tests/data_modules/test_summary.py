@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from data_modules.provenance import Recipe, words
 from data_modules.schema import DataError, TargetSpec
 from data_modules.store import FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
 from data_modules.summary import summary
+from tests.data_modules.stores import make as make_both
 
 SCORES = [-3.0, -2.5, -1.5, -0.5, 0.5, 0.6, 1.5, 2.5, 3.0, 4.0]
 SENTIMENT = TargetSpec("regression", ("sentiment",), -3.0, 3.0)
@@ -128,3 +130,18 @@ def test_what_is_printed(tmp_path: Path) -> None:
     ):
         assert wanted in text
     assert "note: [red]said[/red] by the importer" in text
+
+
+def test_what_values_are_is_said_in_words(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(summary(make_both(tmp_path / "a.h5")))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "text: exact values (dice)" in lines
+    assert "audio: recipe filter, bands 2, window_ms 64, revision 1 (filter of clips)" in lines
+    assert f"made with numpy {np.__version__}" in lines
+
+
+def test_recipes_in_recipes_and_digests_are_short() -> None:
+    inner = Recipe("frames", {"every": 0.5}, revision=3)
+    said = words(Recipe("encoder", {"weights": "ab" * 32, "pictures": inner.to_dict()}).to_dict())
+    assert said == "encoder, weights abababababab, pictures (frames, every 0.5, revision 3), revision 1"
