@@ -101,7 +101,7 @@ def update(
     """Take an array into a digest, part by part along its first axis; the order of bytes is that of small machines."""
     found.update(f"{dtype.kind}{dtype.itemsize}{list(shape)};".encode())
     for part in parts:
-        found.update(np.ascontiguousarray(part, dtype.newbyteorder("<")))
+        found.update(np.ascontiguousarray(part, dtype.newbyteorder("<")).data)
 
 
 def versions(recipes: Iterable[Recipe]) -> dict[str, str]:
