@@ -1,4 +1,4 @@
-"""A process that the tests of leases start, stop and kill: ``hold`` one lease, or ``work`` on many."""
+"""Helpers of the tests of leases, and a process that they start and kill: ``hold`` a lease, or ``work`` on many."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from pathlib import Path
 from mmbench.runner import lease as lease_module
 from mmbench.runner import owners
 from mmbench.runner.lease import Lease
+
+
+def foreign(path: Path, token: str = "0" * 16, beat: int = 0, process: str = "7.1.abcdef.elsewhere") -> Path:
+    """Leave the lease of an owner on another machine."""
+    path.mkdir(parents=True, exist_ok=True)
+    file = path / f"{token}.{beat}.{process}"
+    file.touch()
+    return file
+
+
+def left(path: Path) -> list[str]:
+    return sorted(os.listdir(path.parent))
 
 
 def say(log: Path, text: str) -> None:
