@@ -1,0 +1,216 @@
+"""A hash of the code that decides a result: a method, what it imports of this project, and how it is trained.
+
+The sources are read, not run, and nothing heavy is imported to do so. Imports inside functions count, those for type
+checkers do not. Of a package counts what is taken from it: ``from mmbench.metrics import SplitMetric`` leads to the
+file that defines it and not to the other metrics. What is imported by a computed name cannot be seen, and a test
+refuses it in these files. Other libraries are in the environment of a record.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from mmbench.runner.syntax import assigned, digest, idle, only_describe
+
+BASE = ("mmbench.methods.base", "mmbench.runner.callbacks")
+"""The files that train every method."""
+PROJECT = ("mmbench", "data_modules")
+ROOT = Path(__file__).parents[2]
+ALL = "*"
+"""Everything that a file defines."""
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+Places = Mapping[str, Path]
+"""The folder of every top-level package whose files count."""
+
+
+def code_hash(method: str, root: Path = ROOT) -> str:
+    """Return a hash of the code that decides the results of a method, equal on every Python.
+
+    It is of the files as they lie there now, so ask before the first trial: what runs was imported when it began.
+
+    Args:
+        method: Key of the method.
+        root: Folder of this project's packages.
+
+    Raises:
+        ConfigError: When there is no such method.
+        FileNotFoundError: When its source is missing.
+    """
+    begin, places = _begin(method, root)
+    total = hashlib.sha256()
+    for module, taken in sorted(_closure(begin, places).items()):
+        total.update(f"{module} {_find(module, places).digest(taken)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def code_files(method: str, root: Path = ROOT) -> list[str]:
+    """Return the dotted names of the files that decide the results of a method; see :func:`code_hash`."""
+    return sorted(_closure(*_begin(method, root)))
+
+
+def _begin(method: str, root: Path) -> tuple[list[str], Places]:
+    """Return the files to begin with, and where files lie."""
+    from mmbench.methods import method as find
+
+    module = find(method).__module__
+    places = dict.fromkeys(PROJECT, root)
+    top = module.partition(".")[0]
+    if top not in places:
+        source = getattr(sys.modules[module], "__file__", None)
+        if source is None:
+            raise FileNotFoundError(f"The method {method!r} is defined in {module}, which has no source file.")
+        depth = module.count(".") + Path(source).name.startswith("__init__.")
+        places[top] = Path(source).parents[depth]
+    return [*BASE, module], places
+
+
+def _closure(begin: Iterable[str], places: Places) -> dict[str, set[str]]:
+    """Return some files and all that they import, by dotted name, and what is taken from each."""
+    found: dict[str, set[str]] = {}
+    ahead = [(module, "") for module in begin]
+    while ahead:
+        module, name = ahead.pop()
+        if module in found:
+            found[module].add(name)
+            continue
+        found[module] = {name}
+        for target, wanted in _find(module, places).imports:
+            ahead += _sources(target, wanted, places)
+        for package in _packages(module):  # which Python runs first
+            if _path(package, places) and _find(package, places).acts:
+                ahead.append((package, ALL))
+    return found
+
+
+def _sources(
+    module: str, name: str, places: Places, passed: frozenset[tuple[str, str]] = frozenset()
+) -> Iterator[tuple[str, str]]:
+    """Yield the files that ``from module import name`` leads to, and what it takes from them."""
+    if module.partition(".")[0] not in places or (module, name) in passed:
+        return
+    path = _path(module, places)
+    if name != ALL and (path is None or path.name == "__init__.py"):
+        if _path(f"{module}.{name}", places):
+            yield f"{module}.{name}", ALL
+            return
+        passed_on = _find(module, places).passed_on.get(name, ()) if path else ()
+        for target, original in passed_on:
+            yield from _sources(target, original, places, passed | {(module, name)})
+        if passed_on:
+            return
+    if path is not None:
+        yield module, name
+
+
+def _packages(module: str) -> Iterator[str]:
+    """Yield the packages around a module."""
+    names = module.split(".")
+    yield from (".".join(names[:end]) for end in range(1, len(names)))
+
+
+def _path(module: str, places: Places) -> Path | None:
+    """Return the file of a module, None when it is none of those that count."""
+    top, *_ = names = module.split(".")
+    if top not in places:
+        return None
+    path = places[top].joinpath(*names)
+    return next((file for file in (path / "__init__.py", path.with_name(f"{path.name}.py")) if file.is_file()), None)
+
+
+def _find(module: str, places: Places) -> _Source:
+    """Return what the file of a module says.
+
+    Raises:
+        FileNotFoundError: When there is none.
+    """
+    path = _path(module, places)
+    if path is None:
+        raise FileNotFoundError(f"There is no source of {module} in {places[module.partition('.')[0]]}.")
+    status = path.stat()
+    return _read(module, path, (status.st_mtime_ns, status.st_size))
+
+
+class _Source:
+    """What a file says; its tree is large and not kept.
+
+    Args:
+        module: Its dotted name.
+        path: Where it lies.
+        stamp: Changes when it is edited.
+
+    Attributes:
+        imports: Modules, and the names that it takes from them.
+        passed_on: By name what it imports and does not define anew, as a package does in order to give it.
+        acts: Whether it does more than to give names.
+    """
+
+    def __init__(self, module: str, path: Path, stamp: tuple[int, int]) -> None:
+        self.path = path
+        tree = self._tree()
+        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        self.imports = {(target, name) for node in _run(tree) for _, target, name in _bound(node, package)}
+        self.passed_on: dict[str, list[tuple[str, str]]] = {}
+        own: set[str] = set()
+        for node in _run(tree, inside=False):
+            for bound, target, name in _bound(node, package):
+                self.passed_on.setdefault(bound, []).append((target, name))
+            own |= {node.name} if isinstance(node, DEFINITIONS) else assigned(node)
+        for name in own & self.passed_on.keys():
+            del self.passed_on[name]
+        gives = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, *DEFINITIONS)
+        self.acts = any(not isinstance(node, gives) and not idle(node) and not _checks(node) for node in tree.body)
+        self._texts = only_describe(tree)
+        self._usual = digest(tree, self._texts)
+
+    def digest(self, taken: Collection[str]) -> str:
+        """Return a hash of what it does.
+
+        Args:
+            taken: Names that others take from it.
+        """
+        if ALL not in taken and self._texts.isdisjoint(taken):
+            return self._usual
+        tree = self._tree()
+        return digest(tree, () if ALL in taken else only_describe(tree, taken))
+
+    def _tree(self) -> ast.Module:
+        return ast.parse(self.path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"), str(self.path))
+
+
+_read = cache(_Source)
+
+
+def _run(tree: ast.Module, inside: bool = True) -> Iterator[ast.stmt]:
+    """Yield the statements that can run, with those of functions and classes or without."""
+    ahead: list[ast.AST] = list(tree.body)
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, ast.stmt):
+            yield node
+        if isinstance(node, ast.If) and _checks(node):
+            ahead += node.orelse
+        elif not isinstance(node, ast.expr) and (inside or not isinstance(node, DEFINITIONS)):
+            ahead += ast.iter_child_nodes(node)
+
+
+def _bound(node: ast.stmt, package: str) -> Iterator[tuple[str, str, str]]:
+    """Yield by what name an import makes a name of a module known."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.asname or alias.name.partition(".")[0], alias.name, ALL
+    if isinstance(node, ast.ImportFrom):
+        around = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        target = ".".join([*around, *([node.module] if node.module else [])])
+        for alias in node.names:
+            yield alias.asname or alias.name, target, alias.name
+
+
+def _checks(node: ast.stmt) -> bool:
+    """Say whether a statement is ``if TYPE_CHECKING``, which is false when the program runs."""
+    test = node.test if isinstance(node, ast.If) else None
+    return getattr(test, "id", getattr(test, "attr", "")) == "TYPE_CHECKING"
