@@ -73,7 +73,7 @@ def test_run_writes_records_and_tables_and_a_second_run_keeps_them(
     command += ["--max-epochs", "1", "--jobs", "1", "--accelerator", "cpu"]
     assert main(command) == 0
     first = {path: path.read_bytes() for path in here.glob("leaderboard/**/*") if path.is_file()}
-    table = here / "leaderboard" / "synthetic-regression-standard.md"
+    table = here / "leaderboard" / "local" / "synthetic-regression-standard.md"
     assert "lf_dnn" in table.read_text()
     assert main(command) == 0
     assert "(kept)" in capsys.readouterr().out
@@ -187,4 +187,4 @@ def test_every_shipped_setting_goes_through_the_command(
         assert all(key in out for key in suite.methods)
         planned += out
     assert all(f"  {key}" in planned for key in methods())
-    assert Options().leaderboard == Path("leaderboard")
+    assert Options().leaderboard == Path("leaderboard/local")

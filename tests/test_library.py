@@ -70,7 +70,7 @@ def test_adding_a_method_takes_one_file(tmp_path: Path, small_store: FeatureStor
         *("run", "--method", "ninth_wonder", "--method.scale", "2", "--store", str(small_store.path)),
         *("--seeds", "1", "--max-epochs", "1", "--jobs", "1", "--accelerator", "cpu"),
     )
-    (table,) = (tmp_path / "leaderboard").glob("synthetic*.md")
+    (table,) = (tmp_path / "leaderboard" / "local").glob("synthetic*.md")
     assert "ninth_wonder" in table.read_text()
 
 

@@ -18,7 +18,7 @@ from benchmarks.speed.measure import FULL, QUICK, Row, Setting, Sizes
 from benchmarks.speed.mosi import write_mosi_like
 from benchmarks.speed.table import RESULTS, merged, show, stored, write
 from mmbench.methods import methods as all_methods
-from mmbench.runner.trial import quiet
+from mmbench.runner.training import quiet
 
 
 def _at_once(measure: Callable[[Setting], list[Row]]) -> Callable[[Setting], Iterable[list[Row]]]:

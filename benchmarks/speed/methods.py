@@ -36,7 +36,7 @@ from data_modules.generator_dialogues import UTTERANCES, write_dialogues
 from data_modules.schema import MEDIA
 from mmbench.methods import method, methods
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
-from mmbench.runner.trial import quiet
+from mmbench.runner.training import quiet
 
 REFERENCE = "late_fusion"
 MB = 1e6

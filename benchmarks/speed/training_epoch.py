@@ -19,7 +19,7 @@ from data_modules import FeatureStore
 from mmbench.methods import method
 from mmbench.runner.plan import Trial
 from mmbench.runner.records import Records
-from mmbench.runner.settings import Training
+from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 
 
@@ -86,7 +86,8 @@ def _compare(setting: Setting, key: str, changed: dict[str, int], limit: int, re
         data={"limit": limit},
         training=dataclasses.asdict(Training(max_epochs=epochs, patience=epochs)),
         seed=1111,
-        fingerprint=store.identity,
+        identity=store.identity,
+        content=store.content,
         path=str(store.path),
     )
     turns = Turns(setting, trial)
@@ -94,8 +95,8 @@ def _compare(setting: Setting, key: str, changed: dict[str, int], limit: int, re
     record = run_trial(
         trial, Records(folder / "records"), folder / "runs", accelerator=setting.accelerator, on_epoch=turns
     )
-    if record["status"] != "completed":
-        raise RuntimeError(f"The trial of {key} {record['status']}: {record['error']}")
-    samples = record["samples"]["train"]
+    if not record.completed:
+        raise RuntimeError(f"The trial of {key} {record.status}: {record.error}")
+    samples = record.samples["train"]
     name = f"{key} through the runner ({samples} samples, batch {trial.config['batch_size']})"
     return turns.times.dearer(name, setting.device, 1.15)

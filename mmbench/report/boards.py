@@ -1,26 +1,21 @@
-"""From records to boards: which trials belong together, which of them count, and who is ahead.
+"""From records to boards: which trials belong together, and who is ahead.
 
-A *board* is a track on one state of its data; its rows are configurations, its cells are (seed, fold) pairs.
+A *board* is a track on one identity of its data; its rows are configurations. Published trials and a person's own are
+rows of their own, so that nobody's runs change what was published.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from mmbench.metrics import DESCRIPTIONS
-from mmbench.report.rows import Cell, Row
-from mmbench.report.statistics import LEVEL, holm, paired_p
-from mmbench.runner.records import RecordDict
-
-DECIDES = ("method", "config", "data", "training", "version")
-"""What all trials of a row share, beside the track and the data of their board."""
+from mmbench.report.rows import Row
+from mmbench.report.statistics import LEVEL, average, holm, paired_p
+from mmbench.report.values import commonest
+from mmbench.runner.record import Record
 
 FEWEST_FOR_OUTLIER = 5
 """Ranked rows, the constant aside, from which on a row can be called far ahead of the others."""
@@ -28,37 +23,33 @@ FEWEST_FOR_OUTLIER = 5
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """A track on one state of its data.
+    """A track on one identity of its data.
 
     Attributes:
         track: Name of the track.
-        fingerprint: Content of the store.
-        records: Its records, each once.
-        cells: The (seed, fold) pairs that count.
+        identity: Which data.
         family: Metric family, empty while no trial is completed.
         metric: The metric that selects and ranks, likewise.
         higher: Whether larger values of it are better.
-        rows: Ranked rows by rank, then the others by label.
+        rows: Rows with whole seeds by their mean, then those with a part of one, then the others by label.
     """
 
     track: str
-    fingerprint: str
-    records: Sequence[RecordDict]
-    cells: Sequence[Cell]
+    identity: str
     family: str
     metric: str
     higher: bool
     rows: Sequence[Row]
 
-    @property
-    def by_fold(self) -> bool:
-        """Whether the spread is over folds, for want of a second seed."""
-        return _by_fold(self.cells)
+    @cached_property
+    def records(self) -> list[Record]:
+        """The records of all rows."""
+        return [record for row in self.rows for _, record in sorted(row.records.items())]
 
     @cached_property
     def ranked(self) -> list[Row]:
-        """The complete rows, best first."""
-        return [row for row in self.rows if row.complete]
+        """The rows that have a rank, best first."""
+        return [row for row in self.rows if row.ranked]
 
     @property
     def best(self) -> Row | None:
@@ -66,8 +57,8 @@ class Board:
         return self.ranked[0] if self.ranked else None
 
     def rank(self, row: Row) -> int | None:
-        """Return 1 plus the number of complete rows that are better; None for an incomplete row."""
-        if not row.complete:
+        """Return 1 plus the number of ranked rows that are better; None for a row without a rank."""
+        if not row.ranked:
             return None
         return 1 + sum(self._better(other.mean, row.mean) for other in self.ranked)
 
@@ -78,13 +69,18 @@ class Board:
     def metrics(self) -> list[str]:
         """Names of all test metrics: the selecting one, then in the order of their descriptions, per-name ones last."""
         order = list(DESCRIPTIONS.get(self.family, {}))
-        found = {name for row in self.rows for record in row.counted.values() for name in record["test"]}
+        found = {name for row in self.rows for record in row.counted.values() for name in record.test}
 
         def place(name: str) -> tuple[bool, bool, int, str]:
             base = name.partition("/")[0]
             return name != self.metric, "/" in name, order.index(base) if base in order else len(order), name
 
         return sorted(found, key=place)
+
+    @property
+    def plain_metrics(self) -> list[str]:
+        """The metrics without those of a single class or output."""
+        return [name for name in self.metrics if "/" not in name]
 
     def higher_is_better(self, metric: str) -> bool | None:
         """Return the direction of a metric, None if it is unknown."""
@@ -103,22 +99,28 @@ class Board:
 
     @cached_property
     def constant(self) -> Row | None:
-        """The row of the constant prediction, preferably a complete one."""
+        """The row of the constant prediction, preferably a ranked and a published one."""
         rows = [row for row in self.rows if row.method == "constant" and row.counted]
-        return rows[0] if rows else None
+        return min(rows, key=lambda row: (not row.ranked, row.own), default=None)
 
     def p_constant(self, row: Row) -> float | None:
-        """Return the p-value of the difference from the constant prediction."""
-        return None if self.constant is None or self.constant is row else paired_p(*row.pairs(self.constant))
+        """Return the p-value of a ranked row's difference from the constant prediction."""
+        if self.constant is None or self.constant is row or not row.ranked:
+            return None
+        return paired_p(*row.pairs(self.constant))
 
     def against_constant(self, row: Row) -> str:
-        """Return in words that a row fails to beat the constant, in the trials that both have; empty if it does not."""
-        if self.constant is None or self.constant is row:
+        """Return in words that a row fails to beat the constant; empty if it does not.
+
+        They are compared in the trials that both have, and by their means where they have none in common.
+        """
+        if self.constant is None or row.method == self.constant.method:
             return ""
         ours, theirs = row.pairs(self.constant)
-        if ours and not self._better(math.fsum(ours), math.fsum(theirs)):
+        value, than = (average(ours), average(theirs)) if ours else (row.mean, self.constant.mean)
+        if row.seeds and not self._better(value, than):
             return "no better than the constant"
-        p = paired_p(ours, theirs)
+        p = self.p_constant(row)
         return "not shown to beat the constant" if p is not None and p >= 1 - LEVEL else ""
 
     def far_ahead(self, row: Row) -> bool:
@@ -129,91 +131,42 @@ class Board:
         return min(abs(row.mean - value) for value in others) > max(others) - min(others)
 
     @cached_property
+    def usual(self) -> Sequence[Row]:
+        """The rows that say what is usual on this board: the published ones, or all where there are none."""
+        return [row for row in self.rows if not row.own] or self.rows
+
+    @cached_property
     def shared(self) -> dict[str, Any]:
-        """The settings of most rows in which no row should differ: data, training and version."""
-        own = [_shared(row.any_record) for row in self.rows]
-        names = sorted({name for settings in own for name in settings})
-        return {name: _commonest(settings.get(name) for settings in own) for name in names}
+        """The settings of most rows in which no row should differ: data and training."""
+        settings = [_shared(row.any_record) for row in self.usual]
+        names = sorted({name for found in settings for name in found})
+        return {name: commonest(found.get(name) for found in settings) for name in names}
 
     def differing(self, row: Row) -> dict[str, Any]:
         """Return what sets a row apart, beyond its label, from the others and from its namesakes."""
         record = row.any_record
         own = _shared(record)
-        apart = {name: own.get(name) for name, value in self.shared.items() if own.get(name) != value}
+        names = sorted({*self.shared, *own})
+        apart = {name: own.get(name) for name in names if own.get(name) != self.shared.get(name)}
         for other in (other.any_record for other in self.rows):
-            if other["label"] == record["label"]:
-                apart |= {name: value for name, value in record["config"].items() if other["config"].get(name) != value}
-        return {name: value for name, value in sorted(apart.items()) if name not in record["changed"]}
+            if other.label == record.label:
+                apart |= {name: value for name, value in record.config.items() if other.config.get(name) != value}
+        return {name: value for name, value in sorted(apart.items()) if name not in record.changed}
 
-
-def boards(records: Iterable[RecordDict]) -> list[Board]:
-    """Return the boards of all tracks, by track and then by falling number of trials.
-
-    Args:
-        records: Records in any order; one that occurs twice counts once.
-    """
-    unique = {(record["track"], record["id"]): record for record in records}
-    groups: dict[tuple[str, str], list[RecordDict]] = {}
-    for record in unique.values():
-        groups.setdefault((record["track"], record["fingerprint"]), []).append(record)
-    made = [_board(track, fingerprint, group) for (track, fingerprint), group in groups.items()]
-    return sorted(made, key=lambda board: (board.track, -len(board.records), board.fingerprint))
-
-
-def _board(track: str, fingerprint: str, records: list[RecordDict]) -> Board:
-    completed = [record for record in records if record["status"] == "completed"]
-    metric, mode = _commonest((record["selection"]["metric"], record["selection"]["mode"]) for record in completed) or (
-        "",
-        "max",
-    )
-    family = _commonest(record["task"]["family"] for record in completed) or ""
-    cells = _cells(records)
-    groups: dict[str, list[RecordDict]] = {}
-    for record in records:
-        text = json.dumps([record[name] for name in DECIDES], sort_keys=True)
-        groups.setdefault(hashlib.sha256(text.encode()).hexdigest()[:6], []).append(record)
-    labels = {key: str(_commonest(record["label"] for record in group)) for key, group in groups.items()}
-    often = Counter(labels.values())
-    rows = [
-        Row(
-            key,
-            f"{labels[key]} #{key}" if often[labels[key]] > 1 else labels[key],
-            {(record["seed"], record["fold"]): record for record in group},
-            cells,
-            metric,
-            _by_fold(cells),
+    @cached_property
+    def content(self) -> str:
+        """The commonest bytes of the features, empty where nobody noted them."""
+        return (
+            commonest(record.content for row in self.usual for record in row.records.values() if record.content) or ""
         )
-        for key, group in groups.items()
-    ]
-    board = Board(track, fingerprint, records, cells, family, metric, mode == "max", rows)
 
-    def place(row: Row) -> tuple[bool, float, str]:
-        value = row.mean if row.complete else 0.0
-        return not row.complete, -value if board.higher else value, row.label
-
-    return Board(track, fingerprint, records, cells, family, metric, mode == "max", sorted(rows, key=place))
+    @cached_property
+    def libraries(self) -> dict[str, str]:
+        """The commonest libraries that computed the features, empty where nobody noted them."""
+        noted = (record.libraries for row in self.usual for record in row.records.values() if record.libraries)
+        return commonest(noted) or {}
 
 
-def _cells(records: Iterable[RecordDict]) -> list[Cell]:
-    """Return the cells that at least half of the methods have tried.
-
-    So neither a further seed of one method nor a search over its settings changes what the others are measured by.
-    """
-    tried = {((record["seed"], record["fold"]), record["method"]) for record in records}
-    methods = {method for _, method in tried}
-    return sorted(cell for cell, count in Counter(cell for cell, _ in tried).items() if 2 * count >= len(methods))
-
-
-def _by_fold(cells: Sequence[Cell]) -> bool:
-    return len({seed for seed, _ in cells}) == 1 and len(cells) > 1
-
-
-def _shared(record: RecordDict) -> dict[str, Any]:
-    data = {name: value for name, value in record["data"].items() if name != "dialogue"}  # the method's own choice
-    return {**data, **record["training"], "version": record["version"]}
-
-
-def _commonest(values: Iterable[Any]) -> Any:
-    """Return the most frequent plain value, the first in order of its text among equally frequent ones."""
-    counts = Counter(json.dumps(value, sort_keys=True) for value in values)
-    return json.loads(min(counts, key=lambda text: (-counts[text], len(text), text), default="null"))
+def _shared(record: Record) -> dict[str, Any]:
+    data = {name: value for name, value in record.data.items() if name != "dialogue"}  # the method's own choice
+    return {**data, **record.training}

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Any
 
 from mmbench.report.boards import Board
 from mmbench.report.markdown import NONE
-from mmbench.report.rows import Cell, Row
+from mmbench.report.rows import Row
 from mmbench.report.statistics import LEVEL, Summary
+from mmbench.runner.facts import Cost
 
-SHOWN = 3
-"""Cells of one kind that are named in a note; of more, the number is given."""
+LARGE = 1e6
+"""Absolute value from which on a metric is shown with a power of ten."""
 
 
-def number(value: float | None) -> str:
-    """Return a metric with four decimals."""
-    return NONE if value is None else f"{value:.4f}"
+def number(value: float | None, sign: str = "") -> str:
+    """Return a metric with four decimals; ``sign`` is ``+`` for one that always has a sign."""
+    if value is None:
+        return NONE
+    return f"{value:{sign}.4g}" if abs(value) >= LARGE else f"{value:{sign}.4f}"
 
 
 def spread(summary: Summary | None) -> str:
@@ -29,10 +30,12 @@ def spread(summary: Summary | None) -> str:
 
 
 def interval(summary: Summary | None) -> str:
-    """Return the interval of the mean, or that there is only one value."""
+    """Return the interval of the mean, or that it is of one seed or of a part of one."""
     if summary is None:
         return ""
-    return " (n=1)" if summary.low is None else f" [{number(summary.low)}, {number(summary.high)}]"
+    if summary.low is None:
+        return " (n=1)" if summary.n else " (no whole seed)"
+    return f" [{number(summary.low)}, {number(summary.high)}]"
 
 
 def arrow(higher: bool | None) -> str:
@@ -41,21 +44,16 @@ def arrow(higher: bool | None) -> str:
 
 
 def rank(board: Board, row: Row) -> str:
-    """Return the rank of a complete row."""
+    """Return the rank of a row."""
     place = board.rank(row)
     return NONE if place is None else str(place)
-
-
-def trials(row: Row) -> str:
-    """Return how many trials there are of how many, and how many more that do not count."""
-    return f"{len(row.counted)}/{len(row.cells)}" + (f" (+{row.extra})" if row.extra else "")
 
 
 def against_best(board: Board, row: Row) -> str:
     """Return whether a row differs from the best one, and how sure that is."""
     if row is board.best:
         return "best"
-    if not row.complete:
+    if not row.ranked:
         return NONE
     if row.key not in board.p_best:
         return "?"
@@ -63,67 +61,38 @@ def against_best(board: Board, row: Row) -> str:
     return ("<0.001" if p < 0.001 else f"{p:.3f}") + (" ≈" if p >= 1 - LEVEL else "")
 
 
-def cost(row: Row, name: str) -> list[Any]:
-    """Return one measurement of cost of every trial that counts and has it."""
-    return [record["cost"][name] for record in row.counted.values() if record["cost"].get(name) is not None]
+def costs(row: Row) -> list[Cost]:
+    """Return the cost of every trial that counts."""
+    return [record.cost for record in row.counted.values() if record.cost is not None]
 
 
 def parameters(row: Row) -> str:
     """Return the number of trained parameters."""
-    return f"{max(found):,}" if (found := cost(row, "parameters")) else NONE
+    return f"{max(cost.parameters for cost in found):,}" if (found := costs(row)) else NONE
 
 
 def seconds(row: Row) -> str:
     """Return the median duration of an epoch in seconds."""
-    found = cost(row, "seconds_per_epoch")
-    return f"{median(found):.3g}" if found and median(found) < 100 else f"{median(found):.0f}" if found else NONE
+    if not (found := costs(row)):
+        return NONE
+    value = median(cost.seconds_per_epoch for cost in found)
+    return f"{value:.3g}" if value < 100 or value >= LARGE else f"{value:.0f}"
 
 
 def memory(row: Row) -> str:
     """Return the largest peak memory in MiB and what it counts."""
-    if not (found := cost(row, "peak_memory")):
+    found = [cost for cost in costs(row) if cost.peak_memory is not None]
+    if not found:
         return NONE
-    return f"{max(found) / 2**20:,.0f} ({' and '.join(sorted(set(cost(row, 'peak_memory_of'))))})"
+    largest = max(cost.peak_memory or 0 for cost in found)
+    kinds = sorted({cost.peak_memory_of for cost in found})
+    return f"{(largest + 2**19) // 2**20:,} ({' and '.join(kinds)})"
 
 
 def selected_epoch(row: Row) -> float | None:
     """Return the median of the selected epochs, counted from 0."""
-    return median(epochs) if (epochs := [record["selection"]["epoch"] for record in row.counted.values()]) else None
-
-
-def notes(board: Board, row: Row) -> list[str]:
-    """Return what a reader must know of a row."""
-    found = []
-    states = Counter(row.troubles.values())
-    for state in sorted(states):
-        cells = [cell for cell, what in row.troubles.items() if what == state]
-        found.append(f"{states[state]} {state}{_named(row, cells)}")
-    found += [f"{name}={'default' if value is None else value}" for name, value in board.differing(row).items()]
-    if row.any_record["data"].get("dialogue"):
-        found.append("sees the whole dialogue")
-    if instead := row.any_record.get("instead"):
-        found.append("on " + ", ".join(f"{name} {had} (for {meant})" for name, (had, meant) in instead.items()))
-    if failing := board.against_constant(row):
-        found.append(failing)
-    if board.far_ahead(row):
-        found.append("far ahead of all others: check it")
-    last = [r for r in row.counted.values() if r["selection"]["epoch"] + 1 >= r["training"]["max_epochs"]]
-    if last:
-        found.append(f"epoch limit ({len(last)}/{len(row.counted)})")
-    return found
-
-
-def _named(row: Row, cells: list[Cell]) -> str:
-    """Return the seeds and folds of a few cells, with the type of error where something failed."""
-    if len(cells) > SHOWN:
-        return ""
-    with_folds = any(fold for _, fold in row.cells)
-    names = []
-    for seed, fold in cells:
-        error = row.records[seed, fold].get("error", {}).get("type", "") if (seed, fold) in row.records else ""
-        kind = f": {error}" if error and error != "diverged" else ""
-        names.append(f"seed {seed}" + (f" fold {fold}" if with_folds else "") + kind)
-    return f" ({', '.join(names)})"
+    epochs = [record.selection.epoch for record in row.counted.values() if record.selection]
+    return median(epochs) if epochs else None
 
 
 def ranges(values: Iterable[int]) -> str:
@@ -136,3 +105,18 @@ def ranges(values: Iterable[int]) -> str:
             runs.append([value])
     parts = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
     return ", ".join(parts)
+
+
+def several(count: int, what: str) -> str:
+    """Return a number of things."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def joined(values: Iterable[object]) -> str:
+    """Return the different values as text, in order."""
+    return ";".join(sorted({str(value) for value in values}))
+
+
+def middle(values: Sequence[float]) -> float | None:
+    """Return the median, None of nothing."""
+    return median(values) if values else None

@@ -6,17 +6,19 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
-from statistics import median
 from typing import Any
 
-from mmbench.report import cells
 from mmbench.report.boards import Board
+from mmbench.report.cells import costs, joined, middle, selected_epoch
+from mmbench.report.markdown import printable
+from mmbench.report.notes import notes
 from mmbench.report.rows import Row
 
 COLUMNS = {
     "track": "name of the track",
-    "fingerprint": "content of the feature store; only rows with the same one are comparable",
-    "rank": "rank by the mean of the selecting metric; empty for incomplete rows",
+    "identity": "which data: sources, recipe, samples, labels and splits; only rows with the same one are comparable",
+    "origin": "`published`, or `own` for the runs of whoever made the table",
+    "rank": "rank by the mean of the selecting metric; empty for rows that are not ranked",
     "label": "method, variant and changed settings",
     "config": "short hash of everything that the trials of a row share",
     "method": "key of the method",
@@ -24,22 +26,20 @@ COLUMNS = {
     "title": "full name of the method",
     "year": "year of publication",
     "fidelity": "what our version of the method rests on",
-    "version": "version of the code",
-    "status": "`complete` or `incomplete`",
-    "wanted": "trials that the table is about",
-    "completed": "trials that count",
+    "version": "version of mmbench",
+    "code": "hash of the code that decides the result, empty where nobody noted it",
+    "made_by": "whether that is the `present` code (or was shown to give the same), an `earlier` one, `unknown` or "
+    "`mixed`",
+    "completed": "trials with a result",
     "diverged": "trials whose loss was no longer a number",
     "failed": "trials that ended with an error",
-    "missing": "trials that nobody ran",
-    "extra": "further trials, not counted",
-    "seeds": "seeds of the trials that count",
-    "folds": "folds of the trials that count",
-    "n": "number of values behind mean and deviation",
-    "n_of": "what these values are: `seeds` (each the mean of its folds) or `folds`",
+    "seeds": "whole seeds: those with a result in every fold",
+    "folds": "folds of the trials behind the value",
+    "n": "number of whole seeds; 0 where the mean is over the folds of no whole seed",
     "selected_by": "validation metric that selected the epoch",
-    "p_best": "two-sided paired t-test against the best row, not adjusted",
+    "p_best": "two-sided paired t-test against the best row, not adjusted; of ranked rows only",
     "p_best_holm": "the same, adjusted for the number of rows",
-    "p_constant": "two-sided paired t-test against the constant prediction, not adjusted",
+    "p_constant": "two-sided paired t-test against the constant prediction, not adjusted; of ranked rows only",
     "parameters": "trained parameters",
     "seconds_per_epoch": "median over trials, training and validation",
     "peak_memory": "largest peak memory in bytes",
@@ -66,75 +66,65 @@ METRIC_COLUMNS = {
 def csv_text(boards: Sequence[Board]) -> str:
     """Return the file of one track."""
     metrics = list(dict.fromkeys(metric for board in boards for metric in board.metrics))
-    reported = {result["metric"] for board in boards for row in board.rows for result in row.card["published"]}
+    reported = {result.metric for board in boards for row in board.rows for result in row.card.published}
     metrics += sorted(reported - set(metrics))
-    heads = [*COLUMNS, *(f"{metric}:{column}" for metric in metrics for column in METRIC_COLUMNS)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, heads, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(printable(f"{name}:{column}") for name in metrics for column in METRIC_COLUMNS)])
     for board in boards:
         for row in board.rows:
-            writer.writerow({**_facts(board, row), **_numbers(row, metrics)})
+            facts = _facts(board, row)
+            cells = [*(facts[column] for column in COLUMNS), *_numbers(row, metrics)]
+            writer.writerow([printable(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
 
 
 def _facts(board: Board, row: Row) -> dict[str, Any]:
-    record, states = row.any_record, Counter(row.troubles.values())
-    summary = row.summary(board.metric)
+    record, states = row.any_record, Counter(found.status for found in row.records.values())
+    summary, measured = row.summary(board.metric), costs(row)
     p_best, p_holm = board.p_best.get(row.key, (None, None))
     return {
         "track": board.track,
-        "fingerprint": board.fingerprint,
+        "identity": board.identity,
+        "origin": row.origin,
         "rank": board.rank(row),
         "label": row.label,
         "config": row.key,
         "method": row.method,
-        "variant": record["variant"],
-        "title": row.card["title"],
-        "year": row.card["year"],
-        "fidelity": row.card["fidelity"],
-        "version": record["version"],
-        "status": "complete" if row.complete else "incomplete",
-        "wanted": len(row.cells),
-        "completed": len(row.counted),
+        "variant": record.variant,
+        "title": row.card.title,
+        "year": row.card.year,
+        "fidelity": row.card.fidelity,
+        "version": joined(found.version for found in row.records.values()),
+        "code": joined(found.code for found in row.records.values()),
+        "made_by": row.made_by,
+        "completed": states["completed"],
         "diverged": states["diverged"],
         "failed": states["failed"],
-        "missing": states["missing"],
-        "extra": row.extra,
-        "seeds": _joined(seed for seed, _ in row.counted),
-        "folds": _joined(fold for _, fold in row.counted),
+        "seeds": ";".join(map(str, row.seeds)),
+        "folds": ";".join(map(str, sorted({fold for _, fold in row.used}))),
         "n": summary.n if summary else 0,
-        "n_of": "folds" if board.by_fold else "seeds",
         "selected_by": board.metric,
         "p_best": p_best,
         "p_best_holm": p_holm,
         "p_constant": board.p_constant(row),
-        "parameters": max(cells.cost(row, "parameters"), default=None),
-        "seconds_per_epoch": _median(cells.cost(row, "seconds_per_epoch")),
-        "peak_memory": max(cells.cost(row, "peak_memory"), default=None),
-        "peak_memory_of": _joined(cells.cost(row, "peak_memory_of")),
-        "epoch_selected": cells.selected_epoch(row),
-        "epochs": _median(cells.cost(row, "epochs")),
-        "device": _joined(found["environment"].get("device", "") for found in row.counted.values()),
-        "torch": _joined(found["environment"].get("torch", "") for found in row.counted.values()),
-        "notes": "; ".join(cells.notes(board, row)),
+        "parameters": max((cost.parameters for cost in measured), default=None),
+        "seconds_per_epoch": middle([cost.seconds_per_epoch for cost in measured]),
+        "peak_memory": max((cost.peak_memory for cost in measured if cost.peak_memory is not None), default=None),
+        "peak_memory_of": joined(cost.peak_memory_of for cost in measured if cost.peak_memory is not None),
+        "epoch_selected": selected_epoch(row),
+        "epochs": middle([cost.epochs for cost in measured]),
+        "device": joined(found.environment.device for found in row.counted.values()),
+        "torch": joined(found.environment.torch for found in row.counted.values()),
+        "notes": "; ".join(notes(board, row)),
     }
 
 
-def _numbers(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+def _numbers(row: Row, metrics: Sequence[str]) -> list[Any]:
+    values: list[Any] = []
     for metric in metrics:
         summary = row.summary(metric)
-        for column in METRIC_COLUMNS:
-            values[f"{metric}:{column}"] = getattr(summary, column, None)
-        published = [result["value"] for result in row.card["published"] if result["metric"] == metric]
-        values[f"{metric}:published"] = ";".join(map(repr, published))
+        published = [result.value for result in row.card.published if result.metric == metric]
+        parts = {"published": ";".join(map(repr, published))}
+        values += [parts[name] if name in parts else getattr(summary, name, None) for name in METRIC_COLUMNS]
     return values
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return median(values) if values else None
-
-
-def _joined(values: Any) -> str:
-    return ";".join(map(str, sorted(set(values))))

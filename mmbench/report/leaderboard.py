@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from data_modules.files import atomic_path
 from mmbench.report import cells
-from mmbench.report.boards import Board, boards
+from mmbench.report.boards import Board
 from mmbench.report.csvfile import COLUMNS, METRIC_COLUMNS, csv_text
-from mmbench.report.markdown import NONE, code, escape, table
+from mmbench.report.grouping import Code, boards
+from mmbench.report.markdown import NONE, escape, printable, table
+from mmbench.report.markdown import code as span
 from mmbench.report.page import page
+from mmbench.report.rows import Origin
 from mmbench.report.sweep import Sweep, sweep_page, sweeps
-from mmbench.runner.records import RecordDict, Records
+from mmbench.report.turns import turn
+from mmbench.runner.record import Record
+from mmbench.runner.records import Records
 
-MARKER = "<!-- Made by `mmbench report` from the records. Changes by hand are lost. -->"
+MARKER = "<!-- Made by `mmbench` from the records. Changes by hand are lost. -->"
 """First line of every Markdown file that is made here."""
 
-CSV_MARKER = ",".join(COLUMNS)
+CSV_MARKER = "track,identity,origin,"
 """How the first line of every CSV file that is made here begins."""
+
+LONGEST = 150
+"""Letters of a file's name; a track with a longer one gets a hash."""
+
+Load = Callable[[Records], tuple[list[Record], list[str]]]
+"""Readable records of a folder, and a line about each that is not."""
 
 
 @dataclass(frozen=True)
@@ -34,29 +45,60 @@ class Report:
         files: The files that were written.
         removed: Files of tracks that have no records any more.
         problems: One line per record that could not be read or does not count.
+        published: The published records that count.
+        own: One's own.
     """
 
     files: tuple[Path, ...]
     removed: tuple[Path, ...]
     problems: tuple[str, ...]
+    published: tuple[Record, ...] = ()
+    own: tuple[Record, ...] = ()
 
 
-def build(records_root: Path, out: Path) -> Report:
-    """Make the leaderboard of all records and remove the files of tracks that are gone.
-
-    Two commands at the same time take turns, so that the later table is never the older one.
+def build(
+    out: Path,
+    own: Records | None,
+    published: Records | None,
+    code: Code | None = None,
+    load: Load = Records.load,
+) -> Report:
+    """Make the tables of a folder and remove the files of tracks that are gone.
 
     Args:
-        records_root: Folder of the records.
-        out: Folder of the leaderboard.
+        out: Folder of the tables.
+        own: Records of the person who runs the command. With them there are only the tracks that they are of, with what
+            was published merged in; without them all that is published.
+        published: Published records; None where there are none, as in an installed package.
+        code: Hash of the present code of a method.
+        load: How records are read.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        records, problems = Records(records_root).load()
-        problems += _repeated(records)
-        # The committed tables must not depend on where the repository lies.
-        texts = render(records, [problem.replace(f"{records_root}/", "") for problem in problems])
+    sources: dict[Origin, Records | None] = {"own": own, "published": published}
+    links: dict[Origin, str] = {
+        origin: Path(os.path.relpath(source.root, out)).as_posix() for origin, source in sources.items() if source
+    }
+    with turn(out):
+        found: dict[Origin, list[Record]] = {"published": [], "own": []}
+        problems: list[str] = []
+        portable: list[str] = []
+        for origin, source in sources.items():
+            if source is None:
+                continue
+            if own and origin == "published":
+                if not found["own"]:
+                    continue
+                source = Records(source.root, {record.track for record in found["own"]})
+            found[origin], lines = load(source)
+            problems += lines
+            # Tables that are committed must not depend on where the repository lies.
+            portable += [line.replace(str(source.root), links[origin]) for line in lines]
+        mine = None if own is None else found["own"]
+        try:
+            texts = render(found["published"], mine, portable, code, links)
+        except Exception:  # a record that is as it should be and breaks a table is no reason to have none
+            good, mine, more = _sound(found["published"], mine, code, links)
+            problems += more
+            texts = render(good, mine, [*portable, *more], code, links)
         files = []
         for name, text in texts.items():
             with atomic_path(out / name) as part:
@@ -65,47 +107,73 @@ def build(records_root: Path, out: Path) -> Report:
         stale = [path for path in sorted(out.iterdir()) if path.name not in texts and _is_ours(path)]
         for path in stale:
             path.unlink()
-    return Report(tuple(files), tuple(stale), tuple(problems))
+    return Report(tuple(files), tuple(stale), tuple(problems), tuple(found["published"]), tuple(found["own"]))
 
 
-def render(records: Iterable[RecordDict], problems: Sequence[str] = ()) -> dict[str, str]:
+def render(
+    published: Iterable[Record],
+    own: Iterable[Record] | None = None,
+    problems: Sequence[str] = (),
+    code: Code | None = None,
+    links: Mapping[Origin, str] | None = None,
+) -> dict[str, str]:
     """Return the text of every file by name; it depends on nothing but the arguments, and not on the records' order.
 
     Args:
-        records: Readable records.
-        problems: Lines about those that are not.
+        published: Published records.
+        own: One's own records; with them there are only their tracks.
+        problems: Lines about records that cannot be read.
+        code: Hash of the present code of a method.
+        links: Where the records lie, from the folder of the tables.
     """
+    own = None if own is None else list(own)
+    wanted = None if own is None else {record.track for record in own}
     by_track: dict[str, list[Board]] = {}
-    for board in boards(records):
+    for board in boards((record for record in published if wanted is None or record.track in wanted), own or (), code):
         by_track.setdefault(board.track, []).append(board)
     found = sweeps(board for group in by_track.values() for board in group)
     names = file_names([*by_track, *(sweep.name for sweep in found)])
-    texts = {"README.md": _text(_index(by_track, names, found, problems))}
+    links = links or {"published": "records"}
+    texts = {"README.md": _text(_index(by_track, names, found, problems, links, own is not None))}
     for sweep in found:
         texts[f"{names[sweep.name]}.md"] = _text(sweep_page(sweep, names))
     for track, group in by_track.items():
-        texts[f"{names[track]}.md"] = _text(page(group, f"{names[track]}.csv"))
+        texts[f"{names[track]}.md"] = _text(page(group, f"{names[track]}.csv", links))
         texts[f"{names[track]}.csv"] = csv_text(group)
     return texts
 
 
 def file_names(tracks: Sequence[str]) -> dict[str, str]:
     """Return the file name of each track without its ending; tracks that would share one get a hash."""
-    plain = {track: track.replace("/", "-") for track in tracks}
+    plain = {track: track.replace("/", "-")[:LONGEST] for track in tracks}
     often = Counter(name.lower() for name in plain.values())
     hashes = {track: hashlib.sha256(track.encode()).hexdigest()[:6] for track in tracks}
-    return {track: f"{name}-{hashes[track]}" if often[name.lower()] > 1 else name for track, name in plain.items()}
+    return {
+        track: f"{name}-{hashes[track]}" if often[name.lower()] > 1 or len(track) > LONGEST else name
+        for track, name in plain.items()
+    }
 
 
 def _index(
-    by_track: dict[str, list[Board]], names: dict[str, str], found: Sequence[Sweep], problems: Sequence[str]
+    by_track: Mapping[str, Sequence[Board]],
+    names: Mapping[str, str],
+    found: Sequence[Sweep],
+    problems: Sequence[str],
+    links: Mapping[Origin, str],
+    mine: bool,
 ) -> list[str]:
-    lines = [
-        "# Leaderboard",
-        "",
+    places: Sequence[Origin] = ("own", "published") if mine else ("published",)
+    where = " and ".join(f"[{escape(links[origin])}]({quote(links[origin])})" for origin in places if origin in links)
+    lines = ["# Your runs" if mine else "# Leaderboard", ""]
+    if mine:
+        lines += ["The tracks of your own runs; your rows, marked *(yours)*, stand among those that are published.", ""]
+        if not any(not row.own for group in by_track.values() for board in group for row in board.rows):
+            lines += ["There are no published rows to compare them with.", ""]
+    lines += [
         "A track is a data set, a feature set and a split protocol; numbers of two tracks do not compare. Every trial "
-        "is a file under [records](records), and everything here is made from them by `mmbench report`: the same "
-        "records give the same bytes. How the numbers of a track were made stands above its table.",
+        f"is a file under {where or 'the records'}, and everything here is made from them by `mmbench "
+        f"{'report' if mine else 'publish'}`: the same records and the same code give the same bytes. How the numbers "
+        "of a track were made stands above its table.",
         "",
     ]
     rows = [_index_row(board, names[board.track]) for group in by_track.values() for board in group]
@@ -113,7 +181,7 @@ def _index(
     lines += table(heads, rows, left=2) if rows else ["There are no records yet."]
     if found:
         lines += ["", "Curves over rates of missing steps:", ""]
-        lines += [f"- [{code(sweep.track)}]({quote(names[sweep.name])}.md)" for sweep in found]
+        lines += [f"- [{span(sweep.track)}]({quote(names[sweep.name])}.md)" for sweep in found]
     if problems:
         lines += ["", "## Problems", "", "These files are not part of any table:", ""]
         lines += [f"- {escape(problem)}" for problem in problems]
@@ -126,36 +194,64 @@ def _index(
 def _index_row(board: Board, name: str) -> list[str]:
     best = board.best
     summary = best.summary(board.metric) if best else None
-    value = f"{code(board.metric)} {cells.arrow(board.higher)} {cells.spread(summary)}{cells.interval(summary)}"
+    value = f"{span(board.metric)} {cells.arrow(board.higher)} {cells.spread(summary)}{cells.interval(summary)}"
     return [
-        f"[{code(board.track)}]({quote(name)}.md)",
-        code(board.fingerprint[:12]),
+        f"[{span(board.track)}]({quote(name)}.md)",
+        span(board.identity[:12]),
         str(len({row.method for row in board.rows})),
         str(len(board.rows)),
         str(len(board.ranked)),
         str(len(board.records)),
-        str(sum(record["status"] != "completed" for record in board.records)),
-        code(best.label) if best else NONE,
+        str(sum(not record.completed for record in board.records)),
+        span(best.label) if best else NONE,
         value if best else NONE,
     ]
 
 
-def _repeated(records: Iterable[RecordDict]) -> list[str]:
-    """Return a line per trial that has several files."""
-    counts = Counter((record["track"], record["method"], record["id"]) for record in records)
-    return [
-        f"{track}/{method}/{key}.json lies in {count} places; it counts once. Remove the copies."
-        for (track, method, key), count in sorted(counts.items())
-        if count > 1
-    ]
+def _sound(
+    published: Sequence[Record], own: Sequence[Record] | None, code: Code | None, links: Mapping[Origin, str]
+) -> tuple[list[Record], list[Record] | None, list[str]]:
+    """Return the records of which tables can be made, and one line per other.
+
+    Of a track that cannot be made, the records that break it alone are left out; where that does not help, all are.
+    """
+
+    def error(theirs: Sequence[Record], mine: Sequence[Record] | None) -> str:
+        try:
+            render(theirs, mine, (), code, links)
+        except Exception as error:  # any: this is to find out which record it comes from
+            return f"{type(error).__name__}: {printable(str(error))[:200]}"
+        return ""
+
+    good: list[Record] = []
+    mine: list[Record] = []
+    lines = []
+    for track in sorted({record.track for record in [*published, *(own or ())]}):
+        theirs = [record for record in published if record.track == track]
+        ours = [record for record in own or () if record.track == track]
+        if error(theirs, None if own is None else ours):
+            alone = [(record, error([record], None)) for record in theirs], [(r, error([], [r])) for r in ours]
+            lines += [
+                f"{track}/{record.method}/{record.id}.json breaks its table ({what}); left out."
+                for group in alone
+                for record, what in group
+                if what
+            ]
+            theirs, ours = ([record for record, what in group if not what] for group in alone)
+            if what := error(theirs, None if own is None else ours):
+                lines.append(f"{track} has no table ({what}).")
+                continue
+        good += theirs
+        mine += ours
+    return good, None if own is None else mine, lines
 
 
 def _is_ours(path: Path) -> bool:
     """Return whether a file was made here."""
     if path.suffix not in (".md", ".csv") or not path.is_file():
         return False
-    first = path.read_bytes()[: len(CSV_MARKER.encode())]
-    return first.startswith(MARKER.encode()) or first == CSV_MARKER.encode()
+    first = path.read_bytes()[: len(MARKER.encode())]
+    return first.startswith((MARKER.encode(), CSV_MARKER.encode()))
 
 
 def _text(lines: Sequence[str]) -> str:

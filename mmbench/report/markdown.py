@@ -1,4 +1,4 @@
-"""Markdown as GitHub reads it."""
+"""Markdown as GitHub reads it, and text that is safe to show anywhere."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ NONE = "\N{EN DASH}"
 _SPECIAL = re.compile(r"[\\`*\[<|~&$]|(?<!\w)_|_(?!\w)")
 
 
+def printable(text: str) -> str:
+    """Return text on one line, without what moves a terminal's cursor or turns the direction of reading."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def escape(text: str) -> str:
     """Return text that reads as itself, on one line, also in a table."""
-    return _SPECIAL.sub(lambda found: "\\" + found[0], " ".join(text.split()))
+    return _SPECIAL.sub(lambda found: "\\" + found[0], printable(text))
 
 
 def code(text: str) -> str:
     """Return text as a code span on one line that may stand in a table."""
-    text = " ".join(text.split()).replace("|", "\\|")
+    text = printable(text).replace("|", "\\|")
     if "`" not in text:
         return f"`{text}`"
     fence = "`" * (1 + max(len(run) for run in re.findall("`+", text)))

@@ -1,18 +1,29 @@
-"""A row of a table: the trials of one configuration, over the seeds and folds that the table is about."""
+"""A row of a table: the trials of one configuration, over seeds and folds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Literal, TypeGuard
 
-from mmbench.report.statistics import Summary, summarize
-from mmbench.runner.records import RecordDict
+from mmbench.report.statistics import Summary, average, summarize
+from mmbench.runner.facts import CardFacts
+from mmbench.runner.record import Record
 
 Cell = tuple[int, int]
 """Seed and fold of a trial."""
+
+Origin = Literal["published", "own"]
+"""Whose trials: of the repository, or of the person who reads the table."""
+
+YOURS = " (yours)"
+"""What stands after the label of an own row."""
+
+FEWEST_SEEDS = 3
+"""Whole seeds from which on a row is ranked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,70 +34,100 @@ class Row:
         key: Short hash of the configuration.
         label: Method, variant and changed settings; with ``#key`` where several rows would have the same.
         records: All its records by cell.
-        cells: Cells of the board.
-        metric: The metric that selects.
-        by_fold: Whether a value is one fold (boards of a single seed) instead of the mean of a seed's folds.
+        metric: The metric that selects and ranks.
+        origin: Whose trials they are.
+        present: Hash of the code that the method has now; empty where it has none any more, None where nobody asked.
     """
 
     key: str
     label: str
-    records: Mapping[Cell, RecordDict]
-    cells: Sequence[Cell]
+    records: Mapping[Cell, Record]
     metric: str
-    by_fold: bool
+    origin: Origin = "published"
+    present: str | None = None
 
     @property
-    def any_record(self) -> RecordDict:
+    def any_record(self) -> Record:
         """A record, for what they all share."""
         return self.records[min(self.records)]
 
     @property
     def method(self) -> str:
         """Key of the method."""
-        return str(self.any_record["method"])
+        return self.any_record.method
 
     @property
-    def card(self) -> dict[str, Any]:
+    def card(self) -> CardFacts:
         """Title, year, fidelity and published results of the method."""
-        return dict(self.any_record["card"])
+        return self.any_record.card
+
+    @property
+    def own(self) -> bool:
+        """Whether it is of the person who reads the table."""
+        return self.origin == "own"
 
     @cached_property
-    def counted(self) -> dict[Cell, RecordDict]:
-        """The completed trials of the board's cells, in order."""
-        return {cell: self.records[cell] for cell in self.cells if self._state(cell) == "completed"}
+    def folds(self) -> int:
+        """Number of folds of the protocol."""
+        return max(record.folds for record in self.records.values())
+
+    @cached_property
+    def counted(self) -> dict[Cell, Record]:
+        """The completed trials that have the metric, in order."""
+        return {cell: record for cell, record in sorted(self.records.items()) if self._state(record) == "completed"}
 
     @cached_property
     def troubles(self) -> dict[Cell, str]:
-        """What became of the other cells of the board."""
-        return {cell: self._state(cell) for cell in self.cells if cell not in self.counted}
+        """What became of the other trials."""
+        return {cell: self._state(self.records[cell]) for cell in sorted(set(self.records) - set(self.counted))}
+
+    def _state(self, record: Record) -> str:
+        if record.completed:
+            return "completed" if defined(record.test.get(self.metric)) else "without a defined " + self.metric
+        return record.status
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """The whole seeds: those of which every fold has a result."""
+        return whole(self.counted, self.folds)
+
+    @cached_property
+    def used(self) -> dict[Cell, Record]:
+        """The trials behind the value: those of whole seeds, or all that count where no seed is whole."""
+        if not self.seeds:
+            return self.counted
+        return {cell: record for cell, record in self.counted.items() if cell[0] in self.seeds}
 
     @property
-    def extra(self) -> int:
-        """Number of trials outside of the board's cells."""
-        return len(set(self.records) - set(self.cells))
+    def ranked(self) -> bool:
+        """Whether there are enough whole seeds, and nothing went wrong in any trial."""
+        return len(self.seeds) >= FEWEST_SEEDS and not self.troubles
 
-    @property
-    def complete(self) -> bool:
-        """Whether every cell of the board has a result."""
-        return bool(self.cells) and not self.troubles
-
-    def _state(self, cell: Cell) -> str:
-        record = self.records.get(cell)
-        if record is None:
-            return "missing"
-        if record["status"] == "completed":
-            return "completed" if defined(record["test"].get(self.metric)) else "without a defined " + self.metric
-        return str(record["status"])
-
-    def summary(self, metric: str) -> Summary | None:
-        """Return mean and spread of a test metric; None unless it is defined in every trial that counts."""
-        units: dict[int, list[float]] = {}
-        for (seed, fold), record in self.counted.items():
-            value = record["test"].get(metric)
+    def values(self, metric: str) -> list[float] | None:
+        """Return the value of each whole seed, the mean over its folds; None unless all its trials have one."""
+        groups: dict[int, list[float]] = {seed: [] for seed in self.seeds}
+        for seed, fold in self.used if self.seeds else ():
+            value = self.used[seed, fold].test.get(metric)
             if not defined(value):
                 return None
-            units.setdefault(fold if self.by_fold else seed, []).append(value)
-        return summarize([math.fsum(values) / len(values) for values in units.values()]) if units else None
+            groups[seed].append(value)
+        return [average(group) for group in groups.values()]
+
+    def summary(self, metric: str) -> Summary | None:
+        """Return mean and spread of a test metric over seeds; None unless it is defined in every trial that is used.
+
+        Where no seed is whole, it is the mean over the folds that are there, of ``n = 0`` seeds.
+        """
+        if self.seeds:
+            values = self.values(metric)
+            return summarize(values) if values else None
+        groups: dict[int, list[float]] = {}
+        for (_, fold), record in self.used.items():
+            value = record.test.get(metric)
+            if not defined(value):
+                return None
+            groups.setdefault(fold, []).append(value)
+        return Summary(0, average([average(group) for group in groups.values()])) if groups else None
 
     @cached_property
     def mean(self) -> float:
@@ -96,11 +137,42 @@ class Row:
 
     def pairs(self, other: Row) -> tuple[list[float], list[float]]:
         """Return this and another row's selecting metric in the cells that both have."""
-        common = [cell for cell in self.counted if cell in other.counted]
-        ours, theirs = ([row.counted[cell]["test"][self.metric] for cell in common] for row in (self, other))
-        return ours, theirs
+        common = [cell for cell in self.used if cell in other.used]
+        return [self.score(cell) for cell in common], [other.score(cell) for cell in common]
+
+    def score(self, cell: Cell) -> float:
+        """Return the selecting metric of a trial that is used."""
+        value = self.used[cell].test[self.metric]
+        assert value is not None
+        return value
+
+    def current(self, record: Record) -> bool:
+        """Return whether the present code made a trial, or was shown to give the same."""
+        return bool(self.present) and of_code(record, self.present or "")
+
+    @property
+    def made_by(self) -> str:
+        """Which code made the trials: ``present``, ``earlier``, ``unknown``, ``mixed``; empty where nobody asked."""
+        if self.present is None:
+            return ""
+        kinds = {
+            "present" if self.current(record) else "earlier" if record.code else "unknown"
+            for record in self.records.values()
+        }
+        return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
-def defined(value: Any) -> bool:
+def of_code(record: Record, code: str) -> bool:
+    """Return whether some code made a trial, or was shown to give the same."""
+    return code == record.code or (record.reproduced is not None and code == record.reproduced.code)
+
+
+def whole(cells: Iterable[Cell], folds: int) -> list[int]:
+    """Return the seeds of which every fold of a protocol is there, in order."""
+    counts = Counter(seed for seed, fold in set(cells) if 0 <= fold < folds)
+    return sorted(seed for seed, count in counts.items() if count == folds)
+
+
+def defined(value: float | None) -> TypeGuard[float]:
     """Return whether a metric has a value."""
     return value is not None and math.isfinite(value)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from urllib.parse import quote
@@ -12,12 +11,10 @@ from mmbench.report import cells
 from mmbench.report.boards import Board
 from mmbench.report.markdown import NONE, code, table
 from mmbench.report.rows import Row
+from mmbench.report.values import short_hash
 
 PREFIX = "missing-steps"
 """How the part of a track's name begins that says the rate."""
-
-CONFIGURATION = ("label", "method", "config", "training", "version")
-"""What the rows of all rates share that make one curve."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +44,26 @@ class Sweep:
         found: dict[str, dict[float, Row]] = {}
         for rate, board in self.boards.items():
             for row in board.rows:
-                key = json.dumps([row.any_record[name] for name in CONFIGURATION], sort_keys=True)
-                found.setdefault(key, {})[rate] = row
+                found.setdefault(_configuration(row), {})[rate] = row
         return [rows for rows in found.values() if len(rows) > 1]
 
     def area(self, rows: dict[float, Row], metric: str) -> float | None:
-        """Return the area under the curve of a metric's mean; None unless every rate has a complete row."""
+        """Return the area under the curve of a metric's mean; None unless every rate has one."""
         values = [mean(rows.get(rate), metric) for rate in self.boards]
         known = [value for value in values if value is not None]
         return auilc(list(self.boards), known) if len(known) == len(values) else None
 
 
+def _configuration(row: Row) -> str:
+    """Return what the rows of all rates share that make one curve."""
+    record = row.any_record
+    code = record.code if row.own else None  # what was published is one row whatever code made it
+    return short_hash([record.label, record.method, record.config, record.training, code])
+
+
 def mean(row: Row | None, metric: str) -> float | None:
-    """Return the mean of a complete row."""
-    summary = row.summary(metric) if row is not None and row.complete else None
+    """Return the mean over whole seeds of a row in which nothing went wrong."""
+    summary = row.summary(metric) if row is not None and row.seeds and not row.troubles else None
     return summary.mean if summary else None
 
 
@@ -82,9 +85,15 @@ def sweeps(boards: Iterable[Board]) -> list[Sweep]:
     groups: dict[tuple[str, str], dict[float, Board]] = {}
     for board in boards:
         parts = [part for part in board.track.split("+") if not part.startswith(PREFIX)]
-        rate = (board.records[0]["data"].get("corruption") or {}).get("steps", 0.0)
-        groups.setdefault(("+".join(parts), board.fingerprint), {})[float(rate)] = board
+        groups.setdefault(("+".join(parts), board.identity), {})[_rate(board)] = board
     return [Sweep(track, dict(sorted(found.items()))) for (track, _), found in sorted(groups.items()) if len(found) > 1]
+
+
+def _rate(board: Board) -> float:
+    """Return the share of missing steps of a board."""
+    corruption = board.records[0].data.get("corruption")
+    steps = corruption.get("steps") if isinstance(corruption, Mapping) else None
+    return float(steps) if isinstance(steps, int | float) else 0.0
 
 
 def sweep_page(sweep: Sweep, names: dict[str, str]) -> list[str]:
@@ -102,7 +111,7 @@ def sweep_page(sweep: Sweep, names: dict[str, str]) -> list[str]:
         f"At each rate of missing steps a method is trained, selected and tested on data of that rate: {links}. A step "
         "that is missing at one rate is missing at every higher one, the same for all methods. Values are means over "
         "seeds and folds; AUILC is the area under the curve through them (trapezoidal rule over the rates of this "
-        f"page, not divided by their range). `{NONE}`: not every trial is completed.",
+        f"page, not divided by their range). `{NONE}`: a trial failed, or no seed has all of its folds.",
     ]
     if not curves:
         return [*lines, "", "No configuration was tried at two rates."]
@@ -117,7 +126,7 @@ def sweep_page(sweep: Sweep, names: dict[str, str]) -> list[str]:
     ]
     heads = ["method", "AUILC", *(f"{rate:g}" for rate in sweep.boards)]
     lines += ["", f"## {code(metric)} {cells.arrow(sweep.first.higher)}", "", *table(heads, body)]
-    plain = [name for name in sweep.first.metrics if "/" not in name]
+    plain = sweep.first.plain_metrics
     areas = [
         [name, *(cell(sweep.area(rows, item)) for item in plain)] for name, rows in zip(labels, curves, strict=True)
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from data_modules.files import atomic_path
 from mmbench.methods import FusionMethod
 
 
@@ -74,39 +78,107 @@ class Curve(Callback):
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
 
 
-class BestEpoch(ModelCheckpoint):
-    """Keeps the best epoch, and the last one for a restart; epochs that prepare are never the best.
+class WholeFiles(TorchCheckpointIO):
+    """Checkpoints that are either whole or not there, written where they stay: never by way of another file system."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint beside its place, then move it there."""
+        packed = io.BytesIO()  # so that a full disk is an OSError that says so, not one of torch's own
+        torch.save(checkpoint, packed)
+        with atomic_path(Path(path)) as part:
+            part.write_bytes(packed.getbuffer())
+
+
+def best_checkpoint(folder: Path, epoch: int) -> Path:
+    """Return where a trial keeps the weights of the epoch that was selected."""
+    return folder / f"epoch={epoch}.ckpt"
+
+
+class Checkpoints(Checkpoint):
+    """Keeps the weights of the best epoch, and the whole state of the last one, from which a restart continues.
+
+    The state is saved after every epoch, once a minute where saving takes long. A best epoch is removed only when a
+    state that no longer needs it is saved, so that the files of a run that was killed at any time fit together. Epochs
+    that prepare are never the best.
 
     Args:
         first_epoch: The first epoch that counts.
-        folder: Where the checkpoints go.
-        filename: Name of the best one.
+        folder: Where the files go.
         monitor: The metric that selects.
         mode: ``min`` or ``max``.
+        stamp: Names the code and the data; a state with another stamp is not continued.
     """
 
-    def __init__(self, first_epoch: int, folder: Path, filename: str, *, monitor: str, mode: str) -> None:
-        super().__init__(
-            folder,
-            filename,
-            monitor=monitor,
-            mode=mode,
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        self.first_epoch, self.last = first_epoch, folder / "last.ckpt"
+    LAST = "last.ckpt"
+    SLOW = 1.0
+    """Seconds from which on saving takes long."""
+    INTERVAL = 60.0
+    """Seconds between two states where it does."""
+
+    def __init__(self, first_epoch: int, folder: Path, *, monitor: str, mode: str, stamp: str) -> None:
+        self.first_epoch, self.folder, self.monitor, self.mode, self.stamp = first_epoch, folder, monitor, mode, stamp
+        self.epoch, self.value = -1, math.nan
+        self._due, self._saved, self._took = False, -math.inf, 0.0
+
+    @property
+    def last(self) -> Path:
+        """Where the state of the last epoch is."""
+        return self.folder / self.LAST
+
+    @property
+    def best(self) -> Path:
+        """Where the weights of the best epoch are."""
+        return best_checkpoint(self.folder, self.epoch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare the epoch with the best one if it counts."""
+        """Compare the epoch with the best one if it counts, and save what is due."""
         if trainer.current_epoch >= self.first_epoch:
-            super().on_train_epoch_end(trainer, pl_module)
-        else:
-            trainer.save_checkpoint(self.last)
+            value = float(trainer.callback_metrics[self.monitor])
+            if self.epoch < 0 or (value > self.value if self.mode == "max" else value < self.value):
+                self.epoch, self.value = trainer.current_epoch, value
+                trainer.save_checkpoint(self.best, weights_only=True)
+        self._due = True
+        if self._took < self.SLOW or time.monotonic() - self._saved >= self.INTERVAL:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end of training, so that a restart only tests."""
+        if self._due:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        start = time.monotonic()
+        trainer.save_checkpoint(self.last)
+        self._saved = time.monotonic()
+        self._due, self._took = False, self._saved - start
+        for path in self.folder.glob("epoch=*.ckpt"):
+            if path != self.best:
+                path.unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a restart needs."""
+        return {"epoch": self.epoch, "value": self.value, "stamp": self.stamp}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after a restart."""
+        self.epoch, self.value = state_dict["epoch"], state_dict["value"]
+
+    def resumable(self) -> bool:
+        """Return whether there is a whole state that this code left of training on these data, and its best epoch."""
+        try:
+            saved = torch.load(self.last, weights_only=True, map_location="cpu")
+            state = saved["callbacks"][self.state_key]
+            if state["epoch"] >= 0:
+                torch.load(best_checkpoint(self.folder, state["epoch"]), weights_only=True, map_location="cpu")
+            return bool(state["stamp"] == self.stamp)
+        except Exception:  # none there, or whatever torch says of a file that is cut off
+            return False
 
 
 class Patience(EarlyStopping):
-    """Early stopping that begins to count when preparation is over.
+    """Early stopping that begins to count when preparation is over, and stays stopped after a restart.
 
     Args:
         first_epoch: The first epoch that counts.
@@ -118,6 +190,10 @@ class Patience(EarlyStopping):
     def __init__(self, first_epoch: int, monitor: str, *, mode: str, patience: int) -> None:
         super().__init__(monitor, mode=mode, patience=patience, check_finite=False)
         self.first_epoch = first_epoch
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take up a decision to stop, which Lightning keeps nowhere."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the epoch if it counts."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_modules.files import atomic_path
 from mmbench.methods import ConfigError
-from mmbench.runner.records import RecordDict
+from mmbench.runner.record import Record
 
 SPREADS = 3.0
 """Allowed distance from the baseline, in standard deviations over the seeds."""
@@ -40,7 +40,7 @@ class Moved:
     tolerance: float = 0.0
 
 
-def numbers(records: Iterable[RecordDict]) -> Numbers:
+def numbers(records: Iterable[Record]) -> Numbers:
     """Return by row and name the mean and the standard deviation over seeds.
 
     The names are the test metrics and the terms of the training loss in the last epoch, so that a term that is switched
@@ -48,10 +48,10 @@ def numbers(records: Iterable[RecordDict]) -> Numbers:
     """
     values: dict[str, dict[str, list[float]]] = {}
     for record in records:
-        row = values.setdefault(record["label"], {})
-        terms = {key: value for key, value in (record["curve"] or [{}])[-1].items() if key.startswith("train/")}
-        tests = {f"test/{key}": value for key, value in record["test"].items()}
-        for name, value in {**tests, **terms, f"status/{record['status']}": 1.0}.items():
+        row = values.setdefault(record.label, {})
+        terms = {key: value for key, value in (record.curve or [{}])[-1].items() if key.startswith("train/")}
+        tests = {f"test/{key}": value for key, value in record.test.items()}
+        for name, value in {**tests, **terms, f"status/{record.status}": 1.0}.items():
             if value is not None:
                 row.setdefault(name, []).append(float(value))
     return {

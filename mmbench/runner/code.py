@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mmbench.runner.syntax import assigned, digest, idle, only_describe
 
-BASE = ("mmbench.methods.base", "mmbench.runner.callbacks")
+BASE = ("mmbench.methods.base", "mmbench.runner.training")
 """The files that train every method."""
 PROJECT = ("mmbench", "data_modules")
 ROOT = Path(__file__).parents[2]

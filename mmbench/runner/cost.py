@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ def reset_peak_memory() -> None:
         CLEAR.write_text("5")
 
 
-def peak_memory() -> tuple[int | None, str]:
+def peak_memory() -> tuple[int | None, Literal["cuda", "process"]]:
     """Return the peak since the reset in bytes, and what it counts: ``cuda`` tensors or the ``process`` as a whole."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), "cuda"

@@ -1,19 +1,21 @@
 """Where trials run: in this process, or in several processes that each take what is left of the plan.
 
-A trial is claimed by a lock on its folder under ``runs``, so any number of commands and processes on one file system
-can work on the same leaderboard; what another one is running is waited for, never run twice.
+A trial is claimed by a lease beside its record, so any number of commands and processes on one file system can work on
+the same records; what another one is running is waited for, never run twice.
 """
 
 from __future__ import annotations
 
-import fcntl
+import ctypes
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, MutableSequence, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.context import SpawnProcess
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
@@ -21,13 +23,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from data_modules.streaming import READERS, automatic_workers
+from mmbench.methods import methods
+from mmbench.runner.code import code_hash
+from mmbench.runner.lease import Lease, LeaseError, owner, wait
 from mmbench.runner.plan import Trial
-from mmbench.runner.records import RecordDict, Records
+from mmbench.runner.record import Record, RecordError
+from mmbench.runner.records import Records
 from mmbench.runner.trial import Tracker, run_trial
+from mmbench.runner.troubles import MachineError, dead_context
+from mmbench.runner.verify import verify_file
 
+EDITED = MachineError("The code was edited while it started: start again.", everything=True)
 GRACE = 10.0
 """Seconds that a process has to end by itself, once it was told so."""
-Notify = Callable[[Trial, RecordDict | None, int], None]
+News = int | str | Record | MachineError
+"""What there is to say of a trial: its finished epochs, whom it waits for, its record, or why it has none."""
+Notify = Callable[[Trial, News], None]
+Events = SimpleQueue[tuple[str, News]]
 
 
 @dataclass(frozen=True)
@@ -36,69 +48,126 @@ class Options:
 
     Attributes:
         leaderboard: Folder with ``records``.
-        runs: Folder for checkpoints, logs and locks.
+        runs: Folder for checkpoints and logs.
         tracker: ``csv`` or ``wandb``.
         accelerator: Lightning's accelerator.
         jobs: Processes; on a machine with GPUs each process gets one, in turn.
         retry: Whether to run failed and diverged trials again.
+        since: Records that were made before this time are made again; empty keeps all.
     """
 
-    leaderboard: Path = Path("leaderboard")
+    leaderboard: Path = Path("leaderboard/local")
     runs: Path = Path("runs")
     tracker: Tracker = "csv"
     accelerator: str = "auto"
     jobs: int = 1
     retry: bool = False
+    since: str = ""
 
     @property
     def records(self) -> Records:
         """The records of the leaderboard."""
         return Records(self.leaderboard / "records")
 
-
-@contextmanager
-def claimed(folder: Path, wait: bool) -> Iterator[bool]:
-    """Hold the lock of a folder; gives False when another process has it and ``wait`` is False."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+    def kept(self, trial: Trial) -> Record | None:
+        """Return the record that makes it needless to run a trial: one that holds, and that the present code made."""
+        path = self.records.path(trial)
+        if not path.is_file():
+            return None
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # processes that were forked meanwhile hold the file too
+            record = verify_file(path)
+        except RecordError:
+            return None
+        if record.code != trial.code or record.environment.date < self.since:
+            return None
+        return record if record.completed or not self.retry else None
 
 
-def work(trials: Sequence[Trial], options: Options, notify: Notify) -> None:
+@dataclass
+class Ran:
+    """What became of a plan.
+
+    Attributes:
+        records: The records of its trials, in the order of the plan.
+        troubles: The trials that ended without one for no fault of their method, and why.
+        unfinished: The trials that nobody finished: their process was ended, or the plan was stopped.
+        stopped: What stopped the whole plan, if anything did.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    troubles: list[tuple[Trial, MachineError]] = field(default_factory=list)
+    unfinished: list[Trial] = field(default_factory=list)
+    stopped: MachineError | None = None
+
+
+def work(
+    trials: Sequence[Trial], options: Options, notify: Notify, given_up: MutableSequence[bool] | None = None
+) -> None:
     """Run what is left of a plan in this process; trials that another process holds come last.
+
+    A trouble that hits all trials ends it.
 
     Args:
         trials: The plan.
         options: How to run.
-        notify: Called with a trial, its record (None while it runs) and its finished epochs.
+        notify: Called with a trial and what there is to say of it.
+        given_up: By trial whether it is not to be tried, since it ended in trouble in a process that shares the plan.
     """
-    busy: list[Trial] = []
-    for wait, queue in ((False, trials), (True, busy)):
-        for trial in queue:
-            with claimed(options.runs / trial.id, wait) as mine:
-                if not mine:
-                    busy.append(trial)
+    given_up = [False] * len(trials) if given_up is None else given_up
+    busy: list[int] = []
+    for patient, queue in ((False, range(len(trials))), (True, busy)):
+        for place in queue:
+            trial = trials[place]
+            record = options.kept(trial)
+            if record is None and given_up[place]:
+                continue
+            if record is None:
+                try:
+                    record = _claim_and_run(trial, options, notify, patient)
+                except MachineError as error:
+                    given_up[place] = True
+                    notify(trial, error)
+                    if error.everything:
+                        return
                     continue
-                record = options.records.find(trial)
-                if record is None or (options.retry and record["status"] != "completed"):
-                    notify(trial, None, 0)
-                    record = run_trial(
-                        trial,
-                        options.records,
-                        options.runs,
-                        tracker=options.tracker,
-                        accelerator=options.accelerator,
-                        on_epoch=lambda epochs, trial=trial: notify(trial, None, epochs),  # type: ignore[misc] # mypy cannot type a default in a lambda
-                    )
-            notify(trial, record, 0)
+            if record is None:
+                busy.append(place)
+                continue
+            notify(trial, record)
+            if dead_context(record) and torch.cuda.is_initialized():
+                notify(trial, MachineError("It left the GPU unusable for its process: start again.", everything=True))
+                return
+
+
+def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool) -> Record | None:
+    """Run a trial unless it is done by now; None when another process has it and this one is not patient."""
+    # Beside the record, for commands with other checkpoints; and beside these, for commands with other records.
+    paths = (options.records.path(trial).with_suffix(".lease"), options.runs / f"{trial.id}.lease")
+    with ExitStack() as stack:
+        leases = []
+        for path in paths:
+            try:
+                lease = Lease.take(path)
+                if lease is None and patient:
+                    notify(trial, f"waiting for {owner(path) or 'another process'}, which runs it")
+                    lease = wait(path, lambda: options.kept(trial) is not None)
+            except LeaseError as error:
+                raise MachineError(str(error), everything=True) from error
+            if lease is None:
+                return options.kept(trial) if patient else None
+            leases.append(stack.enter_context(lease))
+        if record := options.kept(trial):
+            return record
+        notify(trial, 0)
+        return run_trial(
+            trial,
+            options.records,
+            options.runs,
+            tracker=options.tracker,
+            accelerator=options.accelerator,
+            on_epoch=lambda epochs: notify(trial, epochs),
+            still_mine=lambda: all(lease.held() for lease in leases),
+        )
 
 
 def automatic_jobs(trials: int) -> int:
@@ -106,60 +175,85 @@ def automatic_jobs(trials: int) -> int:
     return max(1, min(trials, torch.cuda.device_count() or os.cpu_count() or 1))
 
 
-def launch(trials: Sequence[Trial], options: Options, console: Console) -> list[RecordDict]:
-    """Run a plan and return its records, in the order of the plan."""
+def launch(trials: Sequence[Trial], options: Options, console: Console) -> Ran:
+    """Run a plan and return what became of it."""
     options = replace(options, jobs=min(options.jobs, len(trials)))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         display = _Display(progress, console, trials)
-        if options.jobs <= 1:
+        if edited := _edited(trials):
+            display(edited, EDITED)
+        elif options.jobs <= 1:
             work(trials, options, display)
         else:
             _work_in_processes(trials, options, display)
-    records = [options.records.find(trial) for trial in trials]
-    return [record for record in records if record is not None]
+    ran = Ran(stopped=display.stopped)
+    for trial in trials:
+        match display.ended.get(trial.id):
+            case Record() as record:
+                ran.records.append(record)
+            case MachineError() as trouble:
+                ran.troubles.append((trial, trouble))
+            case _:
+                ran.unfinished.append(trial)
+    return ran
 
 
 class _Display:
-    """Shows trials as they go: bars on a terminal, one line per finished trial elsewhere."""
+    """Shows trials as they go: bars on a terminal, one line per ended trial elsewhere."""
 
     def __init__(self, progress: Progress, console: Console, trials: Sequence[Trial]) -> None:
         self.progress, self.console = progress, console
         self.total = progress.add_task("trials", total=len(trials))
         self.tasks: dict[str, object] = {}
         self.started: dict[str, float] = {}
-        self.count, self.size = 0, len(trials)
+        self.ended: dict[str, Record | MachineError] = {}
+        self.told: dict[str, str] = {}
+        self.stopped: MachineError | None = None
+        self.size = len(trials)
 
-    def __call__(self, trial: Trial, record: RecordDict | None, epochs: int) -> None:
-        if record is None:
+    def __call__(self, trial: Trial, news: News) -> None:
+        if isinstance(news, str):
+            if trial.id not in self.tasks and self.told.get(trial.id) != news:  # another command has it
+                self.console.print(f"{trial.title}: {news}", markup=False)
+            self.told[trial.id] = news
+            return
+        if isinstance(news, int):
             if trial.id not in self.tasks:
                 self.started[trial.id] = time.monotonic()
                 self.tasks[trial.id] = self.progress.add_task(trial.title, total=trial.training["max_epochs"])
-            self.progress.update(self.tasks[trial.id], completed=epochs)  # type: ignore[arg-type] # rich's own id type
+            self.progress.update(self.tasks[trial.id], completed=news)  # type: ignore[arg-type] # rich's own id type
             return
         if trial.id in self.tasks:
             self.progress.remove_task(self.tasks.pop(trial.id))  # type: ignore[arg-type] # rich's own id type
-        self.count += 1
-        self.progress.advance(self.total)
+        if isinstance(news, MachineError) and news.everything:
+            self.stopped = news
+        if isinstance(self.ended.get(trial.id), Record):
+            return  # another process has said so, or had less luck
+        first = trial.id not in self.ended
+        self.ended[trial.id] = news
+        if first:
+            self.progress.advance(self.total)
         took = f" in {time.monotonic() - self.started[trial.id]:.0f} s" if trial.id in self.started else " (kept)"
-        self.console.print(f"[{self.count}/{self.size}] {trial.title}: {outcome(record)}{took}", markup=False)
+        text = outcome(news) if isinstance(news, Record) else f"no result: {news}"
+        self.console.print(f"[{len(self.ended)}/{self.size}] {trial.title}: {text}{took}", markup=False)
 
 
-def outcome(record: RecordDict) -> str:
+def outcome(record: Record) -> str:
     """Return in a few words how a trial ended."""
-    if record["status"] != "completed":
-        return f"{record['status']}: {record['error']['message']}"
-    metric = record["selection"]["metric"]
-    return f"{metric} {record['test'][metric]:.4f} (epoch {record['selection']['epoch']})"
+    if record.selection is None or record.value is None:
+        return f"{record.status}: {record.error.message if record.error else ''}"
+    return f"{record.selection.metric} {record.value:.4f} (epoch {record.selection.epoch})"
 
 
 def _work_in_processes(trials: Sequence[Trial], options: Options, display: _Display) -> None:
     """Run the plan in several processes, each with its share of the devices or of the cores."""
     context = multiprocessing.get_context("spawn")
-    events: multiprocessing.SimpleQueue[tuple[str, RecordDict | None, int]] = context.SimpleQueue()
+    events: Events = context.SimpleQueue()
     by_id = {trial.id: trial for trial in trials}
     # No daemons, which may not start processes of their own: trials on raw media have some that read.
-    processes = [context.Process(target=_worker, args=(list(trials), options, events)) for _ in range(options.jobs)]
+    given = (list(trials), options, events, context.RawArray(ctypes.c_bool, len(trials)))
+    processes = [context.Process(target=_worker, args=given) for _ in range(options.jobs)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
     try:
@@ -173,42 +267,57 @@ def _work_in_processes(trials: Sequence[Trial], options: Options, display: _Disp
                 os.environ.pop("CUDA_VISIBLE_DEVICES", None)
             else:
                 os.environ["CUDA_VISIBLE_DEVICES"] = visible
-        shown: set[str] = set()
         while any(process.is_alive() for process in processes) or not events.empty():
             if events.empty():
                 time.sleep(0.05)
                 continue
-            key, record, epochs = events.get()
-            if record is None or key not in shown:
-                display(by_id[key], record, epochs)
-            if record is not None:
-                shown.add(key)
+            key, news = events.get()
+            display(by_id[key], news)
+            if isinstance(news, MachineError) and news.everything:
+                break
     finally:  # on Ctrl-C, of which the others may not know
-        started = [process for process in processes if process.pid is not None]
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.join(GRACE)
+        _end([process for process in processes if process.pid is not None])
+
+
+def _end(processes: Sequence[SpawnProcess]) -> None:
+    """End processes: in a while by themselves, at once on another Ctrl-C."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + GRACE
+    try:
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in processes:
             # Lightning's handler of the signal only takes note of it, and forgets it after the last batch of a test.
             process.kill()
             process.join()
 
 
-def _worker(
-    trials: list[Trial], options: Options, events: multiprocessing.SimpleQueue[tuple[str, RecordDict | None, int]]
-) -> None:
+def _worker(trials: list[Trial], options: Options, events: Events, given_up: MutableSequence[bool]) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
     os.environ[READERS] = str(automatic_workers(options.jobs))
     with suppress(KeyboardInterrupt):  # the process that started this one says so
-        work(trials, options, lambda trial, record, epochs: events.put((trial.id, record, epochs)))
+        if edited := _edited(trials):
+            events.put((edited.id, EDITED))
+            return
+        work(trials, options, lambda trial, news: events.put((trial.id, news)), given_up)
+
+
+def _edited(trials: Sequence[Trial]) -> Trial | None:
+    """Return a trial whose method was loaded by this process in another state than the plan knows."""
+    methods()  # loads them
+    codes = {trial.method: trial.code for trial in trials}
+    changed = {key for key, code in codes.items() if code_hash(key) != code}
+    return next((trial for trial in trials if trial.method in changed), None)
 
 
 def _die_with_parent() -> None:
     """End this process when the one that started it was killed, so that no trial goes on unseen.
 
-    The processes that read for it notice within seconds, and hold the lock of the trial until then.
+    The processes that read for it notice within seconds.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -42,16 +42,12 @@ from types import TracebackType
 
 from mmbench.runner.owners import LeaseError, dead, explained, files_of, forget, owner, this_process
 
-__all__ = ["Lease", "LeaseError", "LeaseLost", "owner", "wait"]
+__all__ = ["Lease", "LeaseError", "owner", "wait"]
 
 BEAT = 10.0
 """Seconds between two signs of life."""
 POLL = 0.5
 """Seconds between two looks at a lease that is waited for."""
-
-
-class LeaseLost(RuntimeError):
-    """Another process took the lease over, since this one gave no sign of life for too long."""
 
 
 class Lease:
@@ -107,15 +103,6 @@ class Lease:
                 return True
             self._beat += 1
             return True
-
-    def check(self) -> None:
-        """Do nothing while the lease is held.
-
-        Raises:
-            LeaseLost: When it is not any more.
-        """
-        if not self.held():
-            raise LeaseLost(f"{self.path} was taken over by another process: this one gave no sign of life.")
 
     def release(self) -> None:
         """Give the lease back; does nothing when it was lost. What cannot be removed now expires."""

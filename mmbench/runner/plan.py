@@ -20,9 +20,13 @@ from jsonargparse import ArgumentError, ArgumentParser
 import data_modules
 from data_modules import Corruption, DataError, DataSpec, FusionDataModule
 from data_modules.schema import unknown
-from mmbench import __version__
 from mmbench.methods import ConfigError, method, methods
-from mmbench.runner.settings import Suite, Training, shipped_settings
+from mmbench.runner.code import code_hash
+from mmbench.runner.settings import Suite, shipped_settings
+from mmbench.runner.training import Training
+
+DECIDES = ("track", "fold", "method", "config", "data", "training", "seed", "identity")
+"""What of a trial decides its result, beside the code."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,13 @@ class Trial:
         variant: Which of the method's variants, empty for the only one.
         config: All settings of the method.
         changed: The settings that the command changed from the shipped ones; they name the row in the table.
-        data: Settings of the data module that are not its defaults.
+        data: Settings of the data module that are not those of every data set.
         training: What all methods of the table share.
         seed: Seed of initialisation, order and dropout.
-        fingerprint: Content of the store.
+        identity: Which data they are: what the store is made of.
         folds: Number of folds of the protocol.
+        content: Digest of the store's bytes, which may differ in rounding between machines; it does not decide.
+        code: Hash of the code that will run it.
         path: The store; it does not decide the result.
     """
 
@@ -53,32 +59,26 @@ class Trial:
     data: dict[str, Any]
     training: dict[str, Any]
     seed: int
-    fingerprint: str
+    identity: str
     folds: int = 1
+    content: str = field(default="", compare=False)
+    code: str = field(default="", compare=False)
     path: str = field(default="", compare=False)
 
     @property
     def id(self) -> str:
-        """Hash of everything that decides the result."""
-        decides = {
-            key: getattr(self, key)
-            for key in ("track", "fold", "method", "config", "data", "training", "seed", "fingerprint")
-        }
-        text = json.dumps({**decides, "version": __version__}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Hash of everything a person can set that decides the result."""
+        return trial_id({name: getattr(self, name) for name in DECIDES})
 
     @property
     def title(self) -> str:
         """Short name for progress and summaries."""
-        variant = f" {self.variant}" if self.variant else ""
-        fold = f" fold {self.fold}" if self.folds > 1 else ""
-        return f"{self.method}{variant}{fold} seed {self.seed}"
+        return title(self.label, self.fold, self.folds, self.seed)
 
     @property
     def label(self) -> str:
         """Name of the row in a table: method, variant and what the command changed."""
-        changed = ", ".join(f"{key}={value}" for key, value in sorted(self.changed.items()))
-        return self.method + (f" ({self.variant})" if self.variant else "") + (f" [{changed}]" if changed else "")
+        return label(self.method, self.variant, self.changed)
 
     def datamodule(self, batch_size: int) -> FusionDataModule:
         """Return the data module of this trial."""
@@ -87,6 +87,22 @@ class Trial:
             self.path,
             {**self.data, "fold": self.fold, "batch_size": batch_size, "seed": self.seed},
         )
+
+
+def label(method: str, variant: str, changed: Mapping[str, Any]) -> str:
+    """Return the name of a row: method, variant and changed settings."""
+    settings = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
+    return method + (f" ({variant})" if variant else "") + (f" [{settings}]" if settings else "")
+
+
+def title(label: str, fold: int, folds: int, seed: int) -> str:
+    """Return the short name of a trial: its row, the fold where there are several, the seed."""
+    return f"{label}{f' fold {fold}' if folds > 1 else ''} seed {seed}"
+
+
+def trial_id(decides: Mapping[str, Any]) -> str:
+    """Return the hash of what decides a trial: the values of :data:`DECIDES`, as plain containers."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str, Any]) -> FusionDataModule:
@@ -179,6 +195,8 @@ def make_plan(
     Raises:
         ConfigError: When a named method does not fit the data or a setting does not exist.
     """
+    # Before anything that takes time, in which somebody might edit the code that is loaded.
+    codes = {key: code_hash(key) for key in dict.fromkeys(methods_wanted or suite.methods or methods())}
     settings = {**(suite.data or {}), **(data or {})}
     corruption = {"corruption": settings.pop("corruption")} if "corruption" in settings else {}
     settings = data_settings(settings) | corruption
@@ -191,6 +209,7 @@ def make_plan(
         raise ConfigError(
             f"{store.path} {which}: what is in no split is predicted (`mmbench predict`), not trained on."
         )
+    store.verify_once()
     shared = training or suite.training
     all_folds = range(len(store.splits[probe.protocol]))
     seeds = tuple(dict.fromkeys(seeds or suite.seeds))
@@ -201,7 +220,9 @@ def make_plan(
     left_out: dict[str, str] = {}
     trials: list[Trial] = []
     dialogues = cache(partial(_dialogues, dataset, path, settings))
-    for key in dict.fromkeys(methods_wanted or suite.methods or methods()):
+    if probe.normalize != FusionDataModule.normalize_default:
+        settings["normalize"] = probe.normalize  # what a data set has decided is part of the trial
+    for key, code in codes.items():
         needs = method(key).card.needs
         seen, reasons = dialogues() if needs.dialogue else (spec, [])
         if reasons := reasons or needs.unmet(seen):
@@ -222,8 +243,10 @@ def make_plan(
                     data=_plain(own),
                     training=dataclasses.asdict(shared),
                     seed=seed,
-                    fingerprint=store.identity,
+                    identity=store.identity,
                     folds=len(all_folds),
+                    content=store.content,
+                    code=code,
                     path=str(store.path),
                 )
                 for seed in seeds

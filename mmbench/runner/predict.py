@@ -14,7 +14,7 @@ from torch import Tensor
 from data_modules import DataSpec, FusionDataModule
 from data_modules.store import EVERYTHING
 from mmbench.methods import ConfigError, FusionMethod, methods
-from mmbench.runner.trial import quiet
+from mmbench.runner.training import quiet
 
 
 def load_method(checkpoint: Path) -> tuple[FusionMethod, dict[str, Any]]:

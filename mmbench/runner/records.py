@@ -1,179 +1,118 @@
-"""Records: what a trial leaves behind, one JSON file each, with the test predictions beside it.
+"""Where records lie: ``<root>/<track>/<method>/<trial id>.json``, with the test predictions beside it (``.csv.gz``).
 
-``<root>/<track>/<method>/<trial id>.json`` and ``<trial id>.csv.gz``. Files are written atomically and never changed by
-hand; a record that cannot be read is named and skipped.
+Files are written atomically, the predictions first, and never changed by hand; a record that cannot be read is named
+and skipped.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import math
-import shutil
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-from torch import Tensor
 
 from data_modules.files import atomic_path
 from mmbench.runner.plan import Trial
+from mmbench.runner.predictions import Predictions
+from mmbench.runner.record import Record, RecordError
 
-SCHEMA = 1
-STATUSES = ("completed", "diverged", "failed")
-REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "schema": int,
-    "id": str,
-    "status": str,
-    "track": str,
-    "fold": int,
-    "folds": int,
-    "method": str,
-    "variant": str,
-    "label": str,
-    "seed": int,
-    "config": dict,
-    "changed": dict,
-    "data": dict,
-    "training": dict,
-    "fingerprint": str,
-    "version": str,
-    "card": dict,
-    "task": dict,
-    "features": dict,
-    "aligned": bool,
-    "selection": dict,
-    "test": dict,
-    "curve": list,
-    "cost": dict,
-    "environment": dict,
-    "samples": dict,
-}
-
-COMPLETED: dict[str, tuple[str, ...]] = {
-    "card": ("title", "year", "fidelity", "published"),
-    "task": ("kind", "names", "family"),
-    "selection": ("metric", "mode", "epoch", "value"),
-    "cost": ("parameters", "epochs", "seconds_per_epoch", "peak_memory", "peak_memory_of"),
-    "samples": ("train", "valid", "test"),
-    "training": ("max_epochs", "patience"),
-}
-"""What a completed record must say."""
-
-RecordDict = dict[str, Any]
-
-
-def problem(record: Any, path: Path) -> str | None:
-    """Return what is wrong with a record, or None.
-
-    Args:
-        record: Parsed JSON.
-        path: Where it lies: ``<track>/<method>/<id>.json`` must agree with the content.
-    """
-    if not isinstance(record, dict):
-        return "it is not an object"
-    for key, kind in REQUIRED.items():
-        if not isinstance(record.get(key), kind):
-            return f"{key!r} is missing or not of type {getattr(kind, '__name__', kind)}"
-    if record["schema"] != SCHEMA:
-        return f"it has schema {record['schema']}, this program reads {SCHEMA}"
-    if record["status"] not in STATUSES:
-        return f"its status {record['status']!r} is none of {', '.join(STATUSES)}"
-    expected = Path(record["track"], record["method"], f"{record['id']}.json").parts
-    if path.parts[-len(expected) :] != expected:
-        return f"its place does not fit its content, which says {'/'.join(expected)}"
-    if record["status"] == "completed":
-        for key, names in COMPLETED.items():
-            if missing := [name for name in names if name not in record[key]]:
-                return f"{key!r} has no {missing[0]!r}"
-        if not all(value is None or isinstance(value, int | float) for value in record["test"].values()):
-            return "a test value is not a number"
-        if record["test"].get(record["selection"]["metric"]) is None:
-            return "it is completed without a test value of the selecting metric"
-        if not path.with_suffix("").with_suffix(".csv.gz").is_file():
-            return "its predictions are missing"
-    return None
+PREDICTIONS = ".csv.gz"
 
 
 class Records:
     """The records under one folder.
 
     Args:
-        root: The folder, usually ``leaderboard/records``.
+        root: The folder, such as ``leaderboard/records``.
+        tracks: Only the records of these tracks; of all when empty.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, tracks: Collection[str] = ()) -> None:
+        self.root, self.tracks = root, tracks
 
-    def path(self, trial: Trial) -> Path:
+    def path(self, trial: Trial | Record) -> Path:
         """Return where the record of a trial lies."""
         return self.root / trial.track / trial.method / f"{trial.id}.json"
 
-    def find(self, trial: Trial) -> RecordDict | None:
+    def find(self, trial: Trial | Record) -> Record | None:
         """Return the record of a trial, if there is a readable one."""
         path = self.path(trial)
-        return self._read(path)[0] if path.is_file() else None
+        try:
+            return read_record(path) if path.is_file() else None
+        except RecordError:
+            return None
 
-    def write(self, trial: Trial, record: RecordDict, predictions: Mapping[str, Any] | None = None) -> Path:
-        """Write a record, and its predictions first, so that a record never lacks them.
+    def write(self, record: Record, predictions: Predictions | None = None) -> Record:
+        """Write a record and its predictions: both whole, then both in their places, the predictions first.
+
+        So a record never lacks its predictions, and a disk that fills leaves an earlier record as it was.
 
         Args:
-            trial: Decides the place.
-            record: The content.
-            predictions: ``ids`` (N,), ``target`` (N,) or (N, C) and ``prediction`` (N, outputs).
-        """
-        path = self.path(trial)
-        if predictions is not None:
-            write_predictions(path.with_suffix(".csv.gz"), **predictions)
-        with atomic_path(path) as part:
-            part.write_text(json.dumps(_jsonable(record), indent=1, sort_keys=True, allow_nan=False) + "\n")
-        return path
+            record: The content; it also decides the place.
+            predictions: What was predicted, for a trial that is completed.
 
-    def load(self) -> tuple[list[RecordDict], list[str]]:
+        Returns:
+            The record as it was written, with its digests.
+        """
+        path = self.path(record)
+        for left in path.parent.glob(f".{record.id}.*.part"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
+        with ExitStack() as stack:  # the last one in is the first one in its place
+            part = stack.enter_context(atomic_path(path))
+            if predictions is not None:
+                beside = stack.enter_context(atomic_path(predictions_path(path)))
+                record = dataclasses.replace(record, predictions=predictions.write(beside))
+            record = dataclasses.replace(record, digest=record.own_digest)
+            part.write_text(record.to_json(), encoding="utf-8")
+        return record
+
+    def paths(self) -> list[Path]:
+        """Return the files of all records, in order."""
+        return self.files(".json")
+
+    def files(self, ending: str) -> list[Path]:
+        """Return the files with an ending, in order."""
+        return sorted(path for track in self.tracks or (".",) for path in (self.root / track).glob(f"**/*{ending}"))
+
+    def load(self) -> tuple[list[Record], list[str]]:
         """Return every readable record, in the order of their paths, and one line per file that is not one."""
         records, problems = [], []
-        for path in sorted(self.root.glob("**/*.json")):
-            record, wrong = self._read(path)
-            if record is None:
-                problems.append(f"{path}: {wrong}; skipped. Remove the file and run the trial again.")
-            else:
-                records.append(record)
+        for path in self.paths():
+            try:
+                records.append(self.placed(path, read_record(path)))
+            except RecordError as error:
+                problems.append(f"{path}: {error}; skipped. Remove the file and run the trial again.")
         return records, problems
 
-    def _read(self, path: Path) -> tuple[RecordDict | None, str | None]:
-        try:
-            record = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            return None, f"it cannot be read ({error})"
-        wrong = problem(record, path)
-        return (None, wrong) if wrong else (record, None)
+    def placed(self, path: Path, record: Record) -> Record:
+        """Return a record that was read from a file below the folder, if it belongs there.
+
+        Raises:
+            RecordError: When its place is another.
+        """
+        if path != self.path(record):
+            raise RecordError(f"its place would be {self.path(record)}")
+        return record
 
 
-def write_predictions(path: Path, ids: npt.NDArray[Any], target: Tensor, prediction: Tensor) -> None:
-    """Write the test predictions as gzipped CSV (id, targets, raw predictions): same content, same bytes."""
-    columns = [np.asarray(values, dtype=float).reshape(len(ids), -1) for values in (target, prediction)]
-    names = [
-        f"{kind}{i}"
-        for kind, values in zip(("target", "prediction"), columns, strict=True)
-        for i in range(values.shape[1])
-    ]
-    text = io.StringIO()
-    text.write(",".join(["id", *names]) + "\n")
-    for name, *rows in zip(ids, *columns, strict=True):
-        text.write(",".join([json.dumps(name), *(f"{value:.9g}" for row in rows for value in row)]) + "\n")
-    with atomic_path(path) as part, part.open("wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed:
-        shutil.copyfileobj(io.BytesIO(text.getvalue().encode()), packed)
+def predictions_path(path: Path) -> Path:
+    """Return where the predictions of a record lie, from where the record lies."""
+    return path.with_suffix(PREDICTIONS)
 
 
-def _jsonable(value: Any) -> Any:
-    """Return plain JSON values: numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def read_record(path: Path) -> Record:
+    """Return the record in a file.
+
+    Raises:
+        RecordError: When it is none, lies in another place than its content says, or lacks its predictions.
+    """
+    try:
+        record = Record.from_json(path.read_bytes())
+    except OSError as error:
+        raise RecordError(f"it cannot be read ({error})") from error
+    expected = Path(record.track, record.method, f"{record.id}.json").parts
+    if path.parts[-len(expected) :] != expected:
+        raise RecordError(f"its place does not fit its content, which says {'/'.join(expected)}")
+    if record.completed and not predictions_path(path).is_file():
+        raise RecordError("its predictions are missing")
+    return record

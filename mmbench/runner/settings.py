@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +11,7 @@ import yaml
 
 from data_modules.schema import unknown
 from mmbench.methods import ConfigError
-
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
-
-
-@dataclass(frozen=True)
-class Training:
-    """What all methods of a table share.
-
-    Attributes:
-        max_epochs: Largest number of epochs.
-        patience: Epochs without gain on validation after which training stops.
-        precision: ``32-true``, ``64-true`` or ``bf16-mixed``; not ``16-mixed``, whose scaled gradients would be clipped
-            at the wrong norm.
-    """
-
-    max_epochs: int = 40
-    patience: int = 8
-    precision: str = "32-true"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if min(self.max_epochs, self.patience) < 1:
-            raise ConfigError(f"max_epochs is {self.max_epochs} and patience {self.patience}; both must be at least 1.")
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision is {self.precision!r}; it must be one of: {', '.join(PRECISIONS)}.")
+from mmbench.runner.training import Training
 
 
 @dataclass(frozen=True)
@@ -57,7 +33,7 @@ class Suite:
     dataset: str = "synthetic"
     methods: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (1111, 1112, 1113)
-    training: Training = Training()
+    training: Training = field(default_factory=Training)
     data: Mapping[str, Any] | None = None
 
 
@@ -154,8 +130,3 @@ def shipped_settings(folder: Path, method: str, dataset: str, feature_set: str, 
     for key in ("default", dataset, f"{dataset}/{feature_set}", f"suite:{suite.partition('-')[0]}"):
         settings.update(values.get(key) or {})
     return settings
-
-
-def training_dict(training: Training) -> dict[str, Any]:
-    """Return plain containers, for records."""
-    return asdict(training)

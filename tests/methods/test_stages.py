@@ -18,7 +18,7 @@ from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import MethodConfig, setting
 from mmbench.runner.callbacks import BestEpoch, Curve, Patience
-from mmbench.runner.trial import quiet
+from mmbench.runner.training import quiet
 from tests.methods.factories import make_spec, write_toy_store
 
 SPEC = make_spec("regression", ("text",))

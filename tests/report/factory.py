@@ -1,15 +1,33 @@
 """Records made by hand."""
 
-import copy
 import gzip
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from mmbench.runner.records import RecordDict
+from data_modules.schema import ModalitySpec
+from mmbench.methods.card import PublishedResult
+from mmbench.report.boards import Board
+from mmbench.report.grouping import boards
+from mmbench.report.rows import Row
+from mmbench.runner.facts import CardFacts, Cost, Environment, Failure, Reproduction, Selection, TaskFacts
+from mmbench.runner.record import Record
+from mmbench.runner.records import Records
 
 TRACK = "mosi/glove/standard"
+MACHINE = Environment(
+    python="3.11.7",
+    torch="2.9.0",
+    lightning="2.6.0",
+    torchmetrics="1.9.0",
+    numpy="2.4.0",
+    processor="A CPU",
+    threads=1,
+    simd="AVX2",
+)
 
 
 def record(
@@ -26,90 +44,94 @@ def record(
     label: str | None = None,
     max_epochs: int = 40,
     data: dict | None = None,
-    fingerprint: str = "f" * 64,
-    version: str = "0.1.0",
+    identity: str = "f" * 64,
     published: Sequence[tuple[str, float, str]] = (),
-    test: dict | None = None,
+    test: Mapping[str, float | None] | None = None,
     family: str = "sentiment",
     selection: str = "mae",
     mode: str = "min",
-) -> RecordDict:
+    names: tuple[str, ...] = ("sentiment",),
+    **others: Any,
+) -> Record:
     """Return a record; everything not asked for is plausible and the same."""
     training = {"max_epochs": max_epochs, "patience": 8, "precision": "32-true"}
     config, changed, data = config or {"lr": 0.001}, changed or {}, data or {}
-    decides = [track, fold, method, config, data, training, seed, fingerprint, version]
+    decides = [track, fold, method, config, data, training, seed, identity]
     suffix = f" [{', '.join(f'{k}={v}' for k, v in changed.items())}]" if changed else ""
-    found: RecordDict = {
-        "schema": 1,
-        "id": hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16],
-        "status": status,
-        "track": track,
-        "fold": fold,
-        "folds": folds,
-        "method": method,
-        "variant": "",
-        "label": label or method + suffix,
-        "seed": seed,
-        "config": config,
-        "changed": changed,
-        "data": data,
-        "training": training,
-        "fingerprint": fingerprint,
-        "version": version,
-        "card": {
-            "title": f"The {method} method",
-            "year": 2019,
-            "fidelity": "own" if method == "constant" else "paper",
-            "published": [{"track": track, "metric": m, "value": v, "source": s} for m, v, s in published],
-        },
-        "task": {},
-        "features": {},
-        "aligned": False,
-        "selection": {},
-        "test": {},
-        "curve": [],
-        "cost": {},
-        "environment": {"torch": "2.9.0", "device": "x86_64"},
-        "samples": {},
-    }
+    found = Record(
+        id=hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16],
+        status=status,  # type: ignore[arg-type]
+        track=track,
+        fold=fold,
+        folds=folds,
+        method=method,
+        variant="",
+        label=label or method + suffix,
+        seed=seed,
+        config=config,
+        changed=changed,
+        data=data,
+        training=training,
+        identity=identity,
+        code="c" * 16,
+        version="0.1.0",
+        card=CardFacts(
+            f"The {method} method",
+            2019,
+            "own" if method == "constant" else "paper",
+            tuple(PublishedResult(track, m, v, s) for m, v, s in published),
+        ),
+        environment=MACHINE,
+    )
     if status == "completed":
-        found |= {
-            "task": {"family": family, "kind": "regression", "names": ["sentiment"]},
-            "features": {"text": {"dim": 300, "max_length": 50, "kind": "features", "source": "GloVe"}},
-            "selection": {"metric": selection, "mode": mode, "epoch": 10 + seed, "value": 0.7},
-            "test": copy.deepcopy(test) if test is not None else {"mae": mae, "corr": 0.6, "acc2_non0": 0.8},
-            "samples": {"train": 1284, "valid": 229, "test": 686},
-            "cost": {
-                "parameters": 1234567,
-                "epochs": 20 + seed,
-                "seconds": 30.0,
-                "seconds_per_epoch": float(seed),
-                "peak_memory": seed * 2**20,
-                "peak_memory_of": "process",
-            },
-        }
+        found = replace(
+            found,
+            task=TaskFacts("regression" if family == "sentiment" else family, names, family),  # type: ignore[arg-type]
+            features={"text": ModalitySpec("text", 300, 50, source="GloVe")},
+            selection=Selection(selection, mode, 10 + seed, 0.7),  # type: ignore[arg-type]
+            test=dict(test) if test is not None else {"mae": mae, "corr": 0.6, "acc2_non0": 0.8},
+            samples={"train": 1284, "valid": 229, "test": 686},
+            cost=Cost(1234567, 20 + seed, 30.0, float(seed), seed * 2**20, "process"),
+        )
     else:
-        kind = "diverged" if status == "diverged" else "ValueError"
-        found["error"] = {"type": kind, "message": "it went wrong", "trace": []}
-    return found
+        found = replace(found, error=Failure("diverged" if status == "diverged" else "ValueError", "it went wrong"))
+    return replace(found, **others)
 
 
-def runs(method: str, maes: Sequence[float | None], **changes: object) -> list[RecordDict]:
+def runs(method: str, maes: Sequence[float | None], **changes: Any) -> list[Record]:
     """Return one record per value, with the seeds 1, 2, ..."""
-    return [record(method, seed, mae, **changes) for seed, mae in enumerate(maes, 1)]  # type: ignore[arg-type]
+    return [record(method, seed, mae, **changes) for seed, mae in enumerate(maes, 1)]
 
 
-def store(root: Path, records: Sequence[RecordDict]) -> list[Path]:
+def folded(method: str, values: Mapping[tuple[int, int], float], folds: int, **changes: Any) -> list[Record]:
+    """Return one record per seed and fold."""
+    return [record(method, seed, mae, fold=fold, folds=folds, **changes) for (seed, fold), mae in values.items()]
+
+
+def reproduced(found: Record, code: str) -> Record:
+    """Return a record that some code was shown to give as well."""
+    return replace(found, reproduced=Reproduction(code, "2026-01-02", 1e-7, "equal"))
+
+
+def only(published: Sequence[Record], own: Sequence[Record] = (), code: Any = None) -> Board:
+    """Return the only board of some records."""
+    (board,) = boards(published, own, code)
+    return board
+
+
+def by_label(board: Board) -> dict[str, Row]:
+    """Return the rows of a board by their labels."""
+    return {row.label: row for row in board.rows}
+
+
+def store(root: Path, records: Sequence[Record]) -> list[Path]:
     """Write records and predictions to where they belong."""
-    paths = []
+    place = Records(root)
     for found in records:
-        path = root / found["track"] / found["method"] / f"{found['id']}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found))
-        if found["status"] == "completed":
-            path.with_suffix(".csv.gz").write_bytes(gzip.compress(b"id,target0,prediction0\n"))
-        paths.append(path)
-    return paths
+        place.write(found)
+        if found.completed:
+            place.path(found).with_suffix(".csv.gz").write_bytes(gzip.compress(b"id,target0,prediction0\n"))
+    return [place.path(found) for found in records]
 
 
 def lines_of(text: str, heading: str) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmbench.report.boards import boards
+from mmbench.report.grouping import boards
 from mmbench.report.leaderboard import render
 from mmbench.report.sweep import auilc, sweeps
 from tests.report.factory import TRACK, record
@@ -40,19 +40,42 @@ def test_rows_of_one_configuration_make_a_curve_over_seeds():
     assert areas == {"mult": pytest.approx(0.5 * (0.7 + 1.0) / 2 + 0.5 * (1.0 + 1.4) / 2), "lmf": None}
 
 
-def test_an_incomplete_row_has_no_area():
+def test_a_row_in_which_a_trial_failed_has_no_area():
     records = [at(0.0), at(0.0, seed=2), at(0.4), at(0.4, seed=2, status="failed")]
     (sweep,) = sweeps(boards(records))
     assert [sweep.area(rows, "mae") for rows in sweep.curves()] == [None]
 
 
 def test_other_settings_other_data_and_other_corruptions_are_not_mixed():
-    records = [at(0.0), at(0.4, config={"lr": 0.1}), at(0.4, fingerprint="e" * 64)]
+    records = [at(0.0), at(0.4, config={"lr": 0.1}), at(0.4, identity="e" * 64)]
     records.append(record(track=f"{TRACK}+noise0.5", data={"corruption": {"steps": 0.0, "noise": 0.5}}))
     (sweep,) = sweeps(boards(records))
     assert list(sweep.boards) == [0.0, 0.4]
     assert sweep.curves() == []
     assert sweeps(boards([at(0.0)])) == []
+
+
+def test_a_part_of_a_seed_has_no_area_and_more_seeds_at_one_rate_change_nothing():
+    (sweep,) = sweeps(boards([at(0.0), at(0.4), at(0.4, seed=2)]))
+    assert [sweep.area(rows, "mae") for rows in sweep.curves()] == [pytest.approx(0.4 * 0.7)]
+    (sweep,) = sweeps(boards([at(0.0, folds=2), at(0.0, folds=2, fold=1), at(0.4, folds=2)]))
+    assert [sweep.area(rows, "mae") for rows in sweep.curves()] == [None]
+
+
+def test_own_and_published_trials_and_those_of_other_code_have_curves_of_their_own():
+    both = [at(0.0, mae=0.6), at(0.4, mae=0.8)]
+    own = [at(0.0, mae=0.5, code=""), at(0.4, mae=0.7, code=""), at(0.0, mae=5.0, seed=9, code="other")]
+    (sweep,) = sweeps(boards(both, own))
+    assert [(rows[0.0].own, [row.mean for row in rows.values()]) for rows in sweep.curves()] == [
+        (True, [0.5, 0.7]),
+        (False, [0.6, 0.8]),
+    ]
+
+
+def test_a_rate_that_is_no_number_is_none():
+    for corruption in ("all", {"steps": "many"}, {"steps": None}, ["x"]):
+        data = {"corruption": corruption}
+        assert sweeps(boards([record(data=data)])) == []
 
 
 def test_the_page_stands_beside_its_tracks():

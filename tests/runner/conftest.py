@@ -11,7 +11,8 @@ import pytest
 from data_modules import FeatureStore
 from mmbench.runner.launch import Options
 from mmbench.runner.plan import Trial, make_plan
-from mmbench.runner.settings import Suite, Training
+from mmbench.runner.settings import Suite
+from mmbench.runner.training import Training
 
 Planner = Callable[..., list[Trial]]
 

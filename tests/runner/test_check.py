@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from mmbench.methods import ConfigError
 from mmbench.runner.check import compare, load_baseline, numbers, save_baseline
+from mmbench.runner.record import Record
 
 
-def record(seed: int, mae: float, nce: float = 0.5, status: str = "completed") -> dict:
+def record(seed: int, mae: float, nce: float = 0.5, status: str = "completed", **changes: object) -> Record:
+    """Return of a record what the check reads."""
     curve = [{"epoch": 0, "train/nce": 9.0}, {"epoch": 1, "train/nce": nce, "valid/mae": 1.0}]
-    return {"label": "mmim", "seed": seed, "status": status, "test": {"mae": mae, "corr": None}, "curve": curve}
+    facts = {"label": "mmim", "seed": seed, "status": status, "test": {"mae": mae, "corr": None}, "curve": curve}
+    return cast(Record, SimpleNamespace(**{**facts, **changes}))
 
 
 BASE = numbers([record(1, 1.0), record(2, 1.1), record(3, 1.2)])
@@ -32,14 +37,14 @@ def test_a_number_within_three_deviations_has_not_moved_and_one_beyond_has() -> 
 
 
 def test_a_loss_term_that_is_gone_zero_or_not_a_number_is_seen() -> None:
-    without = [{**record(1, 1.1), "curve": [{"epoch": 1}]}]
+    without = [record(1, 1.1, curve=[{"epoch": 1}])]
     assert [item.name for item in compare(numbers(without), BASE)] == ["train/nce"]
     assert [item.name for item in compare(numbers([record(1, 1.1, nce=0.0)]), BASE)] == ["train/nce"]
     assert [item.name for item in compare(numbers([record(1, 1.1, nce=float("nan"))]), BASE)] == ["train/nce"]
 
 
 def test_a_failed_trial_a_new_row_and_a_missing_row_are_seen() -> None:
-    failed = numbers([{**record(1, 1.1, status="failed"), "test": {}, "curve": []}])
+    failed = numbers([record(1, 1.1, status="failed", test={}, curve=[])])
     assert {item.name for item in compare(failed, BASE)} == {
         "status/completed",
         "status/failed",
@@ -63,5 +68,5 @@ def test_accepting_some_methods_keeps_the_others_and_failed_trials_are_not_accep
     save_baseline(path, {"unimodal (text)": {}}, ["unimodal"])
     assert load_baseline(path) == {"mmim": BASE["mmim"], "unimodal (text)": {}}
     with pytest.raises(ConfigError, match="did not complete: mmim"):
-        save_baseline(path, numbers([{**record(1, 1.1, status="diverged"), "test": {}, "curve": []}]))
+        save_baseline(path, numbers([record(1, 1.1, status="diverged", test={}, curve=[])]))
     assert load_baseline(path) == {"mmim": BASE["mmim"], "unimodal (text)": {}}

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,11 @@ from rich.console import Console
 
 from data_modules.generator_clips import write_clips
 from mmbench.runner import launch as launch_module
-from mmbench.runner.launch import Options, claimed, launch, work
+from mmbench.runner.launch import Options, launch, work
+from mmbench.runner.lease import Lease
+from mmbench.runner.plan import Trial
+from mmbench.runner.record import Record
+from mmbench.runner.trial import describe
 from tests.runner.conftest import Planner
 
 
@@ -27,10 +32,10 @@ def quiet_console() -> Console:
 
 def test_a_finished_trial_is_never_run_again(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = plan("lf_dnn", epochs=1, seeds=(1, 2))
-    first = launch(trials, options, quiet_console())
+    first = launch(trials, options, quiet_console()).records
     monkeypatch.setattr(launch_module, "run_trial", lambda *args, **kwargs: pytest.fail("ran again"))
     console = quiet_console()
-    assert launch(trials, options, console) == first
+    assert launch(trials, options, console).records == first
     assert console.file.getvalue().count("(kept)") == 2
 
 
@@ -40,10 +45,10 @@ def test_failed_trials_run_again_only_when_asked(
     (trial,) = plan("lf_dnn", epochs=1)
     with monkeypatch.context() as patch:
         patch.setattr(type(trial), "datamodule", lambda self, size: 1 / 0)
-        assert launch([trial], options, quiet_console())[0]["status"] == "failed"
-    assert launch([trial], options, quiet_console())[0]["status"] == "failed"
+        assert launch([trial], options, quiet_console()).records[0].status == "failed"
+    assert launch([trial], options, quiet_console()).records[0].status == "failed"
     again = dataclasses.replace(options, retry=True)
-    assert launch([trial], again, quiet_console())[0]["status"] == "completed"
+    assert launch([trial], again, quiet_console()).records[0].completed
 
 
 def test_two_runs_over_one_leaderboard_share_the_work(
@@ -54,20 +59,19 @@ def test_two_runs_over_one_leaderboard_share_the_work(
     ran: list[str] = []
     lock = threading.Lock()
 
-    def record_of(trial, records, runs, **kwargs):
+    def record_of(trial: Trial, *arguments: object, **settings: object) -> Record:
         with lock:
             ran.append(trial.id)
-        record = {"status": "completed", "id": trial.id}
-        finished[trial.id] = record
-        return record
+        finished[trial.id] = dataclasses.replace(describe(trial), status="completed")
+        return finished[trial.id]
 
-    finished: dict[str, dict] = {}
+    finished: dict[str, Record] = {}
     monkeypatch.setattr(launch_module, "run_trial", record_of)
-    monkeypatch.setattr("mmbench.runner.records.Records.find", lambda self, trial: finished.get(trial.id))
+    monkeypatch.setattr(Options, "kept", lambda self, trial: finished.get(trial.id))
     ends: list[list[str]] = [[], []]
 
     def go(which: int) -> None:
-        work(trials, options, lambda trial, record, epochs: record and ends[which].append(trial.id))
+        work(trials, options, lambda trial, news: ends[which].append(trial.id) if isinstance(news, Record) else None)
 
     threads = [threading.Thread(target=go, args=(which,)) for which in (0, 1)]
     for thread in threads:
@@ -78,21 +82,13 @@ def test_two_runs_over_one_leaderboard_share_the_work(
     assert sorted(ends[0]) == sorted(ends[1]) == sorted(ran)
 
 
-def test_a_claim_excludes_others_until_it_is_given_up(tmp_path: Path) -> None:
-    with claimed(tmp_path / "trial", wait=False) as mine:
-        assert mine
-        with claimed(tmp_path / "trial", wait=False) as theirs:
-            assert not theirs
-    with claimed(tmp_path / "trial", wait=False) as mine:
-        assert mine
-
-
 def test_several_processes_give_the_records_of_one(plan: Planner, options: Options, tmp_path: Path) -> None:
     trials = plan("lf_dnn", epochs=2, seeds=(1, 2, 3))
-    alone = launch(trials, Options(tmp_path / "one", tmp_path / "one-runs", accelerator="cpu"), quiet_console())
+    one = Options(tmp_path / "one", tmp_path / "one-runs", accelerator="cpu")
+    alone = launch(trials, one, quiet_console()).records
     console = quiet_console()
-    together = launch(trials, dataclasses.replace(options, jobs=2), console)
-    assert [record["test"] for record in together] == [record["test"] for record in alone]
+    together = launch(trials, dataclasses.replace(options, jobs=2), console).records
+    assert [record.test for record in together] == [record.test for record in alone]
     assert "[3/3]" in console.file.getvalue()
 
 
@@ -110,15 +106,15 @@ def test_an_interrupt_keeps_what_is_done(plan: Planner, options: Options, monkey
         launch(trials, options, quiet_console())
     assert [options.records.find(trial) is not None for trial in trials] == [True, False]
     monkeypatch.setattr(launch_module, "run_trial", run_trial)
-    assert len(launch(trials, options, quiet_console())) == 2
+    assert len(launch(trials, options, quiet_console()).records) == 2
 
 
 def test_an_interrupt_ends_the_processes(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only this process hears of it here, while two others train; no trial goes on unseen."""
     daemons: list[bool] = []
 
-    def interrupted(self: object, trial: object, record: object, epochs: int) -> None:
-        if not epochs:
+    def interrupted(self: object, trial: object, news: object) -> None:
+        if not news:
             return
         daemons.extend(process.daemon for process in multiprocessing.active_children())
         raise KeyboardInterrupt
@@ -130,9 +126,9 @@ def test_an_interrupt_ends_the_processes(plan: Planner, options: Options, monkey
     assert daemons == [False, False], "a daemon may not start processes that read media"
 
 
-def deaf(trials: object, options: object, events: multiprocessing.SimpleQueue) -> None:
+def deaf(trials: object, options: object, events: multiprocessing.SimpleQueue, given_up: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    events.put((trials[0].id, None, 1))
+    events.put((trials[0].id, 1))
     time.sleep(600)
 
 
@@ -152,12 +148,37 @@ def test_an_interrupt_ends_processes_that_do_not_listen(
     assert not multiprocessing.active_children()
 
 
+def test_a_second_interrupt_ends_the_processes_at_once(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the first one is being obeyed: nothing is waited for, and nothing trains on."""
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    join = SpawnProcess.join
+
+    def impatient(self: SpawnProcess, timeout: float | None = None) -> None:
+        if timeout is not None:
+            raise KeyboardInterrupt
+        join(self)
+
+    monkeypatch.setattr(launch_module._Display, "__call__", interrupted)
+    monkeypatch.setattr(launch_module, "_worker", deaf)
+    monkeypatch.setattr(SpawnProcess, "join", impatient)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launch(plan("lf_dnn", epochs=1, seeds=(1, 2)), dataclasses.replace(options, jobs=2), quiet_console())
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - start < 600, "the processes would have slept for longer"
+
+
 def test_processes_that_train_share_those_that_read(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_die_with_parent", "work"):
         monkeypatch.setattr(launch_module, name, lambda *arguments: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     monkeypatch.setattr(launch_module, "automatic_workers", lambda trainings: 10 * trainings)
-    launch_module._worker([], dataclasses.replace(options, jobs=3), multiprocessing.SimpleQueue())
+    launch_module._worker([], dataclasses.replace(options, jobs=3), multiprocessing.SimpleQueue(), [])
     assert os.environ["MMBENCH_WORKERS"] == "30"
 
 
@@ -167,5 +188,28 @@ def test_trials_on_raw_media_run_side_by_side(
     monkeypatch.setenv("MMBENCH_WORKERS", "1")
     store = write_clips(tmp_path / "clips.h5", clips=(4, 2, 2))
     trials = plan("constant", epochs=1, seeds=(1, 2), dataset="synthetic_clips", path=store.path)
-    records = launch(trials, dataclasses.replace(options, jobs=2), quiet_console())
-    assert [record["status"] for record in records] == ["completed"] * 2
+    records = launch(trials, dataclasses.replace(options, jobs=2), quiet_console()).records
+    assert [record.status for record in records] == ["completed"] * 2
+
+
+def test_what_another_process_runs_is_waited_for_and_said(plan: Planner, options: Options) -> None:
+    """The other one ends without a record here: this one runs the trial then."""
+    (trial,) = plan("lf_dnn", epochs=1)
+    path = options.records.path(trial).with_suffix(".lease")
+    held = Lease.take(path)
+    assert held is not None
+    threading.Timer(1.0, held.release).start()
+    console = quiet_console()
+    assert launch([trial], options, console).records[0].completed
+    said = f"lf_dnn seed 1111: waiting for process {os.getpid()} on "
+    assert said in console.file.getvalue()
+    assert not path.exists()
+
+
+def test_code_that_is_edited_between_plan_and_start_stops_the_plan(plan: Planner, options: Options) -> None:
+    """Else a record would name code that did not make it."""
+    trials = [dataclasses.replace(trial, code="before") for trial in plan("lf_dnn", epochs=1, seeds=(1, 2))]
+    ran = launch(trials, dataclasses.replace(options, jobs=2), quiet_console())
+    assert ran.stopped is not None
+    assert "The code was edited while it started" in str(ran.stopped)
+    assert options.records.paths() == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,10 @@ from data_modules.generator_dialogues import write_dialogues
 from mmbench.methods import ConfigError
 from mmbench.runner.launch import Options
 from mmbench.runner.plan import corruption_settings, data_settings, make_plan
-from mmbench.runner.settings import Suite, Training, find_suite, shipped_settings
+from mmbench.runner.predictions import read_predictions
+from mmbench.runner.records import predictions_path
+from mmbench.runner.settings import Suite, find_suite, shipped_settings
+from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from tests.methods.factories import make_spec, write_toy_store
 from tests.runner.conftest import Planner
@@ -34,7 +36,7 @@ def test_the_id_changes_with_everything_that_decides_the_result_and_nothing_else
         {"config": {**trial.config, "lr": 0.5}},
         {"data": {"limit": 3}},
         {"training": {**trial.training, "max_epochs": 1}},
-        {"fingerprint": "other"},
+        {"identity": "other"},
         {"track": "a/b/c"},
     ):
         assert dataclasses.replace(trial, **change).id != trial.id, change
@@ -210,7 +212,7 @@ def test_methods_of_dialogues_and_of_utterances_share_a_track(talk: Planner) -> 
     alone, together = talk("lf_dnn", "emotion_shift")
     assert (alone.data, together.data) == ({}, {"dialogue": True})
     assert alone.track == together.track == "synthetic_dialogues/multiclass/standard"
-    assert alone.fingerprint == together.fingerprint
+    assert alone.identity == together.identity
     assert (alone.datamodule(2).spec.dialogue, together.datamodule(2).spec.dialogue) == (False, True)
     (some,) = talk("emotion_shift", data={"modalities": ("text", "audio")})
     assert some.data == {"modalities": ["text", "audio"], "dialogue": True}
@@ -227,11 +229,10 @@ def test_both_are_scored_on_the_same_utterances(talk: Planner, conversations: Fe
     for name, own in {"constant": {}, "emotion_shift": SMALL}.items():
         (trial,) = talk(name, epochs=1, overrides=own)
         record = run_trial(trial, options.records, options.runs, accelerator="cpu")
-        assert record["status"] == "completed", record["error"]
-        assert record["samples"]["test"] == len(tested)
-        with gzip.open(options.records.path(trial).with_suffix(".csv.gz"), "rt") as file:
-            _, *rows = file.read().splitlines()
-        found = {json.loads(row.split(",")[0]): float(row.split(",")[1]) for row in rows}
+        assert record.status == "completed", record.error
+        assert record.samples["test"] == len(tested)
+        made, _ = read_predictions(predictions_path(options.records.path(trial)))
+        found = dict(zip(made.ids, made.target[:, 0], strict=True))
         assert found == dict(zip(conversations.ids[tested], conversations.targets[tested], strict=True))
 
 
@@ -300,8 +301,8 @@ def test_what_a_method_does_not_use_is_not_read_and_its_result_is_the_same(
         options = Options(tmp_path / f"leaderboard{narrow}", tmp_path / f"runs{narrow}")
         seen.clear()
         record = run_trial(trial, options.records, options.runs, accelerator="cpu")
-        assert record["status"] == "completed", record["error"]
+        assert record.status == "completed", record.error
         assert seen == (used if narrow else {"text", "audio", "vision"})
-        kept = {name: record[name] for name in ("id", "features", "selection", "test", "samples")}
+        kept = {name: record.to_dict()[name] for name in ("id", "features", "selection", "test", "samples")}
         results.append(json.dumps(kept, sort_keys=True))
     assert results[0] == results[1]

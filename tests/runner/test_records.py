@@ -1,19 +1,27 @@
-"""Records on disk: atomic, checked, and skipped with a name when broken."""
+"""Records on disk: atomic, typed, and skipped with a name when broken."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 
+from data_modules import files
 from mmbench.runner.launch import Options
-from mmbench.runner.records import Records, problem, write_predictions
+from mmbench.runner.predictions import Predictions, read_predictions
+from mmbench.runner.record import Record, RecordError
+from mmbench.runner.records import predictions_path, read_record
 from mmbench.runner.trial import run_trial
 from tests.runner.conftest import Planner
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "records.md"
 
 
 @pytest.fixture
@@ -28,18 +36,51 @@ def test_values_that_are_no_numbers_become_null(written: Path) -> None:
     assert json.loads(written.read_text())["test"]["corr"] is None
 
 
+def test_a_record_is_what_its_file_says(written: Path) -> None:
+    record = read_record(written)
+    assert Record.from_dict(record.to_dict()) == record
+    assert written.read_text() == record.to_json()
+    assert json.loads(written.read_text()) == record.to_dict()
+
+
+def changed(path: Path, where: str, value: Any) -> None:
+    """Change one value in a file, at keys that are separated by dots."""
+    content = json.loads(path.read_text())
+    *way, last = where.split(".")
+    place = content
+    for key in way:
+        place = place[key]
+    place[last] = value
+    path.write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("where", "value", "message"),
     [
-        ({"schema": 99}, "schema 99"),
-        ({"status": "great"}, "status 'great'"),
-        ({"method": "tfn"}, "its place does not fit its content"),
-        ({"seed": "1111"}, "'seed' is missing or not of type int"),
-        ({"test": {}}, "without a test value of the selecting metric"),
+        ("schema", 1, "it has schema 1, this program reads 2"),
+        ("status", "great", "'status': Input should be 'completed', 'diverged' or 'failed'"),
+        ("track", "x/y/z", "its place does not fit its content"),
+        ("seed", "1111", "'seed': Input should be a valid integer"),
+        ("seed", True, "'seed': Input should be a valid integer"),
+        ("fold", 0.5, "'fold': Input should be a valid integer"),
+        ("test", {}, "without a test value of the selecting metric"),
+        ("test.mae", "0.7", "'test.mae"),
+        ("test.mae", math.inf, "'test.mae"),
+        ("test.mae", None, "without a test value of the selecting metric"),
+        ("cost.peak_memory", math.nan, "'cost.peak_memory'"),
+        ("cost", None, "it is completed and has no 'cost'"),
+        ("features.text", 7, "'features.text'"),
+        ("features.text.dim", [[]], "'features.text.dim'"),
+        ("environment.threads", {}, "'environment.threads'"),
+        ("samples", {"train": 3}, "how many valid samples"),
+        ("training", {}, "its training has no 'max_epochs'"),
+        ("surprise", 1, "'surprise': Unexpected keyword argument"),
     ],
 )
-def test_a_wrong_record_is_named_and_skipped(written: Path, options: Options, change: dict, message: str) -> None:
-    written.write_text(json.dumps({**json.loads(written.read_text()), **change}))
+def test_a_wrong_record_is_named_and_skipped(
+    written: Path, options: Options, where: str, value: Any, message: str
+) -> None:
+    changed(written, where, value)
     records, problems = options.records.load()
     assert records == []
     assert len(problems) == 1
@@ -47,37 +88,105 @@ def test_a_wrong_record_is_named_and_skipped(written: Path, options: Options, ch
     assert message in problems[0]
 
 
-def test_a_truncated_record_is_named_and_skipped_and_its_trial_can_run_again(
-    written: Path, options: Options, plan: Planner
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, '{"schema": 2}', "\udcff"])
+def test_a_file_that_is_no_record_is_named_and_skipped(
+    written: Path, options: Options, text: str, plan: Planner
 ) -> None:
-    written.write_text(written.read_text()[:100])
+    written.write_bytes(text.encode(errors="surrogateescape"))
     records, (line,) = options.records.load()
     assert records == []
-    assert "cannot be read" in line
-    assert options.records.find(plan("constant", epochs=1)[0]) is None
+    assert str(written) in line
+    assert options.records.find(plan("constant", epochs=1)[0]) is None, "its trial can run again"
+
+
+def test_a_failed_record_says_why(written: Path) -> None:
+    record = read_record(written)
+    with pytest.raises(RecordError, match="failed and does not say why"):
+        Record.from_dict({**record.to_dict(), "status": "failed"})
 
 
 def test_a_record_without_its_predictions_is_a_problem(written: Path) -> None:
-    record = json.loads(written.read_text())
-    assert problem(record, written) is None
-    written.with_suffix(".csv.gz").unlink()
-    assert problem(record, written) == "its predictions are missing"
+    predictions_path(written).unlink()
+    with pytest.raises(RecordError, match="its predictions are missing"):
+        read_record(written)
 
 
 def test_nothing_half_written_is_left_when_writing_fails(
-    written: Path, options: Options, plan: Planner, monkeypatch: pytest.MonkeyPatch
+    written: Path, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    record = read_record(written)
     before = {path.name for path in written.parent.iterdir()}
     content = written.read_text()
-    monkeypatch.setattr(Path, "write_text", lambda self, text: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(Path, "write_text", lambda self, text, **_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        Records(options.leaderboard / "records").write(plan("constant", epochs=1)[0], {"x": math.inf})
+        options.records.write(dataclasses.replace(record, label="other"))
     assert {path.name for path in written.parent.iterdir()} == before
     assert written.read_text() == content
 
 
-def test_predictions_of_the_same_content_have_the_same_bytes(tmp_path: Path) -> None:
-    ids = np.array(['a,"b', "c"], dtype=object)
-    for name in ("one.csv.gz", "two.csv.gz"):
-        write_predictions(tmp_path / name, ids, torch.tensor([1, 0]), torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
+def test_the_predictions_are_there_before_the_record_is(
+    written: Path, options: Options, plan: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record never lacks its predictions, wherever a writer is killed."""
+    (trial,) = plan("constant", epochs=1, seeds=(5,))
+    placed: list[str] = []
+    replace = files.os.replace
+
+    def noted(source: str, target: Path) -> None:
+        placed.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", noted)
+    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    assert [name for name in placed if name.startswith(trial.id)] == [f"{trial.id}.csv.gz", f"{trial.id}.json"]
+
+
+def test_every_key_of_a_record_is_documented() -> None:
+    """The keys of a file, those of its parts included, are those of the document, and it knows no others."""
+    keys = {item.name for item in dataclasses.fields(Record)}
+    for name, hint in get_type_hints(Record).items():
+        for kind in (hint, *get_args(hint)):
+            if dataclasses.is_dataclass(kind) and get_origin(hint) is not dict:
+                keys |= {f"{name}.{item.name}" for item in dataclasses.fields(kind)}
+    assert set(re.findall(r"^\| `([\w.]+)` \|", DOCUMENT.read_text(), re.M)) == keys
+
+
+NAMES = ['a"b', "Bücher, 2", "line\nbreak", "carriage\rreturn", "NA", "007", "tab\t", "'", "\U0001f600", " spaced "]
+
+
+def table() -> Predictions:
+    numbers = np.arange(3 * len(NAMES), dtype=float).reshape(len(NAMES), 3) - 3
+    groups = ["vid\u00e9o", "", *["g"] * (len(NAMES) - 2)]
+    return Predictions(NAMES, groups, 3, numbers[:, :1], numbers[:, 1:] / 8)
+
+
+def test_predictions_come_back_from_pandas_as_they_were(tmp_path: Path) -> None:
+    made = table()
+    made.write(tmp_path / "p.csv.gz")
+    read = pd.read_csv(tmp_path / "p.csv.gz", dtype={"id": str, "group": str}, keep_default_na=False)
+    assert list(read.columns) == ["id", "group", "fold", "target0", "prediction0", "prediction1"]
+    assert list(read["id"]) == NAMES
+    assert list(read["group"]) == made.groups
+    assert set(read["fold"]) == {3}
+    ours, digest = read_predictions(tmp_path / "p.csv.gz")
+    assert (ours.ids, ours.groups, ours.fold) == (NAMES, made.groups, 3)
+    assert (ours.target == made.target).all()
+    assert digest == made.write(tmp_path / "again.csv.gz")
+
+
+def test_predictions_of_the_same_content_have_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any time: the packed file says nothing of when it was made."""
+    table().write(tmp_path / "one.csv.gz")
+    monkeypatch.setattr("time.time", lambda: 4e8)
+    table().write(tmp_path / "two.csv.gz")
     assert (tmp_path / "one.csv.gz").read_bytes() == (tmp_path / "two.csv.gz").read_bytes()
+
+
+def test_predictions_keep_every_float32(tmp_path: Path) -> None:
+    values = np.random.RandomState(0).standard_normal(5000).astype(np.float32)
+    near = np.nextafter(values, np.float32(np.inf))
+    made = Predictions(list(map(str, range(5000))), [""] * 5000, 0, values[:, None], near[:, None])
+    made.write(tmp_path / "p.csv.gz")
+    read, _ = read_predictions(tmp_path / "p.csv.gz")
+    assert (read.target[:, 0].astype(np.float32) == values).all()
+    assert (read.prediction[:, 0].astype(np.float32) == near).all()

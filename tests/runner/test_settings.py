@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from mmbench.methods import ConfigError
-from mmbench.runner.settings import Training, find_suite, suites
+from mmbench.runner.settings import find_suite, suites
+from mmbench.runner.training import Training
 
 
 def write(folder: Path, name: str, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import signal
@@ -14,62 +13,83 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from data_modules import FusionDataModule, SplitLocked
+from data_modules import FeatureStore, FusionDataModule, SplitLocked
 from data_modules.generator import write_synthetic
-from mmbench.methods import method
-from mmbench.metrics import fit_thresholds, multilabel_metrics
+from mmbench.methods import FusionMethod, method
+from mmbench.metrics import SplitMetric, fit_thresholds, multilabel_metrics
 from mmbench.runner import trial as trial_module
 from mmbench.runner.callbacks import Curve
 from mmbench.runner.launch import Options, work
 from mmbench.runner.plan import Trial, make_plan
-from mmbench.runner.records import RecordDict, problem
-from mmbench.runner.settings import Suite, Training
+from mmbench.runner.record import Record
+from mmbench.runner.settings import Suite
+from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
+from mmbench.runner.troubles import MachineError
+from mmbench.runner.verify import verify, verify_file
 from tests.runner.conftest import Planner
 
-VARYING = ("cost", "environment")
+VARYING = ("cost", "environment", "digest")
 """What two equal trials may differ in: time, memory and machine."""
 
 
-def result(record: RecordDict) -> RecordDict:
-    return {key: value for key, value in record.items() if key not in VARYING}
+def result(record: Record) -> dict[str, object]:
+    """Return what two equal trials have in common, the bytes of the predictions (by their digest) among it."""
+    return {key: value for key, value in record.to_dict().items() if key not in VARYING}
 
 
-def run(trial: Trial, options: Options) -> RecordDict:
+def run(trial: Trial, options: Options) -> Record:
     run_trial(trial, options.records, options.runs, accelerator="cpu")
     record = options.records.find(trial)
     assert record is not None
     return record
 
 
+def make_best(patch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Let an epoch have the best score on validation: what is tested must not rest on how a training happens to end."""
+    score = FusionMethod._score
+
+    def steered(self: FusionMethod, split: str, metric: SplitMetric, reset: bool = True) -> None:
+        score(self, split, metric, reset)
+        if split == "valid":
+            self.log("valid/mae", abs(self.current_epoch - epoch) + 0.5)
+
+    patch.setattr(FusionMethod, "_score", steered)
+
+
 def test_record_is_complete_and_selected_on_validation(plan: Planner, options: Options) -> None:
     (trial,) = plan("late_fusion", epochs=4)
     record = run(trial, options)
-    assert record["status"] == "completed"
-    assert problem(record, options.records.path(trial)) is None
-    values = [row["valid/mae"] for row in record["curve"]]
-    assert record["selection"]["epoch"] == int(np.argmin(values))
-    assert record["selection"]["value"] == min(values)
-    assert record["samples"] == {"train": 64, "valid": 24, "test": 24}
-    assert record["cost"]["parameters"] == sum(p.numel() for p in _model(trial).parameters())
-    assert record["fingerprint"] == trial.fingerprint
+    assert record.status == "completed"
+    assert verify_file(options.records.path(trial)) == record
+    values = [row["valid/mae"] for row in record.curve]
+    assert record.selection.epoch == int(np.argmin(values))
+    assert record.selection.value == min(values)
+    assert record.samples == {"train": 64, "valid": 24, "test": 24}
+    assert record.cost.parameters == sum(p.numel() for p in _model(trial).parameters())
+    assert (record.identity, record.content) == (trial.identity, trial.content)
 
 
-def test_test_scores_are_those_of_the_stored_predictions_of_the_selected_epoch(plan: Planner, options: Options) -> None:
-    (trial,) = plan("late_fusion", epochs=12, overrides={"lr": 1e-2})
-    record = run(trial, options)
-    assert record["selection"]["epoch"] < len(record["curve"]) - 1, "the last epoch must not be the best one here"
-    with gzip.open(options.records.path(trial).with_suffix(".csv.gz"), "rt") as file:
-        header, *rows = file.read().splitlines()
-    assert header == "id,target0,prediction0"
-    target, prediction = np.array([[float(cell) for cell in row.split(",")[1:]] for row in rows]).T
-    assert record["test"]["mae"] == pytest.approx(np.abs(target - prediction).mean(), abs=1e-6)
+def test_test_scores_are_those_of_the_stored_predictions_of_the_selected_epoch(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trial,) = plan("late_fusion", epochs=6)
+    with monkeypatch.context() as patch:
+        make_best(patch, epoch=1)
+        record = run(trial, options)
+    assert (record.selection.epoch, len(record.curve)) == (1, 6)
+    table = pd.read_csv(options.records.path(trial).with_suffix(".csv.gz"))
+    assert list(table.columns) == ["id", "group", "fold", "target0", "prediction0"]
+    target, prediction = table["target0"].to_numpy(), table["prediction0"].to_numpy()
+    assert record.test["mae"] == pytest.approx(np.abs(target - prediction).mean(), abs=1e-6)
     store = trial.datamodule(8).store
     test_rows = store.rows("standard", 0)["test"]
-    assert [row.split(",")[0].strip('"') for row in rows] == list(store.ids[test_rows])
+    assert list(table["id"]) == list(store.ids[test_rows])
+    assert list(table["group"]) == list(store.groups[test_rows])
     assert target == pytest.approx(store.targets[test_rows], abs=1e-6)
     best = next((options.runs / trial.id).glob("epoch=*.ckpt"))
     model = type(_model(trial)).load_from_checkpoint(best).eval()
@@ -100,7 +120,7 @@ def test_the_test_split_is_locked_while_training(
             trainer.datamodule.test_dataloader()
 
     monkeypatch.setattr(Curve, "on_train_epoch_start", peek)
-    assert run(trial, options)["status"] == "completed"
+    assert run(trial, options).completed
     assert set(seen) == {"train", "valid"}
 
 
@@ -110,9 +130,10 @@ def test_a_method_that_reads_the_test_split_early_becomes_a_failed_record(
     (trial,) = plan("lf_dnn", epochs=1)
     monkeypatch.setattr(Curve, "on_train_epoch_start", lambda self, trainer, module: trainer.datamodule.setup("test"))
     record = run(trial, options)
-    assert record["status"] == "failed"
-    assert record["error"]["type"] == "SplitLocked"
-    assert record["test"] == {}
+    assert record.status == "failed"
+    assert record.error.type == "SplitLocked"
+    assert record.test == {}
+    assert record.code
 
 
 def test_the_test_split_is_loaded_once(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +150,7 @@ def test_same_seed_same_result_other_seed_other_result(plan: Planner, options: O
     again = Options(leaderboard=tmp_path / "again", runs=tmp_path / "again-runs")
     record = run(first, options)
     assert result(record) == result(run(first, again))
-    assert record["test"]["mae"] != run(other, options)["test"]["mae"]
+    assert record.test["mae"] != run(other, options).test["mae"]
 
 
 @pytest.mark.parametrize("method_key", ["late_fusion", "mmim"])
@@ -157,51 +178,45 @@ def test_a_run_stopped_after_any_epoch_resumes_to_the_same_record(
 
 
 def test_kill_in_the_middle_then_the_same_command_gives_the_record_of_an_uninterrupted_run(
-    plan: Planner, options: Options, tmp_path: Path, small_store
+    options: Options, tmp_path: Path, small_store: FeatureStore
 ) -> None:
-    (trial,) = plan("mmim", epochs=12)
-    whole = run(trial, Options(leaderboard=tmp_path / "whole", runs=tmp_path / "whole-runs"))
-    command = [
-        *(sys.executable, "-m", "mmbench", "run", "--method", "mmim", "--seeds", "1111", "--max-epochs", "12"),
-        *("--store", str(small_store.path), "--leaderboard", str(options.leaderboard), "--runs", str(options.runs)),
-        *("--benchmarks", str(tmp_path / "none"), "--jobs", "1", "--accelerator", "cpu"),
-    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    folder_glob = "*/last.ckpt"
+
+    def command(place: Options) -> list[str]:
+        return [
+            *(sys.executable, "-m", "mmbench", "run", "--method", "mmim", "--seeds", "1111", "--max-epochs", "12"),
+            *("--store", str(small_store.path), "--leaderboard", str(place.leaderboard), "--runs", str(place.runs)),
+            *("--benchmarks", str(tmp_path / "none"), "--jobs", "1", "--accelerator", "cpu"),
+        ]
+
+    def finish(place: Options) -> Record:
+        done = subprocess.run(command(place), env=environment, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        (record,), problems = verify(place.records)
+        assert problems == []
+        assert (place.leaderboard / "README.md").is_file()
+        return record
+
+    process = subprocess.Popen(command(options), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while not list(options.runs.glob(folder_glob)):
+    while not list(options.runs.glob("*/last.ckpt")):
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    assert not list(options.leaderboard.glob("records/**/*.json")), "the run ended before it could be killed"
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    (path,) = options.leaderboard.glob("records/**/*.json")
-    resumed, _ = options.records.load()
-    assert path.stem == resumed[0]["id"]
-    for key in ("curve", "selection", "test"):
-        assert resumed[0][key] == whole[key]
-    assert (options.leaderboard / "README.md").is_file()
-
-
-def test_a_checkpoint_cut_off_by_a_kill_means_a_new_start(plan: Planner, options: Options) -> None:
-    (trial,) = plan("lf_dnn", epochs=2)
-    folder = options.runs / trial.id
-    folder.mkdir(parents=True)
-    (folder / "last.ckpt").write_bytes(b"PK\x03\x04 half a checkpoint")
-    assert run(trial, options)["status"] == "completed"
+    assert not options.records.paths(), "the run ended before it could be killed"
+    whole = Options(tmp_path / "whole", tmp_path / "whole-runs")
+    assert result(finish(options)) == result(finish(whole))
 
 
 def test_a_loss_that_is_no_number_is_recorded_as_diverged(plan: Planner, options: Options) -> None:
     (trial,) = plan("late_fusion", epochs=2, overrides={"lr": 1e30, "gradient_clip": 0.0})
     record = run(trial, options)
-    assert record["status"] == "diverged"
-    assert "after epoch" in record["error"]["message"]
-    assert problem(record, options.records.path(trial)) is None
+    assert record.status == "diverged"
+    assert "after epoch" in record.error.message
+    assert verify_file(options.records.path(trial)) == record
 
 
 def test_an_error_in_a_method_is_recorded_and_the_rest_goes_on(
@@ -210,11 +225,15 @@ def test_an_error_in_a_method_is_recorded_and_the_rest_goes_on(
     bad, good = plan("lf_dnn", "late_fusion", epochs=1)
     monkeypatch.setattr(method("lf_dnn"), "forward", lambda self, batch: 1 / 0)
     ended: list[tuple[str, str]] = []
-    work([bad, good], options, lambda trial, record, epochs: record and ended.append((trial.method, record["status"])))
+    work(
+        [bad, good],
+        options,
+        lambda trial, news: ended.append((trial.method, news.status)) if isinstance(news, Record) else None,
+    )
     assert ended == [("lf_dnn", "failed"), ("late_fusion", "completed")]
     record = options.records.find(bad)
     assert record is not None
-    assert record["error"]["type"] == "ZeroDivisionError"
+    assert record.error.type == "ZeroDivisionError"
 
 
 def test_wandb_runs_offline_without_a_key(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,13 +250,16 @@ def test_wandb_runs_offline_without_a_key(plan: Planner, options: Options, monke
     run_trial(trial, options.records, options.runs, tracker="wandb", accelerator="cpu")
     assert calls["offline"] is True
     assert calls["id"] == trial.id
-    assert math.isfinite(options.records.find(trial)["test"]["mae"])
+    assert math.isfinite(options.records.find(trial).test["mae"])
 
 
-def test_training_stops_after_patience_epochs_without_gain(plan: Planner, options: Options) -> None:
-    (trial,) = plan("late_fusion", epochs=40, patience=2, overrides={"lr": 1e-2})
+def test_training_stops_after_patience_epochs_without_gain(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trial,) = plan("lf_dnn", epochs=40, patience=2)
+    make_best(monkeypatch, epoch=2)
     record = run(trial, options)
-    assert len(record["curve"]) == record["selection"]["epoch"] + 1 + 2 < 40
+    assert (record.selection.epoch, len(record.curve)) == (2, 5)
 
 
 def test_the_learning_rate_drops_on_a_plateau(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +274,7 @@ def test_the_learning_rate_drops_on_a_plateau(plan: Planner, options: Options, m
     (trial,) = plan("lf_dnn", epochs=5, overrides={"lr": 1.0, "plateau_patience": 1, "plateau_factor": 0.25})
     monkeypatch.setattr(Curve, "on_train_epoch_start", look)
     monkeypatch.setattr(type(_model(trial)), "training_step", lambda self, batch, index: self.optimizers().step())
-    assert run(trial, options)["status"] == "completed"
+    assert run(trial, options).completed
     assert rates == [1.0, 1.0, 1.0, 0.25, 0.25]
 
 
@@ -271,9 +293,9 @@ def test_thresholds_are_fitted_on_validation_and_applied_to_test(tmp_path: Path,
     with torch.no_grad():
         on_valid, on_test = model(valid).prediction, model(test).prediction
     thresholds = fit_thresholds(on_valid, valid.target)
-    assert record["task"]["thresholds"] == pytest.approx(thresholds.tolist())
+    assert record.task.thresholds == pytest.approx(thresholds.tolist())
     scores = multilabel_metrics(on_test, test.target, store.target.names, thresholds)
-    assert {name: record["test"][name] for name in scores} == pytest.approx(scores, abs=1e-6)
+    assert {name: record.test[name] for name in scores} == pytest.approx(scores, abs=1e-6)
     for other in (torch.full_like(thresholds, 0.5), fit_thresholds(on_test, test.target)):
         assert multilabel_metrics(on_test, test.target, store.target.names, other) != pytest.approx(scores, abs=1e-6)
 
@@ -284,9 +306,10 @@ def test_a_store_replaced_after_the_plan_was_made_is_not_trained_on(tmp_path: Pa
         Suite("default", seeds=(1,)), dataset="synthetic", path=store.path, methods_wanted=["lf_dnn"]
     )
     write_synthetic(tmp_path / "a.h5", samples=(16, 8, 8), seed=2)
-    record = run(trial, options)
-    assert record["status"] == "failed"
-    assert "was replaced" in record["error"]["message"]
+    with pytest.raises(MachineError, match="was replaced") as caught:
+        run(trial, options)
+    assert caught.value.everything
+    assert options.records.find(trial) is None
 
 
 @pytest.mark.slow
@@ -302,5 +325,5 @@ def test_wandb_itself_writes_an_offline_run_for_each_trial(
             run_trial(trial, options.records, options.runs, tracker="wandb", accelerator="cpu")
         record = options.records.find(trial)
         assert record is not None
-        assert record["status"] == "completed", record.get("error")
+        assert record.completed, record.error
         assert len(list((options.runs / trial.id).glob("wandb/offline-run-*/*.wandb"))) == 1

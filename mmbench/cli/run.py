@@ -1,0 +1,179 @@
+"""``mmbench run``: trials, their records, and how they compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from mmbench.cli.common import Handler, add_leaderboard, console, own_folder, published_records, say
+
+if TYPE_CHECKING:
+    from mmbench.report import Report
+    from mmbench.runner.launch import Options, Ran
+    from mmbench.runner.plan import Trial
+    from mmbench.runner.settings import Suite
+    from mmbench.runner.training import Training
+
+
+def add_run(commands: Any, handlers: dict[str, Handler]) -> None:
+    """Add ``run``."""
+    parser = ArgumentParser(
+        description="Run trials, write their records, print the leaderboard. Settings of a method: --method.KEY VALUE, "
+        "of the data: --data.KEY VALUE, of corruption: --corruption.KEY VALUE."
+    )
+    parser.add_argument("--method", nargs="+", default=[], help="methods; by default the suite's, or all that fit")
+    parser.add_argument("--dataset", default="", help="data set; by default the suite's")
+    parser.add_argument(
+        "--store", type=Path | None, default=None, help="the data set's store, if not in its usual place"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="seeds; by default the suite's")
+    parser.add_argument("--folds", nargs="+", type=int, default=[], help="folds; by default all")
+    parser.add_argument("--suite", default="default", help="named defaults (`mmbench list suites`)")
+    parser.add_argument("--limit", type=int, default=0, help="at most this many samples of each split; 0 for all")
+    parser.add_argument(
+        "--missing", nargs="+", type=float, default=[], help="rates of missing steps, a track each; see their curve"
+    )
+    parser.add_argument("--max-epochs", type=int, default=0, help="largest number of epochs; 0 for the suite's")
+    parser.add_argument("--precision", default="", help="32-true, 64-true or bf16-mixed; by default the suite's")
+    parser.add_argument("--logger", choices=["csv", "wandb"], default="csv", help="where curves go while training")
+    add_machine(parser)
+    parser.add_argument("--retry", action="store_true", help="run failed and diverged trials again")
+    parser.add_argument("--fresh", action="store_true", help="train even what is done")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, run nothing")
+    add_leaderboard(parser)
+    parser.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), help="folder of suites and settings")
+    commands.add_subcommand("run", parser)
+    handlers["run"] = run
+
+
+def add_machine(parser: ArgumentParser) -> None:
+    """Add the options of where trials run."""
+    parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator")
+    parser.add_argument("--jobs", type=int, default=0, help="processes; 0 for one per GPU, or per core without GPUs")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints and logs")
+
+
+def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Run a plan and print how it compares."""
+    from mmbench.methods import ConfigError
+    from mmbench.runner.environment import check_machine, now
+    from mmbench.runner.launch import Options, automatic_jobs, launch
+    from mmbench.runner.settings import find_suite
+
+    folder = own_folder(arguments.leaderboard)
+    if not arguments.benchmarks.is_dir():
+        console.print(
+            f"There is no folder {arguments.benchmarks}: methods run with their built-in settings. Run from the "
+            "repository or give --benchmarks for those that are shipped per data set.",
+            style="yellow",
+        )
+    suite = find_suite(arguments.benchmarks, arguments.suite)
+    changes = {"max_epochs": arguments.max_epochs, "precision": arguments.precision}
+    training = dataclasses.replace(suite.training, **{name: value for name, value in changes.items() if value})
+    check_machine(arguments.accelerator, training.precision, arguments.logger)
+    trials, left_out = _plan(arguments, dotted, suite, training)
+    for method, why in left_out.items():
+        console.print(f"{method} is left out: {why}.", markup=False)
+    if not trials:
+        raise ConfigError("No method fits these data: nothing to run.")
+    if arguments.dry_run:
+        for trial in trials:
+            say(f"{trial.id}  {trial.track}  {trial.title}")
+        return 0
+    options = Options(
+        folder,
+        arguments.runs,
+        arguments.logger,
+        arguments.accelerator,
+        arguments.jobs or automatic_jobs(len(trials)),
+        arguments.retry,
+        now() if arguments.fresh else "",
+    )
+    ran = launch(trials, options, console)
+    try:
+        _summarize(ran, options)
+    except OSError as error:  # what kept tables from being written may have kept trials from running
+        say(f"The tables of {folder} were not made: {error}", style="red")
+        return complain(ran) or 1
+    return complain(ran)
+
+
+def _plan(
+    arguments: Namespace, dotted: dict[str, dict[str, str]], suite: Suite, training: Training
+) -> tuple[list[Trial], dict[str, str]]:
+    """Return the trials of the command, and by method why it was left out."""
+    from data_modules.store import FeatureStore
+    from mmbench.runner.plan import corruption_settings, data_settings, make_plan
+
+    data: dict[str, Any] = data_settings(dotted["data"])
+    if arguments.limit:
+        data["limit"] = arguments.limit
+    trials: list[Trial] = []
+    left_out: dict[str, str] = {}
+    for rate in dict.fromkeys(arguments.missing) or [None]:
+        corruption = corruption_settings(dotted["corruption"] | ({} if rate is None else {"steps": rate}))
+        planned, left_out = make_plan(
+            suite,
+            dataset=arguments.dataset or (FeatureStore(arguments.store).dataset if arguments.store else suite.dataset),
+            methods_wanted=arguments.method,
+            seeds=arguments.seeds,
+            folds=arguments.folds,
+            path=arguments.store,
+            data={**data, "corruption": corruption} if corruption else data,
+            training=training,
+            overrides=dotted["method"],
+            benchmarks=arguments.benchmarks,
+        )
+        trials += planned
+    return trials, left_out
+
+
+def _summarize(ran: Ran, options: Options) -> None:
+    """Make the tables and print one's own part of them."""
+    from mmbench.report import your_runs
+    from mmbench.runner.callbacks import best_checkpoint
+    from mmbench.runner.code import code_hash
+
+    made = make_tables(options.leaderboard)
+    checkpoints = {
+        record.id: best_checkpoint(options.runs / record.id, record.selection.epoch)
+        for record in ran.records
+        if record.selection
+    }
+    published = made.published if published_records() else None
+    your_runs(ran.records, published, made.own, checkpoints, console, code_hash, options.leaderboard)
+
+
+def make_tables(folder: Path) -> Report:
+    """Make one's own tables, and say what is wrong with records."""
+    from mmbench.report import build
+    from mmbench.runner.code import code_hash
+    from mmbench.runner.records import Records
+    from mmbench.runner.verify import verify
+
+    made = build(folder, Records(folder / "records"), published_records(), code_hash, verify)
+    for line in made.problems:
+        say(line, style="yellow")
+    return made
+
+
+def complain(ran: Ran) -> int:
+    """Say what has no result and why, and return the exit status."""
+    bad = sum(not record.completed for record in ran.records)
+    if bad:
+        say(f"{bad} trials failed or diverged. To run these again: the same command with --retry.", style="red")
+    for trial, trouble in ran.troubles:
+        say(f"{trial.title} has no record: {trouble}", style="red")
+    if ran.stopped:
+        left = f", and {len(ran.unfinished)} trials were not run" if ran.unfinished else ""
+        say(f"This would have hit every trial{left}. The same command continues once it is mended.", style="red")
+    else:
+        for trial in ran.unfinished:
+            say(
+                f"{trial.title} has no record: its process was ended (out of memory?). The same command continues it.",
+                style="red",
+            )
+    return 1 if bad or ran.troubles or ran.unfinished else 0

@@ -1,0 +1,107 @@
+"""Which trials belong together: from records to the boards of all tracks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from mmbench.report.boards import Board
+from mmbench.report.markdown import printable
+from mmbench.report.rows import YOURS, Origin, Row, of_code
+from mmbench.report.values import commonest, short_hash
+from mmbench.runner.record import Record
+
+EARLIER = ", earlier code"
+"""What stands behind the label of own trials that the present code did not make."""
+
+Code = Callable[[str], str]
+"""Hash of the present code of a method; may raise, or be empty, for a method that is not there any more."""
+
+
+def boards(published: Iterable[Record], own: Iterable[Record] = (), code: Code | None = None) -> list[Board]:
+    """Return the boards of all tracks, by track and then by falling number of trials.
+
+    Args:
+        published: Published records in any order; one that occurs twice counts once.
+        own: Records of the person who reads the tables, likewise.
+        code: Hash of the present code of a method, for notes of what other code made.
+    """
+    unique = {
+        (origin, record.track, record.id, record.code): record
+        for origin, records in (("published", published), ("own", own))
+        for record in records
+    }
+    present = {method: _present(code, method) for method in {record.method for record in unique.values()}}
+    groups: dict[tuple[str, str], dict[Origin, list[Record]]] = {}
+    for (origin, *_), record in sorted(unique.items()):
+        group = groups.setdefault((record.track, record.identity), {"published": [], "own": []})
+        group["published" if origin == "published" else "own"].append(record)
+    made = [_board(track, identity, group, present) for (track, identity), group in groups.items()]
+    return sorted(made, key=lambda board: (board.track, -len(board.records), board.identity))
+
+
+def _present(code: Code | None, method: str) -> str | None:
+    if code is None:
+        return None
+    try:
+        return code(method)
+    except Exception:  # whatever is wrong with a method's code, its numbers are still to be shown
+        return ""
+
+
+def _board(track: str, identity: str, by_origin: dict[Origin, list[Record]], present: dict[str, str | None]) -> Board:
+    # What was published decides what is measured; own records of something else do not turn the table around.
+    completed = [record for records in by_origin.values() for record in records if record.completed]
+    deciding = [record for record in by_origin["published"] if record.completed] or completed
+    metric, mode = commonest((r.selection.metric, r.selection.mode) for r in deciding if r.selection) or ("", "max")
+    family = commonest(record.task.family for record in deciding if record.task) or ""
+    groups: dict[tuple[Origin, str], list[Record]] = {}
+    for origin, records in by_origin.items():
+        for record in records:
+            groups.setdefault((origin, _key(record, origin, present[record.method])), []).append(record)
+    labels = {
+        (origin, key): printable(commonest(record.label for record in group)) + _state(origin, group, present)
+        for (origin, key), group in groups.items()
+    }
+    often = Counter((origin, label) for (origin, _), label in labels.items())
+    rows = [
+        Row(
+            key,
+            labels[origin, key]
+            + (f" #{key}" if often[origin, labels[origin, key]] > 1 else "")
+            + (YOURS if origin == "own" else ""),
+            {record.cell: record for record in group},
+            metric,
+            origin,
+            present[group[0].method],
+        )
+        for (origin, key), group in groups.items()
+    ]
+    return Board(track, identity, family, metric, mode == "max", _in_order(rows, mode == "max"))
+
+
+def _state(origin: Origin, group: Sequence[Record], present: dict[str, str | None]) -> str:
+    """Return what of a row's label says that the present code did not make one's own trials."""
+    code = present[group[0].method]
+    return EARLIER if origin == "own" and code is not None and not of_code(group[0], code) else ""
+
+
+def _key(record: Record, origin: Origin, present: str | None) -> str:
+    """Return the short hash of what all trials of a row share, beside the track and the data of their board.
+
+    What was published is one row whatever code made it, for its table is what was published. Own trials that different
+    code made are different rows, of one configuration too; one that was trained again has replaced its earlier self.
+    """
+    shared: list[object] = [record.method, record.config, record.data, record.training]
+    if origin == "own":
+        shared.append(present if present and of_code(record, present) else record.code)
+    return short_hash(shared)
+
+
+def _in_order(rows: Sequence[Row], higher: bool) -> list[Row]:
+    def place(row: Row) -> tuple[int, float, str, str]:
+        group = 0 if row.seeds else 1 if row.counted else 2
+        value = 0.0 if group == 2 else row.mean
+        return group, -value if higher else value, row.label, row.key
+
+    return sorted(rows, key=place)

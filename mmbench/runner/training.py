@@ -1,0 +1,181 @@
+"""Training and testing one method: what of the program, beside the method itself, decides a result.
+
+Epochs are chosen on validation, and the test split is read once, after that.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+
+from data_modules import FusionDataModule
+from mmbench.methods import ConfigError, FusionMethod, MethodConfig
+from mmbench.runner.callbacks import Checkpoints, Curve, DivergedError, EpochSeed, Patience, WholeFiles
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all methods of a table share.
+
+    Attributes:
+        max_epochs: Largest number of epochs.
+        patience: Epochs without gain on validation after which training stops.
+        precision: ``32-true``, ``64-true`` or ``bf16-mixed``; not ``16-mixed``, whose scaled gradients would be clipped
+            at the wrong norm.
+    """
+
+    max_epochs: int = 40
+    patience: int = 8
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if min(self.max_epochs, self.patience) < 1:
+            raise ConfigError(f"max_epochs is {self.max_epochs} and patience {self.patience}; both must be at least 1.")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; it must be one of: {', '.join(PRECISIONS)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came out of one training.
+
+    Attributes:
+        monitor: The validation metric that selected, as ``valid/<name>``.
+        mode: ``min`` or ``max``.
+        epoch: The selected epoch, counted from 0.
+        curve: Per epoch the terms of the loss and the validation metrics.
+        seconds: Duration of each epoch.
+        test: Test metrics of the selected epoch.
+        index: ``(N,)`` rows of the test samples in the store.
+        target: ``(N,)`` or ``(N, C)``.
+        prediction: ``(N, outputs)``, raw.
+        device: What computed.
+    """
+
+    monitor: str
+    mode: Literal["min", "max"]
+    epoch: int
+    curve: list[dict[str, Any]]
+    seconds: list[float]
+    test: dict[str, float]
+    index: Tensor
+    target: Tensor
+    prediction: Tensor
+    device: torch.device
+
+
+def build(cls: type[FusionMethod], config: MethodConfig, data: FusionDataModule, seed: int) -> FusionMethod:
+    """Return a method as its seed makes it, and let its data hold what it reads."""
+    pl.seed_everything(seed, verbose=False)
+    model = cls(data.spec, config=config)
+    data.read_only(model.spec.modalities)
+    return model
+
+
+def train_and_test(
+    model: FusionMethod,
+    data: FusionDataModule,
+    training: Training,
+    seed: int,
+    folder: Path,
+    *,
+    stamp: str,
+    logger: Logger | bool,
+    accelerator: str,
+    on_epoch: Callable[[int], None],
+) -> Outcome:
+    """Train, continue where an earlier run stopped, select an epoch, and test it.
+
+    Args:
+        model: The method, as its seed made it; in the end it has the weights of the selected epoch.
+        data: Its data; the test split is locked until the epoch is selected.
+        training: Epochs, patience, precision.
+        seed: Seed of the trial.
+        folder: Where checkpoints go.
+        stamp: Names the code and the data; only a state with the same one is continued.
+        logger: Lightning's logger.
+        accelerator: Lightning's accelerator.
+        on_epoch: Called with the number of finished epochs.
+
+    Raises:
+        DivergedError: When a loss or the selecting metric is not a number.
+    """
+    selection = model.task.selection
+    mode: Literal["min", "max"] = "max" if model.valid_metric.higher_is_better_of(selection) else "min"
+    monitor = f"valid/{selection}"
+    curve = Curve(selection, on_epoch)
+    checkpoints = Checkpoints(model.first_epoch, folder, monitor=monitor, mode=mode, stamp=stamp)
+    stop = Patience(model.first_epoch, monitor, mode=mode, patience=training.patience)
+    # Deterministic kernels are asked for, not that PyTorch writes NaN into all memory before it is used.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # set at run time
+    trainer = pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        max_epochs=training.max_epochs,
+        precision=training.precision,  # type: ignore[arg-type] # one of those that Lightning names
+        callbacks=[EpochSeed(seed), curve, stop, checkpoints],
+        logger=logger,
+        plugins=[WholeFiles()],
+        deterministic="warn",
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    for path in folder.glob(".*.part"):  # of a process that was killed while it wrote
+        path.unlink()
+    resumed = checkpoints.resumable()
+    if not resumed:
+        clear(folder)
+    data.test_locked = True
+    trainer.fit(model, data, ckpt_path=checkpoints.last if resumed else None)
+    best = torch.load(checkpoints.best, weights_only=True, map_location="cpu")
+    model.load_state_dict(best["state_dict"])
+    data.test_locked = False
+    pl.seed_everything(seed, verbose=False)  # for methods that draw when they predict; a restart has drawn less
+    trainer.test(model, data, verbose=False)
+    prediction, target, index = model.test_metric.gathered()
+    test = model.test_metric.compute()
+    if not math.isfinite(test[selection]):
+        raise DivergedError(f"test/{selection} is {test[selection]}.")
+    device = trainer.strategy.root_device
+    return Outcome(monitor, mode, best["epoch"], curve.rows, curve.seconds, test, index, target, prediction, device)
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier training left; logs stay."""
+    for path in folder.glob("*.ckpt"):
+        path.unlink()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's hardware banner and the advice that does not hold here; everything else is still shown."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for text in (
+            ".*Checkpoint directory.*exists and is not empty.*",
+            ".*smaller than the logging interval.*",
+            ".*in eval mode at the start of training.*",
+        ):
+            warnings.filterwarnings("ignore", message=text)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        yield
+    log.setLevel(level)
