@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data_modules import FeatureStore
+from data_modules import Batch, FeatureStore
 from mmbench.cli import main
-from mmbench.methods import method
+from mmbench.methods import FusionMethod, Output, method
 from mmbench.runner.records import Records
 
 SEEDS = ("1", "2", "3")
@@ -55,6 +55,16 @@ def edit_code(patch: pytest.MonkeyPatch) -> None:
     """Let the present code be another than that of all records."""
     for module in ("plan", "again", "launch", "code"):  # the others take it from the last one
         patch.setattr(f"mmbench.runner.{module}.code_hash", lambda key: "f" * 16)
+
+
+FORWARD = method("lf_dnn").forward
+
+
+def far_off(self: FusionMethod, batch: Batch) -> Output:
+    """What another program would predict."""
+    output = FORWARD(self, batch)
+    output.prediction = output.prediction + 5
+    return output
 
 
 def published(folder: Path) -> dict[str, bytes]:
@@ -103,14 +113,7 @@ def test_changed_code_trains_again_and_is_told_from_what_is_published(
 ) -> None:
     assert run(small_store, "--method", "lf_dnn") == 0
     edit_code(monkeypatch)
-    forward = method("lf_dnn").forward
-
-    def other(self, batch):
-        output = forward(self, batch)
-        output.prediction = output.prediction + 5
-        return output
-
-    monkeypatch.setattr(method("lf_dnn"), "forward", other)
+    monkeypatch.setattr(method("lf_dnn"), "forward", far_off)
     capsys.readouterr()
     assert run(small_store, "--method", "lf_dnn") == 0
     out = capsys.readouterr().out
@@ -122,8 +125,9 @@ def test_changed_code_trains_again_and_is_told_from_what_is_published(
 def test_the_published_folder_is_nobodys_own(
     here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(small_store, "--method", "constant", "--leaderboard", "leaderboard") == 2
-    assert "only `mmbench publish` changes" in capsys.readouterr().err
+    for folder in ("leaderboard", "leaderboard/records", str(here / "leaderboard" / "more")):
+        assert run(small_store, "--method", "constant", "--leaderboard", folder) == 2
+        assert "only `mmbench publish` changes" in capsys.readouterr().err
 
 
 def test_another_folder_holds_everything_of_ones_own(
@@ -165,6 +169,28 @@ def test_tables_on_demand(here: Path, small_store: FeatureStore, capsys: pytest.
     assert main(["compare", "lf_dnn", "tfn"]) == 2
     assert main(["report", "--dataset", "mosi"]) == 2
     assert "there are some of: synthetic/regression/standard" in capsys.readouterr().err
+
+
+def test_tables_on_demand_of_several_tracks(
+    here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only boards that have what is asked for are printed, and a form that holds one table wants one chosen."""
+    assert main(["report", "--mine"]) == 2
+    assert "you have no rows there" in capsys.readouterr().err
+    assert run(small_store, "--method", "lf_dnn", "--limit", "16", seeds=("1",)) == 0
+    capsys.readouterr()
+    assert main(["report", "--mine", "--format", "csv"]) == 0
+    assert len(pd.read_csv(io.StringIO(capsys.readouterr().out))) == 1
+    assert main(["report", "--format", "csv"]) == 2
+    names = capsys.readouterr().err.strip().split("among: ")[1].removesuffix(".").split(", ")
+    assert [name.partition("@")[0] for name in names] == [
+        "synthetic/regression/standard",
+        "synthetic/regression/standard+limit16",
+    ]
+    for name in names:
+        assert main(["report", "--format", "csv", "--dataset", name]) == 0
+    assert main(["publish", "--dataset", "mosi"]) == 2
+    assert "None of your 1 records is that" in capsys.readouterr().err
 
 
 def test_report_makes_ones_own_tables_and_leaves_out_what_does_not_hold(
@@ -216,6 +242,25 @@ def test_publish_adds_what_is_new_and_refuses_what_differs(
     assert main(["verify"]) == 0
 
 
+def test_publish_does_not_make_good_what_somebody_edited(
+    here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A note of a reproduction would give the edited record a digest that fits."""
+    theirs = Records(here / "leaderboard/records")
+    path = next(theirs.path(record) for record in theirs.load()[0] if (record.method, record.seed) == ("lf_dnn", 1))
+    path.write_text(path.read_text().replace('"parameters": ', '"parameters": 9'))
+    edit_code(monkeypatch)
+    assert run(small_store, "--method", "lf_dnn", seeds=("1",)) == 0
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert main(["publish"]) == 1
+    assert "refused (the published record does not hold: it was changed after it was written" in capsys.readouterr().out
+    assert path.read_bytes() == before
+    assert main(["verify"]) == 1
+    assert main(["publish", "--replace"]) == 0
+    assert main(["verify"]) == 0
+
+
 def test_publish_does_not_take_what_does_not_hold(
     here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,8 +279,11 @@ def test_reproduce_says_which_word_holds_and_publish_notes_it(
     command = ["reproduce", "--store", str(small_store.path), "--jobs", "1", "--accelerator", "cpu"]
     before = published(here)
     edit_code(monkeypatch)
+    assert run(small_store, "--method", "lf_dnn", seeds=("1", "2")) == 0
+    capsys.readouterr()
     assert main([*command, "--method", "lf_dnn", "--seeds", "1", "2"]) == 0
     out = capsys.readouterr().out
+    assert "(kept)" not in out, "it trains again what is done here, too"
     assert "2 of 2 trials: equal" in out
     assert published(here) == before
     assert main(["publish"]) == 0
@@ -250,14 +298,7 @@ def test_reproduce_ends_with_1_where_a_result_differs(
     here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["reproduce", "--store", str(small_store.path), "--jobs", "1", "--accelerator", "cpu"]
-    forward = method("lf_dnn").forward
-
-    def other(self, batch):
-        output = forward(self, batch)
-        output.prediction = output.prediction + 5
-        return output
-
-    monkeypatch.setattr(method("lf_dnn"), "forward", other)
+    monkeypatch.setattr(method("lf_dnn"), "forward", far_off)
     assert main([*command, "--method", "lf_dnn", "--seeds", "1"]) == 1
     assert "1 of 1 trials: differs" in capsys.readouterr().out
     assert main([*command, "--method", "tfn"]) == 2

@@ -189,3 +189,8 @@ def test_other_machines_and_odd_values_do_not_stop_it() -> None:
         lines = shown(odd, width=width)
         assert not any("\u202e" in line for line in lines)
         assert any("odd (yours): 1 without a defined mae" in line for line in lines) or width == 20
+
+
+def test_the_published_row_of_the_same_trials_is_shown_however_far_it_is() -> None:
+    lines = table(shown(runs("m05", [9.0, 9.1, 9.2])))
+    assert [line.split()[1:3] for line in lines if "m05" in line] == [["m05", "3"], ["m05", "(yours)"]]

@@ -35,7 +35,7 @@ def left(trial: Trial, options: Options) -> tuple[dict[str, object], bytes]:
 
 def uninterrupted(trial: Trial, folder: Path) -> tuple[dict[str, object], bytes]:
     options = Options(folder / "whole", folder / "whole-runs", accelerator="cpu")
-    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    go_on(trial, options)
     return left(trial, options)
 
 
@@ -55,9 +55,18 @@ def at_epoch(epoch: int) -> Callable[..., bool]:
     return lambda _, trainer, *rest: trainer.current_epoch == epoch
 
 
-def stopped_run(trial: Trial, options: Options) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run_trial(trial, options.records, options.runs, accelerator="cpu")
+def go_on(trial: Trial, options: Options) -> None:
+    run_trial(trial, options.records, options.runs, accelerator="cpu")
+
+
+def stopped_run(
+    trial: Trial, options: Options, cls: type, name: str, when: Callable[..., bool] = lambda *_: True
+) -> None:
+    """Run a trial until it comes to some place at some time, where Ctrl-C is pressed."""
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, cls, name, when)
+        with pytest.raises(KeyboardInterrupt):
+            go_on(trial, options)
     assert options.records.find(trial) is None
 
 
@@ -93,17 +102,13 @@ def test_a_training_that_has_ended_is_not_trained_further(
     (trial,) = plan("late_fusion", epochs=9, patience=patience)
     make_best(monkeypatch, epoch=2)
     whole = uninterrupted(trial, tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt(patch, Curve, "on_train_epoch_start", at_epoch(1))
-        stopped_run(trial, options)
+    stopped_run(trial, options, Curve, "on_train_epoch_start", at_epoch(1))
     for _ in range(2):
-        with monkeypatch.context() as patch:
-            interrupt(patch, cls, name)
-            stopped_run(trial, options)
+        stopped_run(trial, options, cls, name)
     steps: list[int] = []
     training_step = FusionMethod.training_step
     monkeypatch.setattr(FusionMethod, "training_step", lambda *given: steps.append(1) or training_step(*given))
-    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    go_on(trial, options)
     assert left(trial, options) == whole
     assert not steps, "a finished training only tests"
 
@@ -115,11 +120,9 @@ def test_at_most_the_epoch_that_was_running_is_repeated(
     (trial,) = plan("lf_dnn", epochs=6)
     make_best(monkeypatch, epoch=0)
     whole = uninterrupted(trial, tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt(patch, Curve, "on_train_epoch_end", at_epoch(4))
-        stopped_run(trial, options)
+    stopped_run(trial, options, Curve, "on_train_epoch_end", at_epoch(4))
     begun = epochs_begun(monkeypatch)
-    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    go_on(trial, options)
     assert begun == [4, 5]
     assert left(trial, options) == whole
 
@@ -131,13 +134,11 @@ def test_a_stop_between_the_best_epoch_and_the_state_leaves_files_that_fit(
     (trial,) = plan("lf_dnn", epochs=5)
     make_best(monkeypatch, epoch=3)
     whole = uninterrupted(trial, tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt(patch, Checkpoints, "_save", at_epoch(2))
-        stopped_run(trial, options)
+    stopped_run(trial, options, Checkpoints, "_save", at_epoch(2))
     folder = options.runs / trial.id
     assert {path.name for path in folder.glob("*.ckpt")} == {"epoch=1.ckpt", "epoch=2.ckpt", "last.ckpt"}
     assert torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["Checkpoints"]["epoch"] == 1
-    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    go_on(trial, options)
     assert left(trial, options) == whole
     assert {path.name for path in folder.glob("*.ckpt")} == {"epoch=3.ckpt"}
 
@@ -146,11 +147,9 @@ def test_a_state_of_other_code_is_not_continued(
     plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (trial,) = plan("lf_dnn", epochs=3)
-    with monkeypatch.context() as patch:
-        interrupt(patch, Curve, "on_train_epoch_start", at_epoch(2))
-        stopped_run(trial, options)
+    stopped_run(trial, options, Curve, "on_train_epoch_start", at_epoch(2))
     begun = epochs_begun(monkeypatch)
-    run_trial(dataclasses.replace(trial, code="other"), options.records, options.runs, accelerator="cpu")
+    go_on(dataclasses.replace(trial, code="other"), options)
     assert begun == [0, 1, 2]
 
 
@@ -161,13 +160,11 @@ def test_files_that_a_crash_cut_off_mean_a_new_start(
     (trial,) = plan("lf_dnn", epochs=4)
     make_best(monkeypatch, epoch=1)
     whole = uninterrupted(trial, tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt(patch, Curve, "on_train_epoch_start", at_epoch(3))
-        stopped_run(trial, options)
+    stopped_run(trial, options, Curve, "on_train_epoch_start", at_epoch(3))
     path = options.runs / trial.id / name
     path.write_bytes(path.read_bytes()[:-100])
     begun = epochs_begun(monkeypatch)
-    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    go_on(trial, options)
     assert begun == [0, 1, 2, 3]
     assert left(trial, options) == whole
 
@@ -198,12 +195,10 @@ def test_where_saving_is_slow_the_state_is_saved_once_a_minute_and_at_the_end(
     monkeypatch.setattr(Checkpoints, "SLOW", -1.0)  # what was saved took some time
     monkeypatch.setattr(Curve, "on_train_epoch_start", tick)
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
-    with monkeypatch.context() as patch:
-        interrupt(patch, Curve, "on_train_epoch_end", at_epoch(5))
-        stopped_run(trial, options)
+    stopped_run(trial, options, Curve, "on_train_epoch_end", at_epoch(5))
     assert saved == [0, 3]
     saved.clear()
-    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    go_on(trial, options)
     assert saved[0] == 4, "epoch 4 was trained again, from the state of epoch 3"
     assert left(trial, options) == whole
 
@@ -215,7 +210,7 @@ def test_checkpoints_are_written_where_they_stay(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (trial,) = plan("lf_dnn", epochs=2)
-    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    go_on(trial, options)
     assert list((options.runs / trial.id).glob("epoch=*.ckpt"))
 
 
@@ -224,10 +219,8 @@ def test_a_method_that_draws_when_it_predicts_draws_the_same_after_a_restart(
 ) -> None:
     (trial,) = plan("mib", epochs=2, overrides={"eval_noise": True})
     whole = uninterrupted(trial, tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt(patch, Records, "write")
-        stopped_run(trial, options)
-    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    stopped_run(trial, options, Records, "write")
+    go_on(trial, options)
     assert left(trial, options) == whole
 
 
@@ -256,12 +249,10 @@ def test_a_state_of_another_number_of_threads_is_not_continued(
 ) -> None:
     """The record names one environment, so one environment made it."""
     (trial,) = plan("lf_dnn", epochs=3)
-    with monkeypatch.context() as patch:
-        interrupt(patch, Curve, "on_train_epoch_start", at_epoch(2))
-        stopped_run(trial, options)
+    stopped_run(trial, options, Curve, "on_train_epoch_start", at_epoch(2))
     begun = epochs_begun(monkeypatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
-    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    go_on(trial, options)
     assert begun == [0, 1, 2]
 
 

@@ -17,7 +17,8 @@ from mmbench.cli import main
 from mmbench.methods import ConfigError, method
 from mmbench.runner import launch as launch_module
 from mmbench.runner.callbacks import WholeFiles
-from mmbench.runner.launch import Options, launch
+from mmbench.runner.launch import Options, launch, work
+from mmbench.runner.lease import Lease
 from mmbench.runner.plan import Trial, make_plan
 from mmbench.runner.records import Records
 from mmbench.runner.settings import Suite
@@ -42,6 +43,10 @@ def console() -> Console:
         (ConfigError("a bad option"), False),
         (ModuleNotFoundError("No module named 'transformers'"), False),
         (OSError("bert-huge is not a local folder and is not a valid model identifier"), False),
+        (RuntimeError("unable to write to file </torch_7_1>: No space left on device (28)"), True),
+        (RuntimeError("can't start new thread"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True),
+        (EOFError("Ran out of input"), False),
         (OSError(errno.ENOSPC, "No space left on device"), True),
         (OSError(errno.EROFS, "Read-only file system"), True),
         (PermissionError(errno.EACCES, "Permission denied"), True),
@@ -65,6 +70,8 @@ def test_the_machine_is_to_blame(error: Exception, everything: bool) -> None:
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         RuntimeError("CUDA error: device-side assert triggered"),
         IndexError(),
+        ValueError("index 5 out of memory bank of 4"),
+        ImportError("cannot import name 'pool'", name="mmbench.nn.pooling"),
     ],
 )
 def test_the_method_is_to_blame(error: Exception) -> None:
@@ -81,6 +88,13 @@ def test_what_an_error_was_raised_from_counts() -> None:
         trouble = machine_error(error)
     assert trouble is not None
     assert trouble.everything
+
+
+def test_what_an_error_was_raised_beside_does_not_count() -> None:
+    """A method that looks for a file that need not be there, and then fails for another reason."""
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    error.__context__ = FileNotFoundError("no prepared weights")
+    assert machine_error(error) is None
 
 
 def failing(error: BaseException, patch: pytest.MonkeyPatch, key: str) -> None:
@@ -263,7 +277,40 @@ def test_a_record_that_does_not_hold_is_made_again(plan: Planner, options: Optio
     (trial,) = plan("lf_dnn", epochs=1)
     first = launch([trial], options, console()).records[0]
     path = options.records.path(trial)
-    path.write_text(path.read_text().replace('"seconds":', '"seconds": 9'))
+    path.write_text(path.read_text().replace('"parameters": ', '"parameters": 9'))
     second = launch([trial], options, console()).records[0]
     assert second.test == first.test
     assert verify_file(path) == second
+
+
+def test_what_ended_in_trouble_is_not_tried_again_by_who_shares_the_plan(plan: Planner, options: Options) -> None:
+    trials = plan("lf_dnn", epochs=1, seeds=(1, 2))
+    ended: list[int] = []
+    work(trials, options, lambda trial, news: ended.append(trial.seed), given_up=[True, False])
+    assert set(ended) == {2}
+
+
+def test_commands_with_other_records_do_not_share_the_folder_of_a_trial(
+    plan: Planner, options: Options, tmp_path: Path
+) -> None:
+    """Two trainings of one trial in one folder would take each other's checkpoints away."""
+    (trial,) = plan("lf_dnn", epochs=1)
+    other = dataclasses.replace(options, leaderboard=tmp_path / "other leaderboard")
+    with Lease.take(options.runs / f"{trial.id}.lease"):
+        assert launch_module._claim_and_run(trial, other, lambda trial, news: None, patient=False) is None
+    record = launch_module._claim_and_run(trial, other, lambda trial, news: None, patient=False)
+    assert record is not None
+    assert record.completed
+
+
+def test_a_method_that_breaks_the_gpu_has_a_record_and_ends_its_process(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is computed on it afterwards would fail, and is no result of the next method."""
+    bad, good = plan("late_fusion", "lf_dnn", epochs=1)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    failing(RuntimeError("CUDA error: device-side assert triggered"), monkeypatch, "late_fusion")
+    ran = launch([bad, good], options, console())
+    assert [(record.method, record.status) for record in ran.records] == [("late_fusion", "failed")]
+    assert ran.unfinished == [good]
+    assert ran.stopped is not None
