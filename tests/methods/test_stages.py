@@ -17,7 +17,7 @@ from mmbench.methods import ConfigError
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import MethodConfig, setting
-from mmbench.runner.callbacks import BestEpoch, Curve, Patience
+from mmbench.runner.callbacks import Checkpoints, Curve, Patience
 from mmbench.runner.training import quiet
 from tests.methods.factories import make_spec, write_toy_store
 
@@ -130,19 +130,20 @@ def test_preparation_selects_nothing(store, tmp_path):
             self.log("valid/mae", float(self.current_epoch))
 
     model = Worsening((Stage("prepare", "other", stop=3), Stage("main", start=3)))
-    best = BestEpoch(model.first_epoch, tmp_path, "{epoch}", monitor="valid/mae", mode="min")
+    best = Checkpoints(model.first_epoch, tmp_path, monitor="valid/mae", mode="min", stamp="")
     curve = Curve("mae")
     patience = Patience(model.first_epoch, "valid/mae", mode="min", patience=2)
     fit(model, store, 20, callbacks=[best, patience, curve])
     assert [row["epoch"] for row in curve.rows] == list(range(6))  # three prepare, one is the best, two are waited for
-    assert Path(best.best_model_path).name == "epoch=3.ckpt"
+    assert best.best.name == "epoch=3.ckpt"
+    assert best.best.is_file()
 
 
 def test_preparation_leaves_a_checkpoint_to_resume_from(store, tmp_path):
-    def made() -> tuple[Staged, BestEpoch]:
+    def made() -> tuple[Staged, Checkpoints]:
         torch.manual_seed(0)
         model = Staged((Stage("prepare", "other", stop=3), Stage("main", start=3)))
-        return model, BestEpoch(model.first_epoch, tmp_path, "{epoch}", monitor="valid/mae", mode="min")
+        return model, Checkpoints(model.first_epoch, tmp_path, monitor="valid/mae", mode="min", stamp="")
 
     model, best = made()
     with pytest.raises(ConfigError, match=r"prepares for 3 epochs.*max_epochs is 2"):
