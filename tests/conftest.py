@@ -21,11 +21,11 @@ os.environ["NUMBA_CACHE_DIR"] = str(COMPILED)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests, those of a file stay together, for they share its fixtures.
 
-    The registry's tests are too many for that: of them only those of one training stay together.
+    The registry's tests are too many for that, and the runner's take too long: of them only those of one training do.
     """
     for item in items:
         assert isinstance(item, pytest.Function)
-        if item.path.name != "test_registry.py":
+        if item.path.name != "test_registry.py" and item.path.parent.name != "runner":
             item.add_marker(pytest.mark.xdist_group(item.path.name))
         elif "fitted" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group(item.callspec.id))

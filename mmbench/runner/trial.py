@@ -22,7 +22,7 @@ from mmbench.runner.environment import environment
 from mmbench.runner.facts import CardFacts, Cost, Failure, Selection, TaskFacts
 from mmbench.runner.plan import Trial
 from mmbench.runner.predictions import Predictions
-from mmbench.runner.record import Record
+from mmbench.runner.record import Record, plain
 from mmbench.runner.records import Records
 from mmbench.runner.training import Outcome, Training, build, quiet, train_and_test
 from mmbench.runner.troubles import MachineError, machine_error
@@ -172,8 +172,8 @@ def _with_result(record: Record, model: FusionMethod, data: FusionDataModule, ou
         aligned=data.spec.aligned,
         instead=model.card.needs.instead(model.spec),
         selection=Selection(metric, outcome.mode, outcome.epoch, chosen[outcome.monitor]),
-        test={**outcome.test},
-        curve=outcome.curve,
+        test=plain(outcome.test),  # as in the file: what is not defined is None
+        curve=plain(outcome.curve),
         samples={split: len(rows) for split, rows in data.rows.items()},
         cost=Cost(parameters(model), epochs, seconds, seconds / epochs, memory, counted),
     )

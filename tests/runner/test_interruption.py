@@ -83,7 +83,7 @@ def epochs_begun(patch: pytest.MonkeyPatch) -> list[int]:
     return begun
 
 
-@pytest.mark.parametrize("patience", [2, 9], ids=["early stop", "last epoch"])
+@pytest.mark.parametrize("patience", [2, 6], ids=["early stop", "last epoch"])
 @pytest.mark.parametrize(
     ("cls", "name"),
     [(FusionMethod, "on_test_epoch_start"), (Records, "write")],
@@ -99,7 +99,7 @@ def test_a_training_that_has_ended_is_not_trained_further(
     patience: int,
 ) -> None:
     """Interrupted, continued to its end, interrupted before the record, and continued: the decision to stop stands."""
-    (trial,) = plan("late_fusion", epochs=9, patience=patience)
+    (trial,) = plan("lf_dnn", epochs=6, patience=patience)
     make_best(monkeypatch, epoch=2)
     whole = uninterrupted(trial, tmp_path)
     stopped_run(trial, options, Curve, "on_train_epoch_start", at_epoch(1))

@@ -19,6 +19,7 @@ import torch
 
 from data_modules import FeatureStore, FusionDataModule, SplitLocked
 from data_modules.generator import write_synthetic
+from mmbench.cli import main
 from mmbench.methods import FusionMethod, method
 from mmbench.metrics import SplitMetric, fit_thresholds, multilabel_metrics
 from mmbench.runner import trial as trial_module
@@ -103,6 +104,14 @@ def test_test_scores_are_those_of_the_stored_predictions_of_the_selected_epoch(
 def _model(trial: Trial):
     cls = method(trial.method)
     return cls(trial.datamodule(8).spec, config=cls.Config.parse(trial.config))
+
+
+def test_the_record_in_memory_is_that_of_the_file(plan: Planner, options: Options) -> None:
+    """Also where a metric is not defined, as the correlation of a constant."""
+    (trial,) = plan("constant", epochs=1)
+    record = run_trial(trial, options.records, options.runs, accelerator="cpu")
+    assert record.test["corr"] is None
+    assert options.records.find(trial) == record
 
 
 def test_the_test_split_is_locked_while_training(
@@ -190,8 +199,7 @@ def test_kill_in_the_middle_then_the_same_command_gives_the_record_of_an_uninter
         ]
 
     def finish(place: Options) -> Record:
-        done = subprocess.run(command(place), env=environment, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr
+        assert main(command(place)[3:]) == 0
         (record,), problems = verify(place.records)
         assert problems == []
         assert (place.leaderboard / "README.md").is_file()
