@@ -34,14 +34,6 @@ class Records:
         """Return where the record of a trial lies."""
         return self.root / trial.track / trial.method / f"{trial.id}.json"
 
-    def find(self, trial: Trial | Record) -> Record | None:
-        """Return the record of a trial, if there is a readable one."""
-        path = self.path(trial)
-        try:
-            return read_record(path) if path.is_file() else None
-        except RecordError:
-            return None
-
     def write(self, record: Record, predictions: Predictions | None = None) -> Record:
         """Write a record and its predictions: both whole, then both in their places, the predictions first.
 

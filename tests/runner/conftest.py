@@ -11,6 +11,8 @@ import pytest
 from data_modules import FeatureStore
 from mmbench.runner.launch import Options
 from mmbench.runner.plan import Trial, make_plan
+from mmbench.runner.record import Record, RecordError
+from mmbench.runner.records import Records, read_record
 from mmbench.runner.settings import Suite
 from mmbench.runner.training import Training
 
@@ -35,3 +37,11 @@ def plan(small_store: FeatureStore, tmp_path: Path) -> Planner:
 def options(tmp_path: Path) -> Options:
     """Return a place of its own for records and checkpoints."""
     return Options(leaderboard=tmp_path / "leaderboard", runs=tmp_path / "runs", accelerator="cpu")
+
+
+def find(records: Records, trial: Trial | Record) -> Record | None:
+    """Return the record of a trial, if there is a readable one."""
+    try:
+        return read_record(records.path(trial))
+    except RecordError:
+        return None

@@ -22,13 +22,13 @@ from mmbench.runner.plan import Trial
 from mmbench.runner.records import Records, predictions_path
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError
-from tests.runner.conftest import Planner
+from tests.runner.conftest import Planner, find
 from tests.runner.test_trial import make_best, result
 
 
 def left(trial: Trial, options: Options) -> tuple[dict[str, object], bytes]:
     """Return what a trial left: its record but for time and machine, and the bytes of its predictions."""
-    record = options.records.find(trial)
+    record = find(options.records, trial)
     assert record is not None
     return result(record), predictions_path(options.records.path(trial)).read_bytes()
 
@@ -67,7 +67,7 @@ def stopped_run(
         interrupt(patch, cls, name, when)
         with pytest.raises(KeyboardInterrupt):
             go_on(trial, options)
-    assert options.records.find(trial) is None
+    assert find(options.records, trial) is None
 
 
 def epochs_begun(patch: pytest.MonkeyPatch) -> list[int]:
@@ -241,7 +241,7 @@ def test_who_has_lost_the_trial_touches_nothing_any_more(plan: Planner, options:
     with pytest.raises(MachineError, match="took the trial over"):
         run_trial(trial, options.records, options.runs, accelerator="cpu", on_epoch=epochs.append, still_mine=mine)
     assert [path.name for path in folder.glob("*.ckpt")] == ["epoch=3.ckpt"]
-    assert options.records.find(trial) is None
+    assert find(options.records, trial) is None
 
 
 def test_a_state_of_another_number_of_threads_is_not_continued(
@@ -268,7 +268,7 @@ def kill_at_random(trial: Trial, options: Options, chance: random.Random, longes
             time.sleep(chance.uniform(0, longest))
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        if options.records.find(trial) is not None:
+        if find(options.records, trial) is not None:
             return count
     raise AssertionError("the last process, which nobody killed, left no record")
 

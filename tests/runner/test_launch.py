@@ -23,7 +23,7 @@ from mmbench.runner.lease import Lease
 from mmbench.runner.plan import Trial
 from mmbench.runner.record import Record
 from mmbench.runner.trial import describe
-from tests.runner.conftest import Planner
+from tests.runner.conftest import Planner, find
 
 
 def quiet_console() -> Console:
@@ -104,7 +104,7 @@ def test_an_interrupt_keeps_what_is_done(plan: Planner, options: Options, monkey
     monkeypatch.setattr(launch_module, "run_trial", second_is_interrupted)
     with pytest.raises(KeyboardInterrupt):
         launch(trials, options, quiet_console())
-    assert [options.records.find(trial) is not None for trial in trials] == [True, False]
+    assert [find(options.records, trial) is not None for trial in trials] == [True, False]
     monkeypatch.setattr(launch_module, "run_trial", run_trial)
     assert len(launch(trials, options, quiet_console()).records) == 2
 

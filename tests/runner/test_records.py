@@ -19,7 +19,7 @@ from mmbench.runner.predictions import Predictions, read_predictions
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import predictions_path, read_record
 from mmbench.runner.trial import run_trial
-from tests.runner.conftest import Planner
+from tests.runner.conftest import Planner, find
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "records.md"
 
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_record_is_named_and_skipped(
     records, (line,) = options.records.load()
     assert records == []
     assert str(written) in line
-    assert options.records.find(plan("constant", epochs=1)[0]) is None, "its trial can run again"
+    assert find(options.records, plan("constant", epochs=1)[0]) is None, "its trial can run again"
 
 
 def test_a_failed_record_says_why(written: Path) -> None:

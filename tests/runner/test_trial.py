@@ -32,7 +32,7 @@ from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError
 from mmbench.runner.verify import verify, verify_file
-from tests.runner.conftest import Planner
+from tests.runner.conftest import Planner, find
 
 VARYING = ("cost", "environment", "digest")
 """What two equal trials may differ in: time, memory and machine."""
@@ -45,7 +45,7 @@ def result(record: Record) -> dict[str, object]:
 
 def run(trial: Trial, options: Options) -> Record:
     run_trial(trial, options.records, options.runs, accelerator="cpu")
-    record = options.records.find(trial)
+    record = find(options.records, trial)
     assert record is not None
     return record
 
@@ -111,7 +111,7 @@ def test_the_record_in_memory_is_that_of_the_file(plan: Planner, options: Option
     (trial,) = plan("constant", epochs=1)
     record = run_trial(trial, options.records, options.runs, accelerator="cpu")
     assert record.test["corr"] is None
-    assert options.records.find(trial) == record
+    assert find(options.records, trial) == record
 
 
 def test_the_test_split_is_locked_while_training(
@@ -181,7 +181,7 @@ def test_a_run_stopped_after_any_epoch_resumes_to_the_same_record(
         monkeypatch.setattr(Curve, "on_train_epoch_start", stop)
         with pytest.raises(KeyboardInterrupt):
             run_trial(trial, options.records, options.runs, accelerator="cpu")
-        assert options.records.find(trial) is None
+        assert find(options.records, trial) is None
     monkeypatch.setattr(Curve, "on_train_epoch_start", start)
     assert result(run(trial, options)) == result(whole)
 
@@ -239,7 +239,7 @@ def test_an_error_in_a_method_is_recorded_and_the_rest_goes_on(
         lambda trial, news: ended.append((trial.method, news.status)) if isinstance(news, Record) else None,
     )
     assert ended == [("lf_dnn", "failed"), ("late_fusion", "completed")]
-    record = options.records.find(bad)
+    record = find(options.records, bad)
     assert record is not None
     assert record.error.type == "ZeroDivisionError"
 
@@ -258,7 +258,7 @@ def test_wandb_runs_offline_without_a_key(plan: Planner, options: Options, monke
     run_trial(trial, options.records, options.runs, tracker="wandb", accelerator="cpu")
     assert calls["offline"] is True
     assert calls["id"] == trial.id
-    assert math.isfinite(options.records.find(trial).test["mae"])
+    assert math.isfinite(find(options.records, trial).test["mae"])
 
 
 def test_training_stops_after_patience_epochs_without_gain(
@@ -317,7 +317,7 @@ def test_a_store_replaced_after_the_plan_was_made_is_not_trained_on(tmp_path: Pa
     with pytest.raises(MachineError, match="was replaced") as caught:
         run(trial, options)
     assert caught.value.everything
-    assert options.records.find(trial) is None
+    assert find(options.records, trial) is None
 
 
 @pytest.mark.slow
@@ -331,7 +331,7 @@ def test_wandb_itself_writes_an_offline_run_for_each_trial(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what wandb itself warns of is not ours
             run_trial(trial, options.records, options.runs, tracker="wandb", accelerator="cpu")
-        record = options.records.find(trial)
+        record = find(options.records, trial)
         assert record is not None
         assert record.completed, record.error
         assert len(list((options.runs / trial.id).glob("wandb/offline-run-*/*.wandb"))) == 1

@@ -26,7 +26,7 @@ from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError, machine_error
 from mmbench.runner.verify import verify_file
-from tests.runner.conftest import Planner
+from tests.runner.conftest import Planner, find
 
 
 def console() -> Console:
@@ -116,7 +116,7 @@ def test_a_trial_out_of_memory_leaves_no_record_and_the_others_go_on(
     assert [record.method for record in ran.records] == ["lf_dnn"]
     assert ran.unfinished == []
     assert "late_fusion seed 1111: no result: OutOfMemoryError: CUDA out of memory" in shown.file.getvalue()
-    assert options.records.find(big) is None
+    assert find(options.records, big) is None
     assert [record.completed for record in launch([big, small], options, console()).records] == [True, True]
 
 
@@ -188,7 +188,7 @@ def test_a_record_is_not_written_by_who_lost_the_trial(plan: Planner, options: O
     (trial,) = plan("lf_dnn", epochs=1)
     with pytest.raises(MachineError, match="took the trial over"):
         run_trial(trial, options.records, options.runs, accelerator="cpu", still_mine=lambda: False)
-    assert options.records.find(trial) is None
+    assert find(options.records, trial) is None
 
 
 def test_a_place_that_is_no_folder_stops_the_plan(plan: Planner, options: Options) -> None:
