@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATASET ?= synthetic
 SUITE ?= default
 ARGS ?=
-SELECTION := -n auto --dist loadgroup -m "not slow and not gpu"
+SELECTION := -n auto --dist loadscope -m "not slow and not gpu"
 GENERATED := data/synthetic.h5 data/synthetic_dialogues.h5 data/synthetic_clips.h5
 
 .DEFAULT_GOAL := help

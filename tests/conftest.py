@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from data_modules import FeatureStore, verified
 from data_modules.generator import write_synthetic
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
 
 # librosa's compiled functions are kept on disk, where processes that write the same one at once leave a broken one that
 # crashes whoever loads it. Tests run in several processes, so each has a place of its own.
@@ -18,17 +24,24 @@ COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "numba" / os.environ.ge
 os.environ["NUMBA_CACHE_DIR"] = str(COMPILED)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests, those of a file stay together, for they share its fixtures.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Where several processes share the tests, give those to one that share what is slow to make."""
 
-    The registry's tests are too many for that, and the runner's take too long: of them only those of one training do.
-    """
-    for item in items:
-        assert isinstance(item, pytest.Function)
-        if item.path.name != "test_registry.py" and item.path.parent.name != "runner":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-        elif "fitted" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(item.callspec.id))
+    class ByWhatIsShared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path, _, test = nodeid.partition("::")
+            if path.endswith("test_registry.py"):  # thousands: those of one method on one kind of data share a training
+                return f"{path}::{test.partition('[')[2]}"
+            return nodeid if "tests/runner/" in path else path  # the runner's take long and share little
+
+    return ByWhatIsShared(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and some large libraries are there to stay: the garbage collector need not visit them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
