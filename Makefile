@@ -9,16 +9,24 @@ SELECTION := -n auto --dist loadscope -m "not slow and not gpu"
 GENERATED := data/synthetic.h5 data/synthetic_dialogues.h5 data/synthetic_clips.h5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench check leaderboard test test-portable test-slow test-gpu lint format speed clean
+.PHONY: help setup data bench check leaderboard test test-portable test-slow test-gpu lint format speed clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  e.g. make bench MODEL=mmim DATASET=ravdess; further arguments in ARGS=\"--seeds 1111\""
 
+# Asked of the interpreter that is to be used before anything is made, in words that every Python understands.
+NEW_ENOUGH = import sys; sys.exit(0 if sys.version_info >= (3, 11) else "mmbench needs Python 3.11 or newer, and " + \
+	sys.executable + " is " + sys.version.split()[0] + ". Name another: make setup PYTHON=python3.11")
+
+# What an earlier set-up left unfinished is made anew. An environment that was there before is kept and completed.
 $(BIN)/.done: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	@if test -e $(VENV)/.unfinished; then rm -rf $(VENV); fi
+	@if test -e $(BIN)/python; then $(BIN)/python -c '$(NEW_ENOUGH)'; else $(PYTHON) -c '$(NEW_ENOUGH)'; fi
+	@if ! test -e $(BIN)/python; then mkdir -p $(VENV) && touch $(VENV)/.unfinished && $(PYTHON) -m venv $(VENV); fi
+	@$(BIN)/pip install --quiet --upgrade --constraint constraints.txt --editable '.[dev]' || \
+		{ if test -e $(VENV)/.unfinished; then rm -rf $(VENV); fi; exit 1; }
+	@rm -f $(VENV)/.unfinished && touch $@
 
 setup: $(BIN)/.done ## make .venv with everything in it
 
@@ -66,5 +74,9 @@ format: $(BIN)/.done ## mend style
 speed: $(BIN)/.done ## measure speed and memory
 	$(BIN)/python -m benchmarks.speed $(ARGS)
 
-clean: ## remove what can be made again (not data/)
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
+clean: ## remove what can be made again (not data/, not the checkpoints in runs/)
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
+
+distclean: clean ## remove the checkpoints and logs in runs/ as well (not data/, not leaderboard/)
+	@echo "removing runs/ with $$(find runs -name '*.ckpt' 2>/dev/null | wc -l) checkpoints"
+	rm -rf runs wandb lightning_logs
