@@ -10,6 +10,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from mmbench.cli.common import Handler, add_leaderboard, console, own_folder, published_records, say
 
+LOGGERS = ["csv", "wandb", "tensorboard"]
+
 if TYPE_CHECKING:
     from mmbench.report import Report
     from mmbench.runner.launch import Options, Ran
@@ -38,7 +40,9 @@ def add_run(commands: Any, handlers: dict[str, Handler]) -> None:
     )
     parser.add_argument("--max-epochs", type=int, default=0, help="largest number of epochs; 0 for the suite's")
     parser.add_argument("--precision", default="", help="32-true, 64-true or bf16-mixed; by default the suite's")
-    parser.add_argument("--logger", choices=["csv", "wandb"], default="csv", help="where curves go while training")
+    parser.add_argument(
+        "--logger", choices=LOGGERS, default="csv", help="where curves go while training, beside a table in CSV"
+    )
     add_machine(parser)
     parser.add_argument("--retry", action="store_true", help="run failed and diverged trials again")
     parser.add_argument("--fresh", action="store_true", help="train even what is done")

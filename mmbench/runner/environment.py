@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -18,6 +19,9 @@ from mmbench.methods import ConfigError
 from mmbench.runner.facts import Environment
 from mmbench.runner.training import quiet
 
+Tracker = Literal["csv", "wandb", "tensorboard"]
+"""Where curves go while training; the table in CSV is always there."""
+TRACKERS = get_args(Tracker)
 CPUINFO = Path("/proc/cpuinfo")
 HOUSE = Path(__file__).parents[2]
 CODE = ("mmbench", "data_modules", "benchmarks")
@@ -76,14 +80,16 @@ def _commit() -> tuple[str, bool | None]:
         return "", None
 
 
-def check_machine(accelerator: str, precision: str, tracker: str) -> None:
+def check_machine(accelerator: str, precision: str, tracker: Tracker) -> None:
     """Check, before anything is planned, that the machine can do what is asked.
 
     Raises:
         ConfigError: When it cannot; the message says what it lacks.
     """
-    if tracker == "wandb" and importlib.util.find_spec("wandb") is None:
-        raise ConfigError("--logger wandb needs the library wandb, which is not installed: pip install wandb.")
+    if tracker != "csv" and importlib.util.find_spec(tracker) is None:
+        raise ConfigError(
+            f"--logger {tracker} needs the library {tracker}, which is not installed: pip install {tracker}."
+        )
     try:
         with quiet():
             pl.Trainer(

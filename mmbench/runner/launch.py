@@ -25,11 +25,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data_modules.streaming import READERS, automatic_workers
 from mmbench.methods import methods
 from mmbench.runner.code import code_hash
+from mmbench.runner.environment import Tracker
 from mmbench.runner.lease import Lease, LeaseError, owner, wait
 from mmbench.runner.plan import Trial
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import Records
-from mmbench.runner.trial import Tracker, run_trial
+from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError, dead_context
 from mmbench.runner.verify import verify_file
 
@@ -49,7 +50,7 @@ class Options:
     Attributes:
         leaderboard: Folder with ``records``.
         runs: Folder for checkpoints and logs.
-        tracker: ``csv`` or ``wandb``.
+        tracker: Where curves go while training, beside the table in CSV: ``csv`` for nowhere else.
         accelerator: Lightning's accelerator.
         jobs: Processes; on a machine with GPUs each process gets one, in turn.
         retry: Whether to run failed and diverged trials again.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ def train_and_test(
     folder: Path,
     *,
     stamp: str,
-    logger: Logger | bool,
+    logger: Iterable[Logger] | bool,
     accelerator: str,
     on_epoch: Callable[[int], None],
 ) -> Outcome:
@@ -107,7 +107,7 @@ def train_and_test(
         seed: Seed of the trial.
         folder: Where checkpoints go.
         stamp: Names the code and the data; only a state with the same one is continued.
-        logger: Lightning's logger.
+        logger: Lightning's loggers.
         accelerator: Lightning's accelerator.
         on_epoch: Called with the number of finished epochs.
 
@@ -168,14 +168,16 @@ def quiet() -> Iterator[None]:
     log = logging.getLogger("lightning.pytorch")
     level = log.level
     log.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for text in (
-            ".*Checkpoint directory.*exists and is not empty.*",
-            ".*smaller than the logging interval.*",
-            ".*in eval mode at the start of training.*",
-        ):
-            warnings.filterwarnings("ignore", message=text)
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        yield
-    log.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            for text in (
+                ".*Checkpoint directory.*exists and is not empty.*",
+                ".*smaller than the logging interval.*",
+                ".*in eval mode at the start of training.*",
+            ):
+                warnings.filterwarnings("ignore", message=text)
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            yield
+    finally:
+        log.setLevel(level)

@@ -9,16 +9,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from data_modules import DataError, FusionDataModule
 from mmbench import __version__
 from mmbench.methods import FusionMethod, method
 from mmbench.runner.callbacks import Checkpoints, DivergedError
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
-from mmbench.runner.environment import environment
+from mmbench.runner.environment import Tracker, environment
 from mmbench.runner.facts import CardFacts, Cost, Failure, Selection, TaskFacts
 from mmbench.runner.plan import Trial
 from mmbench.runner.predictions import Predictions
@@ -27,7 +27,6 @@ from mmbench.runner.records import Records
 from mmbench.runner.training import Outcome, Training, build, quiet, train_and_test
 from mmbench.runner.troubles import MachineError, machine_error
 
-Tracker = Literal["csv", "wandb"]
 TAKEN = "Another process took the trial over, for this one had not been heard of for a while: its result counts."
 
 
@@ -50,7 +49,7 @@ def run_trial(
         trial: What to run.
         records: Where the record goes.
         runs: Folder for checkpoints and logs.
-        tracker: Where curves are logged while training.
+        tracker: Where curves are logged while training, beside the table in CSV.
         accelerator: Lightning's accelerator.
         on_epoch: Called with the number of finished epochs.
         still_mine: Asked after every epoch and before the record is written: whether nobody else has taken the trial
@@ -148,7 +147,7 @@ def _completed(
         trial.seed,
         folder,
         stamp="/".join(map(str, (record.code, trial.content, accelerator, *record.environment.rounding))),
-        logger=_logger(trial, record, folder, tracker),
+        logger=_loggers(trial, record, folder, tracker),
         accelerator=accelerator,
         on_epoch=on_epoch,
     )
@@ -188,10 +187,15 @@ def _predictions(trial: Trial, data: FusionDataModule, outcome: Outcome) -> Pred
     return Predictions(list(data.store.ids[rows]), list(data.store.groups[rows]), trial.fold, target, prediction)
 
 
-def _logger(trial: Trial, record: Record, folder: Path, tracker: Tracker) -> Logger:
+def _loggers(trial: Trial, record: Record, folder: Path, tracker: Tracker) -> list[Logger]:
+    """Return Lightning's loggers: the table in CSV always, and what was asked for beside it."""
+    # A new version each start: a resumed run keeps the log of its first part.
+    loggers: list[Logger] = [CSVLogger(folder, name="log")]
     if tracker == "wandb":
         offline = not os.environ.get("WANDB_API_KEY")
         folder.mkdir(parents=True, exist_ok=True)
         plan: dict[str, Any] = record.to_dict()
-        return WandbLogger(trial.title, folder, offline=offline, id=trial.id, project="mmbench", config=plan)
-    return CSVLogger(folder, name="log")  # a new version each start: a resumed run keeps the log of its first part
+        loggers.append(WandbLogger(trial.title, folder, offline=offline, id=trial.id, project="mmbench", config=plan))
+    if tracker == "tensorboard":
+        loggers.append(TensorBoardLogger(folder, name="tensorboard"))
+    return loggers
