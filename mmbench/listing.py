@@ -8,11 +8,15 @@ from typing import Any
 import data_modules
 from data_modules.schema import DataSpec, ModalityKind, ModalitySpec, TargetSpec
 from mmbench.methods import Needs, methods
-from mmbench.runner.settings import suites
 
 
-def listing(what: str, benchmarks: Path) -> list[dict[str, Any]]:
-    """Return one row per ``methods``, ``datasets`` or ``suites`` entry."""
+def listing(what: str, benchmarks: Path | None = None) -> list[dict[str, Any]]:
+    """Return one row per ``methods``, ``datasets`` or ``suites`` entry.
+
+    Args:
+        what: Which of them.
+        benchmarks: Folder of suites; by default the usual one.
+    """
     return {"methods": list_methods, "datasets": list_datasets, "suites": lambda: list_suites(benchmarks)}[what]()
 
 
@@ -36,25 +40,37 @@ def fits(needs: Needs, key: str) -> bool:
     return any(not needs.unmet(spec) for spec in usual_specs(key))
 
 
+def wants(needs: Needs) -> list[str]:
+    """Return in a word each what a method cannot do without."""
+    return [
+        *needs.modalities,
+        *([f"{needs.at_least}+ modalities"] if needs.at_least > 1 else []),
+        *([] if needs.tasks == Needs().tasks else needs.tasks),
+        *(["dialogues"] if needs.dialogue else []),
+    ]
+
+
 def list_methods() -> list[dict[str, Any]]:
     """Return key, title, year, fidelity, needs and fitting data sets of every method."""
-    rows = []
-    for key, cls in methods().items():
-        needs = cls.card.needs
-        wants = [*needs.modalities, *([f"{needs.at_least}+ modalities"] if needs.at_least > 1 else [])]
-        wants += [] if needs.tasks == Needs().tasks else list(needs.tasks)
-        wants += ["dialogues"] if needs.dialogue else []
-        rows.append(
-            {
-                "method": key,
-                "title": cls.card.title,
-                "year": cls.card.year,
-                "fidelity": cls.card.fidelity,
-                "needs": wants,
-                "datasets": [name for name in data_modules.datasets() if fits(needs, name)],
-            }
-        )
-    return rows
+    return [
+        {
+            "method": key,
+            "title": cls.card.title,
+            "year": cls.card.year,
+            "fidelity": cls.card.fidelity,
+            "needs": wants(cls.card.needs),
+            "datasets": [name for name in data_modules.datasets() if fits(cls.card.needs, name)],
+        }
+        for key, cls in methods().items()
+    ]
+
+
+def on(datasets: list[str]) -> str:
+    """Return in words which data sets a method fits, by the others where these are fewer."""
+    others = [name for name in data_modules.datasets() if name not in datasets]
+    if len(others) >= len(datasets):
+        return ", ".join(datasets)
+    return f"all but {', '.join(others)}" if others else "all"
 
 
 def list_datasets() -> list[dict[str, Any]]:
@@ -76,8 +92,10 @@ def list_datasets() -> list[dict[str, Any]]:
     return rows
 
 
-def list_suites(benchmarks: Path) -> list[dict[str, Any]]:
+def list_suites(benchmarks: Path | None) -> list[dict[str, Any]]:
     """Return name, title, data set, seeds and epochs of every suite."""
+    from mmbench.runner.settings import benchmarks_folder, suites  # takes a while, and only suites need it
+
     return [
         {
             "suite": suite.name,
@@ -87,5 +105,5 @@ def list_suites(benchmarks: Path) -> list[dict[str, Any]]:
             "seeds": list(suite.seeds),
             "max_epochs": suite.training.max_epochs,
         }
-        for suite in suites(benchmarks).values()
+        for suite in suites(benchmarks_folder(benchmarks)).values()
     ]

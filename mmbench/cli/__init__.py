@@ -1,38 +1,112 @@
-"""The ``mmbench`` command: arguments in, calls of the floors below, messages out. No logic of its own."""
+"""The ``mmbench`` command: arguments in, calls of the floors below, messages out. No logic of its own.
+
+What takes time to import is imported by the command that needs it, so that ``--help`` and ``--version`` answer at once:
+at the top of the files of this package stands nothing that leads to PyTorch.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from mmbench.cli.common import Handler
-from mmbench.cli.data import add_data_commands
-from mmbench.cli.methods import add_check, add_list, add_predict
-from mmbench.cli.results import add_result_commands
-from mmbench.cli.run import add_run
+from mmbench import __version__
+from mmbench.cli import data, methods, results, run, show
+from mmbench.cli.common import CLOSED, Command, Handler, drop_output
 
 PREFIXES = ("method", "data", "corruption")
+COMMANDS = {
+    "list": Command(
+        "List methods, data sets or suites: what fits what, how faithful it is, what it needs.",
+        methods.fill_list,
+        methods.list_things,
+    ),
+    "show": Command(
+        "Show what is known of a method, a data set or a trial: settings, deviations, curve, error.",
+        show.fill_show,
+        show.show,
+    ),
+    "run": Command(
+        "Run trials, write their records, print how they compare. Settings of a method: --method.KEY VALUE "
+        "(--method.help lists them), of the data: --data.KEY VALUE, of corruption: --corruption.KEY VALUE.",
+        run.fill_run,
+        run.run,
+    ),
+    "report": Command(
+        "Make the tables of your runs, the published rows merged in. With an option, print one table.",
+        results.fill_report,
+        results.report,
+    ),
+    "compare": Command("Compare two rows, metric by metric.", results.fill_compare, results.compare),
+    "verify": Command(
+        "Check records: layout, place, digests, and every metric by its predictions.",
+        results.fill_verify,
+        results.verify,
+    ),
+    "publish": Command(
+        "Copy your verified records to the published ones and make their tables again.",
+        results.fill_publish,
+        results.publish,
+    ),
+    "reproduce": Command(
+        "Train published trials again and compare number by number: equal, within rounding, as far as another seed, "
+        "or differs.",
+        results.fill_reproduce,
+        results.reproduce,
+    ),
+    "check": Command(
+        "Run the suite `ci` and compare it with the committed numbers.", methods.fill_check, methods.check
+    ),
+    "predict": Command(
+        "Say what a trained method predicts for every sample of a store.", methods.fill_predict, methods.predict
+    ),
+    "data": Command("Bring in, make, look at and check stores.", below=data.data_commands),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0 done, 1 something failed or moved, 2 wrong use, 130 interrupted."""
-    from data_modules.schema import DataError
-    from mmbench.methods.config import ConfigError
+    """Run the command and return its exit status.
 
+    Returns:
+        0 done, 1 something failed or moved, 2 wrong use, 130 interrupted, 141 nobody reads the output any more.
+    """
     try:
-        arguments, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
-        parser, handlers = build_parser()
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # here, where it can be answered
+    except OSError as error:
+        drop_output()
+        if isinstance(error, BrokenPipeError):
+            return CLOSED
+        _complain(f"The output cannot be written: {error}.")
+        return 1
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        arguments, dotted = split_dotted(argv)
+        parser = ArgumentParser(
+            prog="mmbench", description="A benchmark of multimodal fusion methods.", version=__version__
+        )
+        names, handler = add_commands(parser, COMMANDS, arguments)
         parsed = parser.parse_args(arguments)
-        key = command(parsed)
-        if any(dotted.values()) and key != "run":
+        assert handler is not None  # the parser demands a command
+        if any(dotted.values()) and names != ["run"]:
             parser.error(f"--{next(name for name in dotted if dotted[name])}.* belongs to `mmbench run`.")
-        return handlers[key](parsed.get(key.replace(" ", ".")), dotted)
-    except (ConfigError, DataError) as error:
+        return handler(parsed.get(".".join(names)), dotted)
+    except ValueError as error:
+        from data_modules.schema import DataError
+        from mmbench.methods.config import ConfigError
+
+        if not isinstance(error, ConfigError | DataError):
+            raise
         _complain(str(error))
         return 2
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a full or read-only disk, wherever it was met
         _complain(f"{type(error).__name__}: {error}. What was whole before still is; mend this and start again.")
         return 1
@@ -46,9 +120,10 @@ def _complain(text: str) -> None:
 
 
 def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Take ``--method.<key> value``, ``--data.<key> value`` and ``--corruption.<key> value`` out of the arguments."""
-    from mmbench.methods.config import ConfigError
+    """Take ``--method.<key> value``, ``--data.<key> value`` and ``--corruption.<key> value`` out of the arguments.
 
+    ``--method.help`` takes no value.
+    """
     rest: list[str] = []
     dotted: dict[str, dict[str, str]] = {prefix: {} for prefix in PREFIXES}
     items = iter(argv)
@@ -56,8 +131,13 @@ def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]
         name, equals, value = item.partition("=")
         prefix, dot, key = name.removeprefix("--").partition(".")
         if name.startswith("--") and dot and prefix in dotted:
-            value = value if equals else next(items, "--")
+            if name == run.HELP:
+                value = ""
+            elif not equals:
+                value = next(items, "--")
             if value.startswith("--"):
+                from mmbench.methods.config import ConfigError
+
                 raise ConfigError(f"{name} needs a value.")
             dotted[prefix][key.replace("-", "_")] = value
         else:
@@ -65,26 +145,33 @@ def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]
     return rest, dotted
 
 
-def command(parsed: Namespace) -> str:
-    """Return the chosen subcommands, separated by spaces."""
-    names = [parsed.subcommand]
-    while (inner := parsed.get(".".join(names))) is not None and inner.get("subcommand"):
-        names.append(inner.subcommand)
-    return " ".join(names)
+def add_commands(
+    parser: ArgumentParser, commands: Mapping[str, Command], words: Sequence[str]
+) -> tuple[list[str], Handler | None]:
+    """Add subcommands to a parser; only the chosen one gets its arguments.
 
+    Args:
+        parser: The parser.
+        commands: By name.
+        words: What was typed; the first that is a command is the chosen one.
 
-def build_parser() -> tuple[ArgumentParser, dict[str, Handler]]:
-    """Return the parser and, by subcommand, what it calls."""
-    from mmbench import __version__
-
-    parser = ArgumentParser(
-        prog="mmbench", description="A benchmark of multimodal fusion methods.", version=__version__
-    )
-    commands = parser.add_subcommands(required=True)
-    handlers: dict[str, Handler] = {}
-    for add in (add_list, add_run, add_result_commands, add_check, add_predict, add_data_commands):
-        add(commands, handlers)
-    return parser, handlers
+    Returns:
+        The chosen command, with those below it, and what runs it; None where none is chosen.
+    """
+    place = next((place for place, word in enumerate(words) if word in commands), len(words))
+    chosen = next(iter(words[place:]), "")
+    names, handler = [chosen], None
+    added = parser.add_subcommands(required=True)
+    for name, command in commands.items():
+        one = ArgumentParser(description=command.text)
+        added.add_subcommand(name, one, help=f"{command.text.partition('. ')[0].rstrip('.')}.")
+        if name == chosen and command.below:
+            below, handler = add_commands(one, command.below(), words[place + 1 :])
+            names += below
+        elif name == chosen:
+            command.fill(one)
+            handler = command.call
+    return names, handler
 
 
 if __name__ == "__main__":

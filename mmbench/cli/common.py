@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -13,20 +16,79 @@ from rich.console import Console
 if TYPE_CHECKING:
     from mmbench.runner.records import Records
 
-console = Console()
-console_of_errors = Console(stderr=True)
+CLOSED = 141
+"""Exit status where the reader of the output has left, as of a program that the signal of a broken pipe ends."""
 Handler = Callable[[Namespace, dict[str, dict[str, str]]], int]
+
+
+class Command(NamedTuple):
+    """A subcommand; only the chosen one is asked for what takes time.
+
+    Attributes:
+        text: What it does, in one line.
+        fill: Adds its arguments to its parser.
+        call: Runs it and returns the exit status.
+        below: Returns its own subcommands, for one that has some instead.
+    """
+
+    text: str
+    fill: Callable[[ArgumentParser], object] = lambda parser: None
+    call: Handler | None = None
+    below: Callable[[], Mapping[str, Command]] | None = None
+
+
+class _Output(Console):
+    """Standard output: where its reader has left, as `head` does, the command ends without a word."""
+
+    def on_broken_pipe(self) -> None:
+        """End the command."""
+        self.quiet = True
+        drop_output()
+        raise SystemExit(CLOSED)
+
+
+def drop_output() -> None:
+    """Let nothing more be written to a standard output that takes nothing."""
+    with suppress(OSError):  # there is no file behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = _Output()
+console_of_errors = Console(stderr=True)
 
 PUBLISHED = Path("leaderboard")
 """The folder of the published results."""
 LOCAL = PUBLISHED / "local"
 """The usual folder of one's own."""
+NARROWEST = 30
+"""Columns that the last cell of a row has at least beside the others; with fewer it stands below them."""
 VARIABLE = "MMBENCH_LEADERBOARD"
 
 
 def say(text: str, style: str = "") -> None:
     """Print a line as it is, never broken."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def columns(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return the lines of a table whose last column is wrapped at spaces; what stands in the others is never broken.
+
+    Args:
+        rows: Cells of each row, equally many.
+        width: Columns of the terminal; words and first cells that are longer are not broken.
+    """
+    lines: list[str] = []
+    sizes = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)][:-1]
+    for *cells, text in rows:
+        head = "".join(f"{cell:<{size}}  " for cell, size in zip(cells, sizes, strict=True))
+        narrow = width - len(head) < NARROWEST
+        indent = " " * (4 if narrow else len(head))
+        body = textwrap.wrap(text, width - len(indent), break_long_words=False, break_on_hyphens=False) or [""]
+        if narrow:
+            lines += [head.rstrip(), *(indent + line for line in body if line)]
+        else:
+            lines += [(head + body[0]).rstrip(), *(indent + line for line in body[1:])]
+    return lines
 
 
 def add_leaderboard(parser: ArgumentParser) -> None:

@@ -10,99 +10,98 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mmbench.cli.common import Handler, console
+from mmbench.cli.common import Command, console
 
 
-def add_data_commands(commands: Any, handlers: dict[str, Handler]) -> None:
-    """Add ``data`` and what is below it to the subcommands, and what they call to the handlers."""
-    data = ArgumentParser(description="Bring in, make, look at and check stores.")
-    commands.add_subcommand("data", data)
-    below = data.add_subcommands(required=True)
-    _add_download(below, handlers)
-    _add_import(below, handlers)
-    _add_extract(below, handlers)
-    _add_keyframes(below, handlers)
-    _add_synth(below, handlers)
-    for name, text, handler in (
-        ("info", "Show what a store holds.", info),
-        ("check", "Compare a store's content with its digests.", check),
-    ):
-        one = ArgumentParser(description=text)
-        one.add_argument("file", type=Path, help="the store")
-        below.add_subcommand(name, one)
-        handlers[f"data {name}"] = handler
+def data_commands() -> dict[str, Command]:
+    """Return what is below ``data``."""
+    return {
+        "download": Command(
+            "Download the files of a data set; the same command continues.", fill_download, download_data
+        ),
+        "import": Command("Bring in published files, or features of your own (format `plain`).", below=_formats),
+        "extract": Command("Make a store of one's own clips, for `mmbench predict`.", fill_extract, extract),
+        "keyframes": Command(
+            "Keep the frames of a raw store that its sound chooses (VCAN).", fill_keyframes, keyframes
+        ),
+        "synth": Command("Make a generated data set.", fill_synth, make_synthetic),
+        "info": Command("Show what a store holds.", fill_file, info),
+        "check": Command("Compare a store's content with its digests.", fill_file, check),
+    }
 
 
-def _add_download(below: Any, handlers: dict[str, Handler]) -> None:
+def fill_file(parser: ArgumentParser) -> None:
+    """Add the store that a command reads."""
+    parser.add_argument("file", type=Path, help="the store")
+
+
+def fill_download(parser: ArgumentParser) -> None:
+    """Add the arguments of ``data download``."""
     from data_modules.download import PARTS, ZENODO
 
-    loading = ArgumentParser(description="Download the files of a data set; the same command continues.")
-    loading.add_argument("dataset", help="data set, such as ravdess")
-    loading.add_argument("--out", type=Path, required=True, help="folder for the files")
-    loading.add_argument(
+    parser.add_argument("dataset", help="data set, such as ravdess")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument(
         "--parts", nargs="+", default=["audio-speech"], help=f"{', '.join(PARTS)}, or names of archives"
     )
-    loading.add_argument("--url", default=ZENODO, help="server of the record")
-    loading.add_argument("--unpack", type=bool, default=True, help="whether to unpack the archives")
-    below.add_subcommand("download", loading)
-    handlers["data download"] = download_data
+    parser.add_argument("--url", default=ZENODO, help="server of the record")
+    parser.add_argument("--unpack", type=bool, default=True, help="whether to unpack the archives")
 
 
-def _add_import(below: Any, handlers: dict[str, Handler]) -> None:
+def _formats() -> dict[str, Command]:
+    """Return a command per format."""
     from data_modules.importers import importers
 
-    importing = ArgumentParser(description="Bring in published files, or features of your own (format `plain`).")
-    below.add_subcommand("import", importing)
-    formats = importing.add_subcommands(required=True)
-    for name, read in importers().items():
-        one = ArgumentParser(description=(sys.modules[read.__module__].__doc__ or "").split("\n")[0])
-        one.add_argument("source", type=Path, help="file or folder to read")
-        one.add_argument("--out", type=Path, required=True, help="store to write")
-        one.add_function_arguments(read, skip={"source"}, as_group=False)
-        formats.add_subcommand(name, one)
-        handlers[f"data import {name}"] = partial(import_data, name)
+    return {
+        name: Command(
+            (sys.modules[read.__module__].__doc__ or "").split("\n")[0],
+            partial(_fill_import, read),
+            partial(import_data, name),
+        )
+        for name, read in importers().items()
+    }
 
 
-def _add_extract(below: Any, handlers: dict[str, Handler]) -> None:
+def _fill_import(read: Callable[..., Any], parser: ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="file or folder to read")
+    parser.add_argument("--out", type=Path, required=True, help="store to write")
+    parser.add_function_arguments(read, skip={"source"}, as_group=False)
+
+
+def fill_extract(parser: ArgumentParser) -> None:
+    """Add the arguments of ``data extract``."""
     from data_modules.extract import Extractors
 
-    extracting = ArgumentParser(description="Make a store of one's own clips, for `mmbench predict`.")
-    extracting.add_argument("clips", nargs="+", type=Path, help="videos, sound files, and folders of them")
-    extracting.add_argument("--out", type=Path, required=True, help="store to write")
-    extracting.add_argument(
+    parser.add_argument("clips", nargs="+", type=Path, help="videos, sound files, and folders of them")
+    parser.add_argument("--out", type=Path, required=True, help="store to write")
+    parser.add_argument(
         "--transcripts", type=Path | None, default=None, help="table with the columns id and text; else NAME.txt files"
     )
-    extracting.add_argument("--dataset", default="own", help="key of the data set")
-    extracting.add_class_arguments(Extractors, as_group=False)
-    below.add_subcommand("extract", extracting)
-    handlers["data extract"] = extract
+    parser.add_argument("--dataset", default="own", help="key of the data set")
+    parser.add_class_arguments(Extractors, as_group=False)
 
 
-def _add_keyframes(below: Any, handlers: dict[str, Handler]) -> None:
+def fill_keyframes(parser: ArgumentParser) -> None:
+    """Add the arguments of ``data keyframes``."""
     from data_modules.features.keyframes import Variant
 
-    choosing = ArgumentParser(description="Keep the frames of a raw store that its sound chooses (VCAN).")
-    choosing.add_argument("source", type=Path, help="store of frames and waveforms")
-    choosing.add_argument("--out", type=Path, required=True, help="store to write")
-    choosing.add_argument("--variant", type=Variant, default="default", help="how columns of sound are scored")
-    below.add_subcommand("keyframes", choosing)
-    handlers["data keyframes"] = keyframes
+    parser.add_argument("source", type=Path, help="store of frames and waveforms")
+    parser.add_argument("--out", type=Path, required=True, help="store to write")
+    parser.add_argument("--variant", type=Variant, default="default", help="how columns of sound are scored")
 
 
-def _add_synth(below: Any, handlers: dict[str, Handler]) -> None:
+def fill_synth(parser: ArgumentParser) -> None:
+    """Add the arguments of ``data synth``."""
     from data_modules.generator import SEED, TARGETS
 
-    synth = ArgumentParser(description="Make a generated data set.")
-    synth.add_argument(
+    parser.add_argument(
         "form", nargs="?", default="sequences", choices=["sequences", "dialogues", "clips"], help="what samples are"
     )
-    synth.add_argument("--out", type=Path | None, default=None, help="store to write; by default the usual place")
-    synth.add_argument(
+    parser.add_argument("--out", type=Path | None, default=None, help="store to write; by default the usual place")
+    parser.add_argument(
         "--kind", default=None, choices=list(TARGETS), help="what is predicted of sequences: without it a score"
     )
-    synth.add_argument("--seed", type=int, default=SEED, help="seed of the generator")
-    below.add_subcommand("synth", synth)
-    handlers["data synth"] = make_synthetic
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the generator")
 
 
 def download_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:

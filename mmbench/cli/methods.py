@@ -10,45 +10,36 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from mmbench.cli.common import Handler, console
-from mmbench.cli.run import complain
+from mmbench.cli.common import columns, console, say
+from mmbench.cli.run import add_benchmarks, complain
 
 SHOWN = 20
 """Predictions that are printed; a table holds all of them."""
 
 
-def add_list(commands: Any, handlers: dict[str, Handler]) -> None:
-    """Add ``list``."""
-    parser = ArgumentParser(description="What there is, what fits what, how faithful it is and what it needs.")
+def fill_list(parser: ArgumentParser) -> None:
+    """Add the arguments of ``list``."""
     parser.add_argument("what", choices=["methods", "datasets", "suites"], help="what to list")
     parser.add_argument("--json", action="store_true", help="machine-readable")
-    parser.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), help="folder with suites")
-    commands.add_subcommand("list", parser)
-    handlers["list"] = list_things
+    add_benchmarks(parser)
 
 
-def add_check(commands: Any, handlers: dict[str, Handler]) -> None:
-    """Add ``check``."""
-    parser = ArgumentParser(description="Run the suite `ci` and compare it with the committed numbers.")
+def fill_check(parser: ArgumentParser) -> None:
+    """Add the arguments of ``check``."""
     parser.add_argument("--suite", default="ci", help="suite to run")
     parser.add_argument("--accept", action="store_true", help="make the numbers of this run the committed ones")
     parser.add_argument("--method", nargs="+", default=[], help="only these methods")
     parser.add_argument("--store", type=Path | None, default=None, help="the store, if not in its usual place")
     parser.add_argument("--jobs", type=int, default=0, help="processes; 0 for one per GPU or core")
-    parser.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), help="folder of suites and baselines")
-    commands.add_subcommand("check", parser)
-    handlers["check"] = check
+    add_benchmarks(parser)
 
 
-def add_predict(commands: Any, handlers: dict[str, Handler]) -> None:
-    """Add ``predict``."""
-    parser = ArgumentParser(description="Say what a trained method predicts for every sample of a store.")
+def fill_predict(parser: ArgumentParser) -> None:
+    """Add the arguments of ``predict``."""
     parser.add_argument("--checkpoint", type=Path, required=True, help="file under runs/<trial id>/")
     parser.add_argument("--data", type=Path, required=True, help="store with the features it was trained on")
     parser.add_argument("--out", type=Path | None, default=None, help="table to write (CSV); by default none")
     parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator")
-    commands.add_subcommand("predict", parser)
-    handlers["predict"] = predict
 
 
 def list_things(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
@@ -59,16 +50,27 @@ def list_things(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
-    columns = [column for column in rows[0] if column != "bring"] if rows else []
-    table = Table(*columns)
-    for row in rows:
-        cells = (row[column] for column in columns)
-        table.add_row(*(", ".join(map(str, cell)) if isinstance(cell, list) else str(cell) for cell in cells))
-    console.print(table)
-    for row in rows:
-        if "bring" in row:
-            console.print(f"{row['dataset']}: {row['bring']}", markup=False, highlight=False, soft_wrap=True)
+    for line in columns([_cells(arguments.what, row) for row in rows], console.width):
+        say(line)
+    if arguments.what != "suites":
+        say("More of one, and how to bring or set it: `mmbench show NAME`.", style="dim")
     return 0
+
+
+def _cells(what: str, row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a row for people: keys and facts, and what may be wrapped last."""
+    from mmbench.listing import on
+
+    if what == "methods":
+        needs = f"; needs {', '.join(row['needs'])}" if row["needs"] else ""
+        return row["method"], str(row["year"]), row["fidelity"], f"{row['title']}{needs}; on {on(row['datasets'])}"
+    if what == "datasets":
+        text = f"{row['title']}: {', '.join(row['modalities'])}; {len(row['methods'])} methods fit"
+        return row["dataset"], row["task"], text
+    methods = row["methods"] if isinstance(row["methods"], str) else ", ".join(row["methods"])
+    seeds = ", ".join(map(str, row["seeds"]))
+    text = f"{row['title']}; at most {row['max_epochs']} epochs, seeds {seeds}; methods: {methods}"
+    return row["suite"], row["dataset"], text
 
 
 def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
@@ -76,17 +78,18 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     from mmbench.runner.check import compare, load_baseline, numbers, save_baseline
     from mmbench.runner.launch import Options, automatic_jobs, launch
     from mmbench.runner.plan import make_plan
-    from mmbench.runner.settings import find_suite
+    from mmbench.runner.settings import benchmarks_folder, find_suite
 
-    suite = find_suite(arguments.benchmarks, arguments.suite)
-    path = arguments.benchmarks / "baselines" / f"{suite.name}.json"
+    benchmarks = benchmarks_folder(arguments.benchmarks)
+    suite = find_suite(benchmarks, arguments.suite)
+    path = benchmarks / "baselines" / f"{suite.name}.json"
     baseline = {} if arguments.accept else load_baseline(path)
     trials, _ = make_plan(
         suite,
         dataset=suite.dataset,
         methods_wanted=arguments.method,
         path=arguments.store,
-        benchmarks=arguments.benchmarks,
+        benchmarks=benchmarks,
     )
     with tempfile.TemporaryDirectory() as folder:
         jobs = arguments.jobs or automatic_jobs(len(trials))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
@@ -13,7 +13,6 @@ from rich.text import Text
 
 from mmbench.cli.common import (
     PUBLISHED,
-    Handler,
     add_leaderboard,
     console,
     console_of_errors,
@@ -32,57 +31,45 @@ if TYPE_CHECKING:
 FORMS = ["markdown", "csv", "latex"]
 
 
-def add_result_commands(commands: Any, handlers: dict[str, Handler]) -> None:
-    """Add the commands on results."""
-    reporting = ArgumentParser(
-        description="Make the tables of your runs, the published rows merged in. With an option, print one table."
-    )
-    reporting.add_argument("--dataset", default="", help="print the tables of this data set or track")
-    reporting.add_argument("--mine", action="store_true", help="only your rows")
-    reporting.add_argument("--method", nargs="+", default=[], help="only these methods")
-    reporting.add_argument("--sort", default="", help="metric to sort by; by default the one that selects")
-    reporting.add_argument("--format", default="", choices=["", *FORMS], help="how to print; by default markdown")
-    add_leaderboard(reporting)
-    commands.add_subcommand("report", reporting)
-    handlers["report"] = report
+def fill_report(parser: ArgumentParser) -> None:
+    """Add the arguments of ``report``."""
+    parser.add_argument("--dataset", default="", help="print the tables of this data set or track")
+    parser.add_argument("--mine", action="store_true", help="only your rows")
+    parser.add_argument("--method", nargs="+", default=[], help="only these methods")
+    parser.add_argument("--sort", default="", help="metric to sort by; by default the one that selects")
+    parser.add_argument("--format", default="", choices=["", *FORMS], help="how to print; by default markdown")
+    add_leaderboard(parser)
 
-    comparing = ArgumentParser(description="Compare two rows, metric by metric.")
-    comparing.add_argument("a", help="method or label of a row, such as mmim or 'mmim (yours)'")
-    comparing.add_argument("b", help="likewise")
-    comparing.add_argument("--dataset", default="", help="only on this data set or track")
-    comparing.add_argument("--format", default="markdown", choices=FORMS, help="how to print")
-    add_leaderboard(comparing)
-    commands.add_subcommand("compare", comparing)
-    handlers["compare"] = compare
 
-    verifying = ArgumentParser(
-        description="Check records: layout, place, digests, and every metric by its predictions."
-    )
-    verifying.add_argument(
+def fill_compare(parser: ArgumentParser) -> None:
+    """Add the arguments of ``compare``."""
+    parser.add_argument("a", help="method or label of a row, such as mmim or 'mmim (yours)'")
+    parser.add_argument("b", help="likewise")
+    parser.add_argument("--dataset", default="", help="only on this data set or track")
+    parser.add_argument("--format", default="markdown", choices=FORMS, help="how to print")
+    add_leaderboard(parser)
+
+
+def fill_verify(parser: ArgumentParser) -> None:
+    """Add the arguments of ``verify``."""
+    parser.add_argument(
         "path", type=Path | None, nargs="?", default=None, help="record or folder; by default the published records"
     )
-    commands.add_subcommand("verify", verifying)
-    handlers["verify"] = verify
 
-    publishing = ArgumentParser(
-        description="Copy your verified records to the published ones and make their tables again."
-    )
-    _add_filters(publishing)
-    publishing.add_argument("--replace", action="store_true", help="put results in the place of other published ones")
-    add_leaderboard(publishing)
-    commands.add_subcommand("publish", publishing)
-    handlers["publish"] = publish
 
-    reproducing = ArgumentParser(
-        description="Train published trials again and compare number by number: equal, within rounding, as far as "
-        "another seed, or differs."
-    )
-    _add_filters(reproducing)
-    reproducing.add_argument("--store", type=Path | None, default=None, help="the store, if not in its usual place")
-    add_machine(reproducing)
-    add_leaderboard(reproducing)
-    commands.add_subcommand("reproduce", reproducing)
-    handlers["reproduce"] = reproduce
+def fill_publish(parser: ArgumentParser) -> None:
+    """Add the arguments of ``publish``."""
+    _add_filters(parser)
+    parser.add_argument("--replace", action="store_true", help="put results in the place of other published ones")
+    add_leaderboard(parser)
+
+
+def fill_reproduce(parser: ArgumentParser) -> None:
+    """Add the arguments of ``reproduce``."""
+    _add_filters(parser)
+    parser.add_argument("--store", type=Path | None, default=None, help="the store, if not in its usual place")
+    add_machine(parser)
+    add_leaderboard(parser)
 
 
 def _add_filters(parser: ArgumentParser) -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mmbench.cli.common import Handler, add_leaderboard, console, own_folder, published_records, say
+from mmbench.cli.common import add_leaderboard, console, own_folder, published_records, say
+from mmbench.cli.show import print_parts
 
+HELP = "--method.help"
 LOGGERS = ["csv", "wandb", "tensorboard"]
 
 if TYPE_CHECKING:
@@ -20,12 +22,8 @@ if TYPE_CHECKING:
     from mmbench.runner.training import Training
 
 
-def add_run(commands: Any, handlers: dict[str, Handler]) -> None:
-    """Add ``run``."""
-    parser = ArgumentParser(
-        description="Run trials, write their records, print the leaderboard. Settings of a method: --method.KEY VALUE, "
-        "of the data: --data.KEY VALUE, of corruption: --corruption.KEY VALUE."
-    )
+def fill_run(parser: ArgumentParser) -> None:
+    """Add the arguments of ``run``."""
     parser.add_argument("--method", nargs="+", default=[], help="methods; by default the suite's, or all that fit")
     parser.add_argument("--dataset", default="", help="data set; by default the suite's")
     parser.add_argument(
@@ -48,9 +46,17 @@ def add_run(commands: Any, handlers: dict[str, Handler]) -> None:
     parser.add_argument("--fresh", action="store_true", help="train even what is done")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, run nothing")
     add_leaderboard(parser)
-    parser.add_argument("--benchmarks", type=Path, default=Path("benchmarks"), help="folder of suites and settings")
-    commands.add_subcommand("run", parser)
-    handlers["run"] = run
+    add_benchmarks(parser)
+
+
+def add_benchmarks(parser: ArgumentParser) -> None:
+    """Add the option that names the folder of suites and settings."""
+    parser.add_argument(
+        "--benchmarks",
+        type=Path | None,
+        default=None,
+        help="folder of suites, settings and baselines; by default benchmarks/ where that is, else the shipped one",
+    )
 
 
 def add_machine(parser: ArgumentParser) -> None:
@@ -62,23 +68,20 @@ def add_machine(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Run a plan and print how it compares."""
+    if "help" in dotted["method"]:
+        return print_settings(arguments.method)
     from mmbench.methods import ConfigError
     from mmbench.runner.environment import check_machine, now
     from mmbench.runner.launch import Options, automatic_jobs, launch
-    from mmbench.runner.settings import find_suite
+    from mmbench.runner.settings import benchmarks_folder, find_suite
 
     folder = own_folder(arguments.leaderboard)
-    if not arguments.benchmarks.is_dir():
-        console.print(
-            f"There is no folder {arguments.benchmarks}: methods run with their built-in settings. Run from the "
-            "repository or give --benchmarks for those that are shipped per data set.",
-            style="yellow",
-        )
-    suite = find_suite(arguments.benchmarks, arguments.suite)
+    benchmarks = benchmarks_folder(arguments.benchmarks)
+    suite = find_suite(benchmarks, arguments.suite)
     changes = {"max_epochs": arguments.max_epochs, "precision": arguments.precision}
     training = dataclasses.replace(suite.training, **{name: value for name, value in changes.items() if value})
     check_machine(arguments.accelerator, training.precision, arguments.logger)
-    trials, left_out = _plan(arguments, dotted, suite, training)
+    trials, left_out = _plan(arguments, dotted, suite, training, benchmarks)
     for method, why in left_out.items():
         console.print(f"{method} is left out: {why}.", markup=False)
     if not trials:
@@ -105,8 +108,19 @@ def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     return complain(ran)
 
 
+def print_settings(names: list[str]) -> int:
+    """Print the settings of methods."""
+    from mmbench.methods import ConfigError, method
+    from mmbench.show import Part, settings
+
+    if not names:
+        raise ConfigError(f"{HELP} lists the settings of the methods that are named: add --method NAME.")
+    print_parts(Part(f"Settings of {name}: --method.KEY VALUE", settings(method(name).Config)) for name in names)
+    return 0
+
+
 def _plan(
-    arguments: Namespace, dotted: dict[str, dict[str, str]], suite: Suite, training: Training
+    arguments: Namespace, dotted: dict[str, dict[str, str]], suite: Suite, training: Training, benchmarks: Path
 ) -> tuple[list[Trial], dict[str, str]]:
     """Return the trials of the command, and by method why it was left out."""
     from data_modules.store import FeatureStore
@@ -129,7 +143,7 @@ def _plan(
             data={**data, "corruption": corruption} if corruption else data,
             training=training,
             overrides=dotted["method"],
-            benchmarks=arguments.benchmarks,
+            benchmarks=benchmarks,
         )
         trials += planned
     return trials, left_out
@@ -166,18 +180,22 @@ def make_tables(folder: Path) -> Report:
 
 def complain(ran: Ran) -> int:
     """Say what has no result and why, and return the exit status."""
+    from mmbench.runner.progress import titles
+
+    names = titles([*(trial for trial, _ in ran.troubles), *ran.unfinished])
     bad = sum(not record.completed for record in ran.records)
     if bad:
         say(f"{bad} trials failed or diverged. To run these again: the same command with --retry.", style="red")
     for trial, trouble in ran.troubles:
-        say(f"{trial.title} has no record: {trouble}", style="red")
+        say(f"{names[trial.id]} has no record: {trouble}", style="red")
     if ran.stopped:
         left = f", and {len(ran.unfinished)} trials were not run" if ran.unfinished else ""
         say(f"This would have hit every trial{left}. The same command continues once it is mended.", style="red")
     else:
         for trial in ran.unfinished:
             say(
-                f"{trial.title} has no record: its process was ended (out of memory?). The same command continues it.",
+                f"{names[trial.id]} has no record: its process was ended (out of memory?). The same command continues "
+                "it.",
                 style="red",
             )
     return 1 if bad or ran.troubles or ran.unfinished else 0

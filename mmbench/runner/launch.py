@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from data_modules.streaming import READERS, automatic_workers
 from mmbench.methods import methods
@@ -28,6 +27,7 @@ from mmbench.runner.code import code_hash
 from mmbench.runner.environment import Tracker
 from mmbench.runner.lease import Lease, LeaseError, owner, wait
 from mmbench.runner.plan import Trial
+from mmbench.runner.progress import Display, News
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import Records
 from mmbench.runner.trial import run_trial
@@ -37,8 +37,6 @@ from mmbench.runner.verify import verify_file
 EDITED = MachineError("The code was edited while it started: start again.", everything=True)
 GRACE = 10.0
 """Seconds that a process has to end by itself, once it was told so."""
-News = int | str | Record | MachineError
-"""What there is to say of a trial: its finished epochs, whom it waits for, its record, or why it has none."""
 Notify = Callable[[Trial, News], None]
 Events = SimpleQueue[tuple[str, News]]
 
@@ -179,9 +177,8 @@ def automatic_jobs(trials: int) -> int:
 def launch(trials: Sequence[Trial], options: Options, console: Console) -> Ran:
     """Run a plan and return what became of it."""
     options = replace(options, jobs=min(options.jobs, len(trials)))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        display = _Display(progress, console, trials)
+    display = Display(console, trials)
+    with display.shown():
         if edited := _edited(trials):
             display(edited, EDITED)
         elif options.jobs <= 1:
@@ -200,54 +197,7 @@ def launch(trials: Sequence[Trial], options: Options, console: Console) -> Ran:
     return ran
 
 
-class _Display:
-    """Shows trials as they go: bars on a terminal, one line per ended trial elsewhere."""
-
-    def __init__(self, progress: Progress, console: Console, trials: Sequence[Trial]) -> None:
-        self.progress, self.console = progress, console
-        self.total = progress.add_task("trials", total=len(trials))
-        self.tasks: dict[str, object] = {}
-        self.started: dict[str, float] = {}
-        self.ended: dict[str, Record | MachineError] = {}
-        self.told: dict[str, str] = {}
-        self.stopped: MachineError | None = None
-        self.size = len(trials)
-
-    def __call__(self, trial: Trial, news: News) -> None:
-        if isinstance(news, str):
-            if trial.id not in self.tasks and self.told.get(trial.id) != news:  # another command has it
-                self.console.print(f"{trial.title}: {news}", markup=False)
-            self.told[trial.id] = news
-            return
-        if isinstance(news, int):
-            if trial.id not in self.tasks:
-                self.started[trial.id] = time.monotonic()
-                self.tasks[trial.id] = self.progress.add_task(trial.title, total=trial.training["max_epochs"])
-            self.progress.update(self.tasks[trial.id], completed=news)  # type: ignore[arg-type] # rich's own id type
-            return
-        if trial.id in self.tasks:
-            self.progress.remove_task(self.tasks.pop(trial.id))  # type: ignore[arg-type] # rich's own id type
-        if isinstance(news, MachineError) and news.everything:
-            self.stopped = news
-        if isinstance(self.ended.get(trial.id), Record):
-            return  # another process has said so, or had less luck
-        first = trial.id not in self.ended
-        self.ended[trial.id] = news
-        if first:
-            self.progress.advance(self.total)
-        took = f" in {time.monotonic() - self.started[trial.id]:.0f} s" if trial.id in self.started else " (kept)"
-        text = outcome(news) if isinstance(news, Record) else f"no result: {news}"
-        self.console.print(f"[{len(self.ended)}/{self.size}] {trial.title}: {text}{took}", markup=False)
-
-
-def outcome(record: Record) -> str:
-    """Return in a few words how a trial ended."""
-    if record.selection is None or record.value is None:
-        return f"{record.status}: {record.error.message if record.error else ''}"
-    return f"{record.selection.metric} {record.value:.4f} (epoch {record.selection.epoch})"
-
-
-def _work_in_processes(trials: Sequence[Trial], options: Options, display: _Display) -> None:
+def _work_in_processes(trials: Sequence[Trial], options: Options, display: Display) -> None:
     """Run the plan in several processes, each with its share of the devices or of the cores."""
     context = multiprocessing.get_context("spawn")
     events: Events = context.SimpleQueue()

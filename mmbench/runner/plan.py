@@ -22,7 +22,7 @@ from data_modules import Corruption, DataError, DataSpec, FusionDataModule
 from data_modules.schema import unknown
 from mmbench.methods import ConfigError, method, methods
 from mmbench.runner.code import code_hash
-from mmbench.runner.settings import Suite, shipped_settings
+from mmbench.runner.settings import Suite, benchmarks_folder, shipped_settings
 from mmbench.runner.training import Training
 
 DECIDES = ("track", "fold", "method", "config", "data", "training", "seed", "identity")
@@ -176,7 +176,7 @@ def make_plan(
     data: Mapping[str, Any] | None = None,
     training: Training | None = None,
     overrides: Mapping[str, Any] | None = None,
-    benchmarks: Path = Path("benchmarks"),
+    benchmarks: Path | None = None,
 ) -> tuple[list[Trial], dict[str, str]]:
     """Return the trials of a command, and by method why it was left out.
 
@@ -190,11 +190,12 @@ def make_plan(
         data: Settings of the data module.
         training: What all methods share, if not the suite's.
         overrides: Method settings that the command changed.
-        benchmarks: Folder with the shipped settings.
+        benchmarks: Folder with the shipped settings; by default the usual one.
 
     Raises:
         ConfigError: When a named method does not fit the data or a setting does not exist.
     """
+    benchmarks = benchmarks_folder() if benchmarks is None else benchmarks
     # Before anything that takes time, in which somebody might edit the code that is loaded.
     codes = {key: code_hash(key) for key in dict.fromkeys(methods_wanted or suite.methods or methods())}
     settings = {**(suite.data or {}), **(data or {})}

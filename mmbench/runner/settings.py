@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+import mmbench
 from data_modules.schema import unknown
 from mmbench.methods import ConfigError
 from mmbench.runner.training import Training
@@ -37,8 +38,31 @@ class Suite:
     data: Mapping[str, Any] | None = None
 
 
+HERE = Path("benchmarks")
+PACKAGE = Path(mmbench.__file__).parent
+PARTS = ("suites", "methods", "baselines")
 LISTS: dict[str, type[Any]] = {"methods": str, "seeds": int}
 EXAMPLES = {"methods": "[mmim, mult]", "seeds": "[1111, 1112]"}
+
+
+def benchmarks_folder(given: Path | None = None) -> Path:
+    """Return the folder of suites, settings and baselines.
+
+    Args:
+        given: What the command names; by default ``benchmarks`` of the working directory where that is such a folder,
+            as in a clone of the repository, else the one that is shipped with this package.
+
+    Raises:
+        ConfigError: When the named one is not there.
+    """
+    if given is not None:
+        if not given.is_dir():
+            raise ConfigError(f"There is no folder {given}: leave --benchmarks away for the settings that are shipped.")
+        return given
+    if any((HERE / part).is_dir() for part in PARTS):
+        return HERE
+    inside = PACKAGE / "benchmarks"
+    return inside if inside.is_dir() else PACKAGE.parent / "benchmarks"  # an editable install runs from the repository
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

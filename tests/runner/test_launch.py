@@ -119,7 +119,7 @@ def test_an_interrupt_ends_the_processes(plan: Planner, options: Options, monkey
         daemons.extend(process.daemon for process in multiprocessing.active_children())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch_module._Display, "__call__", interrupted)
+    monkeypatch.setattr(launch_module.Display, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         launch(plan("lf_dnn", epochs=2000, seeds=(1, 2)), dataclasses.replace(options, jobs=2), quiet_console())
     assert not multiprocessing.active_children()
@@ -140,7 +140,7 @@ def test_an_interrupt_ends_processes_that_do_not_listen(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launch_module._Display, "__call__", interrupted)
+    monkeypatch.setattr(launch_module.Display, "__call__", interrupted)
     monkeypatch.setattr(launch_module, "_worker", deaf)
     monkeypatch.setattr(launch_module, "GRACE", 0.5)
     with pytest.raises(KeyboardInterrupt):
@@ -163,7 +163,7 @@ def test_a_second_interrupt_ends_the_processes_at_once(
             raise KeyboardInterrupt
         join(self)
 
-    monkeypatch.setattr(launch_module._Display, "__call__", interrupted)
+    monkeypatch.setattr(launch_module.Display, "__call__", interrupted)
     monkeypatch.setattr(launch_module, "_worker", deaf)
     monkeypatch.setattr(SpawnProcess, "join", impatient)
     start = time.monotonic()

@@ -1,0 +1,116 @@
+"""``mmbench show``: all there is to know of a method, a data set or a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from mmbench.cli.common import (
+    PUBLISHED,
+    add_leaderboard,
+    columns,
+    console,
+    own_folder,
+    say,
+)
+
+if TYPE_CHECKING:
+    from mmbench.runner.record import Record
+    from mmbench.show import Part
+
+
+def fill_show(parser: ArgumentParser) -> None:
+    """Add the arguments of ``show``."""
+    parser.add_argument("name", help="method, data set, or the id of a trial (its first letters suffice, four or more)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints and logs")
+    add_leaderboard(parser)
+
+
+def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+    """Show whatever has the name."""
+    import data_modules
+    from data_modules import FusionDataModule
+    from data_modules.names import check_name
+    from data_modules.schema import DataError, unknown
+    from mmbench.methods import ConfigError, methods
+    from mmbench.runner.code import code_hash
+    from mmbench.runner.settings import benchmarks_folder
+    from mmbench.show import find_records, show_dataset, show_method, show_trial
+
+    name = arguments.name
+    folders = {"published": PUBLISHED / "records", "yours": own_folder(arguments.leaderboard) / "records"}
+    if name in methods():
+        published, own = (_records_of(name, folder) for folder in folders.values())
+        print_parts(show_method(name, benchmarks_folder(), published, own, code_hash))
+        return 0
+    known = [*methods(), *data_modules.datasets()]
+    try:
+        there = name in known or FusionDataModule.place(check_name("name", name)).is_file()
+    except DataError:
+        there = False
+    if there:
+        from data_modules.summary import summary
+
+        parts, store = show_dataset(name)
+        print_parts(parts)
+        if store is not None:
+            console.print()
+            console.print(summary(store))
+        return 0
+    found = find_records(name, folders)
+    for whose, path, record in found:
+        present = code_hash(record.method) if record.method in methods() else ""
+        print_parts(show_trial(whose, path, record, arguments.runs, present))
+    if not found:
+        raise ConfigError(
+            f"{unknown('method or data set', name, known)} Nor is it an id, or at least its first four letters, of a trial "
+            "with a record, published or yours."
+        )
+    return 0
+
+
+def _records_of(method: str, folder: Path) -> list[Record]:
+    """Return the records of a method; what cannot be read is said by other commands."""
+    from mmbench.runner.record import RecordError
+    from mmbench.runner.records import read_record
+
+    records = []
+    for path in sorted(folder.glob(f"**/{method}/*.json")):
+        try:
+            records.append(read_record(path))
+        except RecordError as error:
+            say(f"{path}: {error}; skipped. `mmbench verify` checks all.", style="yellow")
+    return records
+
+
+def print_parts(parts: Iterable[Part]) -> None:
+    """Print parts, an empty line before each but the first."""
+    for number, part in enumerate(parts):
+        if number:
+            say("")
+        say(part.title, style="bold")
+        for line in columns(part.rows, console.width - 2) if part.rows else ():
+            say(f"  {line}")
+        for line in _blocks(part.table, console.width - 2):
+            say(f"  {line}".rstrip())
+        for line in part.lines:
+            say(f"  {line}")
+
+
+def _blocks(table: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Return the lines of a table whose columns go below each other, the first repeated, where they are too many."""
+    lines: list[str] = []
+    sizes = [max(map(len, column)) for column in zip(*table, strict=True)]
+    begin = 1
+    while begin < len(sizes):
+        end = begin + 1
+        while end < len(sizes) and sizes[0] + sum(size + 2 for size in sizes[begin : end + 1]) <= width:
+            end += 1
+        shown = [0, *range(begin, end)]
+        lines += [""] if begin > 1 else []
+        lines += ["  ".join(f"{row[place]:>{sizes[place]}}" for place in shown) for row in table]
+        begin = end
+    return lines
