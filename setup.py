@@ -1,9 +1,5 @@
-"""What of the package ``pyproject.toml`` cannot say: the shipped settings lie beside it and are installed inside it."""
+"""What ``pyproject.toml`` cannot say: the packages that are found, and ``benchmarks/`` as one of them."""
 
 from setuptools import find_packages, setup
 
-setup(
-    packages=[*find_packages(include=["mmbench*", "data_modules*"]), "mmbench.benchmarks"],
-    package_dir={"mmbench.benchmarks": "benchmarks"},
-    package_data={"mmbench.benchmarks": ["suites/*.yaml", "methods/*.yaml", "baselines/*.json"]},
-)
+setup(packages=[*find_packages(include=["mmbench*", "data_modules*"]), "mmbench.benchmarks"])

@@ -42,11 +42,6 @@ def test_lists_in_json_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_lists_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "datasets"]) == 0
-    assert "mmbench data import" in capsys.readouterr().out
-
-
 def test_synth_info_check_then_a_changed_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import h5py
 

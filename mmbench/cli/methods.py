@@ -75,13 +75,16 @@ def _cells(what: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Run a suite anew and compare it with the committed numbers."""
+    from mmbench.methods import ConfigError
     from mmbench.runner.check import compare, load_baseline, numbers, save_baseline
     from mmbench.runner.launch import Options, automatic_jobs, launch
     from mmbench.runner.plan import make_plan
-    from mmbench.runner.settings import benchmarks_folder, find_suite
+    from mmbench.runner.settings import PACKAGE, benchmarks_folder, find_suite
 
     benchmarks = benchmarks_folder(arguments.benchmarks)
     suite = find_suite(benchmarks, arguments.suite)
+    if arguments.accept and benchmarks.is_relative_to(PACKAGE):
+        raise ConfigError("The numbers of an installed package stay as they are: run from the repository.")
     path = benchmarks / "baselines" / f"{suite.name}.json"
     baseline = {} if arguments.accept else load_baseline(path)
     trials, _ = make_plan(

@@ -66,8 +66,8 @@ def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         print_parts(show_trial(whose, path, record, arguments.runs, present))
     if not found:
         raise ConfigError(
-            f"{unknown('method or data set', name, known)} Nor is it an id, or at least its first four letters, of a trial "
-            "with a record, published or yours."
+            f"{unknown('method or data set', name, known)} Nor does the id of a trial with a record, published or "
+            "yours, begin with these letters (four or more)."
         )
     return 0
 

@@ -190,6 +190,7 @@ def test_kill_in_the_middle_then_the_same_command_gives_the_record_of_an_uninter
     options: Options, tmp_path: Path, small_store: FeatureStore
 ) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    (tmp_path / "none").mkdir()
 
     def command(place: Options) -> list[str]:
         return [
