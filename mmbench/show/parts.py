@@ -31,7 +31,9 @@ def facts(values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def spelled(value: Any) -> str:
     """Return a setting as it is typed; an empty text is visible."""
-    return repr(value) if value == "" else ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return repr(value) if value == "" else str(value)
 
 
 def pairs(values: Mapping[str, Any]) -> str:
