@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import data_modules
+from data_modules.importers import importers, options_of
 from mmbench import cli
 from mmbench.cli import COMMANDS, main
 from mmbench.cli.common import CLOSED, columns, console
@@ -62,7 +63,9 @@ def test_no_file_imports_what_only_unix_has() -> None:
 def test_nothing_needs_what_only_unix_has_to_be_imported() -> None:
     """Everything is imported where these modules are missing, as on Windows."""
     code = f"""
-        import importlib, pkgutil, sys
+        import importlib, os, pkgutil, sys
+        import lightning.pytorch, pandas, scipy.stats  # what they need is not ours
+        del os.register_at_fork, os.fork, os.getuid, os.sysconf
         sys.modules.update(dict.fromkeys({UNIX}))
         import data_modules, mmbench, mmbench.cli
         for package in (data_modules, mmbench):
@@ -82,6 +85,16 @@ def test_every_command_has_its_help(words: list[str], capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     command = {**COMMANDS, **{f"data {name}": one for name, one in data_commands().items()}}.get(" ".join(words))
     assert (command.text if command else "benchmark of multimodal") in " ".join(out.split())
+
+
+def test_every_format_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in importers():
+        with pytest.raises(SystemExit) as end:
+            main(["data", "import", name, "--help"])
+        assert not end.value.code
+        out = capsys.readouterr().out
+        for option in options_of(name):
+            assert f"--{option}" in out
 
 
 @pytest.mark.parametrize("what", ["methods", "datasets", "suites"])

@@ -231,4 +231,5 @@ class _Heart:
 
 
 _HEART = _Heart()
-os.register_at_fork(after_in_child=_HEART.reset)
+if hasattr(os, "register_at_fork"):  # where processes can fork at all
+    os.register_at_fork(after_in_child=_HEART.reset)
