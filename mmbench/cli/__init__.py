@@ -97,22 +97,27 @@ def _run(argv: list[str]) -> int:
         if any(dotted.values()) and names != ["run"]:
             parser.error(f"--{next(name for name in dotted if dotted[name])}.* belongs to `mmbench run`.")
         return handler(parsed.get(".".join(names)), dotted)
-    except ValueError as error:
-        from data_modules.schema import DataError
-        from mmbench.methods.config import ConfigError
-
-        if not isinstance(error, ConfigError | DataError):
-            raise
-        _complain(str(error))
-        return 2
     except BrokenPipeError:
         raise
-    except OSError as error:  # a full or read-only disk, wherever it was met
-        _complain(f"{type(error).__name__}: {error}. What was whole before still is; mend this and start again.")
-        return 1
+    except Exception as error:
+        if status := status_of(error):
+            _complain(str(error))
+            return status
+        if isinstance(error, OSError):  # a full or read-only disk, wherever it was met
+            _complain(f"{type(error).__name__}: {error}. What was whole before still is; mend this and start again.")
+            return 1
+        raise
     except KeyboardInterrupt:
         Console(stderr=True).print("\nInterrupted. The same command continues where this one stopped.")
         return 130
+
+
+def status_of(error: Exception) -> int:
+    """Return the exit status of an error whose message says all, 0 for any other."""
+    from data_modules.schema import DataError
+    from mmbench.methods.config import ConfigError
+
+    return 2 if isinstance(error, ConfigError | DataError) else 0
 
 
 def _complain(text: str) -> None:
