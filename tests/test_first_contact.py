@@ -10,13 +10,14 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import data_modules
 from data_modules.importers import importers, options_of
 from mmbench import cli
-from mmbench.cli import COMMANDS, main
+from mmbench.cli import COMMANDS, common, main
 from mmbench.cli.common import CLOSED, columns, console
 from mmbench.cli.data import data_commands
 from mmbench.methods import methods
@@ -129,13 +130,21 @@ def test_only_the_last_column_is_wrapped_and_goes_below_where_there_is_no_room()
 
 
 class Closed(io.StringIO):
-    """An output whose reader has left."""
+    """An output whose reader has left, until it is led elsewhere."""
 
     def write(self, text: str) -> int:
         raise BrokenPipeError
 
     def flush(self) -> None:
-        raise BrokenPipeError
+        if not led:
+            raise BrokenPipeError
+
+    def fileno(self) -> int:
+        return 1
+
+
+led: list[int] = []
+"""The outputs that were led elsewhere."""
 
 
 class Full(Closed):
@@ -149,17 +158,19 @@ class Full(Closed):
 
 
 @pytest.fixture
-def dropped(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def dropped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep the test's own output; rich's console is silent after it was closed."""
-    calls: list[int] = []
-    monkeypatch.setattr(os, "dup2", lambda *files: calls.append(1))
-    yield calls
+    led.clear()
+    own = SimpleNamespace(open=lambda *file: 0, devnull=os.devnull, O_WRONLY=os.O_WRONLY)
+    own.dup2 = lambda source, target: led.append(target)
+    monkeypatch.setattr(common, "os", own)  # pytest leads outputs elsewhere too
+    yield
     console.quiet = False
 
 
 @pytest.mark.parametrize("words", [["list", "suites", "--json"], ["list", "suites"], ["--help"]])
 def test_a_reader_that_leaves_ends_the_command_without_a_word(
-    words: list[str], dropped: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], dropped: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Closed())
     try:
@@ -167,11 +178,12 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word(
     except SystemExit as end:
         status = end.code
     assert status == CLOSED == 141
+    assert led == [1]
     assert capsys.readouterr().err == ""
 
 
 def test_an_output_to_a_full_disk_is_said(
-    dropped: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dropped: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdout", Full())
     assert main(["list", "suites", "--json"]) == 1
