@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from mmbench import __version__
-from mmbench.cli import data, methods, results, run, show
+from mmbench.cli import data, methods, plugins, results, run, show
 from mmbench.cli.common import CLOSED, Command, Handler, drop_output
 
 PREFIXES = ("method", "data", "corruption")
@@ -59,6 +59,11 @@ COMMANDS = {
     "check": Command(
         "Run the suite `ci` and compare it with the committed numbers.", methods.fill_check, methods.check
     ),
+    "test-method": Command(
+        "Run the tests that every method must pass, for one method (needs pytest).",
+        plugins.fill_test_method,
+        plugins.test_method,
+    ),
     "predict": Command(
         "Say what a trained method predicts for every sample of a store.", methods.fill_predict, methods.predict
     ),
@@ -87,16 +92,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     try:
-        arguments, dotted = split_dotted(argv)
-        parser = ArgumentParser(
-            prog="mmbench", description="A benchmark of multimodal fusion methods.", version=__version__
-        )
-        names, handler = add_commands(parser, COMMANDS, arguments)
-        parsed = parser.parse_args(arguments)
-        assert handler is not None  # the parser demands a command
-        if any(dotted.values()) and names != ["run"]:
-            parser.error(f"--{next(name for name in dotted if dotted[name])}.* belongs to `mmbench run`.")
-        return handler(parsed.get(".".join(names)), dotted)
+        with plugins.plugged(argv) as given:
+            arguments, dotted = split_dotted(given)
+            parser = ArgumentParser(
+                prog="mmbench", description="A benchmark of multimodal fusion methods.", version=__version__
+            )
+            plugins.add_plugin_option(parser)
+            names, handler = add_commands(parser, COMMANDS, arguments)
+            parsed = parser.parse_args(arguments)
+            assert handler is not None  # the parser demands a command
+            if any(dotted.values()) and names != ["run"]:
+                parser.error(f"--{next(name for name in dotted if dotted[name])}.* belongs to `mmbench run`.")
+            return handler(parsed.get(".".join(names)), dotted)
     except BrokenPipeError:
         raise
     except Exception as error:

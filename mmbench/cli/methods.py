@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from mmbench.cli.common import columns, console, say
+from mmbench.cli.plugins import tell_broken
 from mmbench.cli.run import add_benchmarks, complain
 
 SHOWN = 20
@@ -47,6 +48,7 @@ def list_things(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     from mmbench.listing import listing
 
     rows = listing(arguments.what, arguments.benchmarks)
+    tell_broken()
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -94,6 +96,7 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         path=arguments.store,
         benchmarks=benchmarks,
     )
+    tell_broken()
     with tempfile.TemporaryDirectory() as folder:
         jobs = arguments.jobs or automatic_jobs(len(trials))
         options = Options(Path(folder, "leaderboard"), Path(folder, "runs"), jobs=jobs)

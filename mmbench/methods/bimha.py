@@ -226,7 +226,7 @@ class BIMHA(FusionMethod):
         pair_op: str = setting(
             "outer", "what becomes of two vectors", choices=("outer", "lowrank", "hadamard", "concat")
         )
-        rank: int = setting(4, "rank of the weights where pair_op is lowrank", low=1)
+        rank: int = setting(4, "rank of the weights where pair_op is lowrank", low=1, needs={"pair_op": "lowrank"})
         pair_text_audio: bool = setting(True, "whether text and audio are a pair")
         pair_text_vision: bool = setting(True, "whether text and vision are a pair")
         pair_audio_vision: bool = setting(True, "whether audio and vision are a pair")

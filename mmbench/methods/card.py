@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Literal, get_args
 
-from data_modules.schema import DataSpec, ModalityKind, TargetKind
+from data_modules.schema import MODALITIES, DataSpec, ModalityKind, TargetKind, unknown
+from mmbench.methods.config import ConfigError
 
 Fidelity = Literal["official-code", "paper", "abstract", "own"]
 VECTORS: tuple[ModalityKind, ...] = ("features", "tokens")
@@ -47,6 +49,19 @@ class Needs:
     tasks: tuple[TargetKind, ...] = ("regression", "multiclass", "multilabel", "binary")
     kinds: tuple[ModalityKind, ...] | Mapping[str, tuple[ModalityKind, ...]] = VECTORS
     dialogue: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the names of modalities, tasks and kinds."""
+        by_modality = self.kinds if isinstance(self.kinds, Mapping) else {"": self.kinds}
+        checks: tuple[tuple[str, Iterable[str], Sequence[str]], ...] = (
+            ("modality", (*self.modalities, *filter(None, by_modality)), MODALITIES),
+            ("kind of target", self.tasks, get_args(TargetKind)),
+            ("kind of modality", chain(*by_modality.values()), get_args(ModalityKind)),
+        )
+        for what, given, known in checks:
+            for name in given:
+                if name not in known:
+                    raise ConfigError(f"Needs: {unknown(what, name, known)}")
 
     def reads(self, modality: str) -> tuple[ModalityKind, ...]:
         """Return the kinds of a modality that the method can read."""
@@ -108,3 +123,16 @@ class MethodCard:
     deviations: tuple[str, ...] = ()
     published: tuple[PublishedResult, ...] = ()
     needs: Needs = Needs()
+
+    def __post_init__(self) -> None:
+        """Check that everything is what it is called."""
+        if self.fidelity not in get_args(Fidelity):
+            raise ConfigError(unknown("fidelity", self.fidelity, get_args(Fidelity)))
+        if not (self.title and self.authors and isinstance(self.year, int)):
+            raise ConfigError("A card needs a title, authors and the year as a number.")
+        for name, kind in (("deviations", str), ("published", PublishedResult)):
+            given = getattr(self, name)
+            if not isinstance(given, tuple | list) or not all(isinstance(item, kind) for item in given):
+                raise ConfigError(f"The {name} of a card are a tuple of {kind.__name__}, each with a comma behind it.")
+        if not isinstance(self.needs, Needs):
+            raise ConfigError("The needs of a card are Needs(...).")

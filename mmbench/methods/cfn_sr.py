@@ -45,7 +45,6 @@ POOL = 8
 """Columns that become one step of the audio map."""
 LOST = 4
 """Columns that the convolutions over audio lose at the ends, before pooling."""
-BLOCK = ("residual", "self_attention")
 """Settings of the cross-modal block that are on unless the part is left out."""
 
 
@@ -330,13 +329,17 @@ class CFNSR(FusionMethod):
         edges: str = setting("reflect", "waveform: what lies beyond its ends", choices=("reflect", "zeros"))
         feature_width: int = setting(64, "vision features: channels of the map", low=1)
         attention: bool = setting(True, "whether there is a cross-modal block")
-        residual: bool = setting(True, "whether the block adds the map to the weighted one")
-        self_attention: bool = setting(True, "whether an encoder reads the audio map before it guides")
-        legacy_batch_sum: bool = setting(False, "whether the weights of all clips of a batch are added up")
+        residual: bool = setting(True, "whether the block adds the map to the weighted one", needs="attention")
+        self_attention: bool = setting(
+            True, "whether an encoder reads the audio map before it guides", needs="attention"
+        )
+        legacy_batch_sum: bool = setting(
+            False, "whether the weights of all clips of a batch are added up", needs="attention"
+        )
         legacy_stem: bool = setting(False, "whether the stem of the fused network has no ReLU")
 
         def __post_init__(self) -> None:
-            """Check that sizes divide each other and that no setting is about a part that is left out."""
+            """Check that sizes divide each other."""
             super().__post_init__()
             for part, whole in (("heads", "dim"), ("cardinality", "width")):
                 if getattr(self, whole) % getattr(self, part):
@@ -347,11 +350,6 @@ class CFNSR(FusionMethod):
                     raise ConfigError(f"{self.where(name)} is {getattr(self, name)}; it must be even.")
             if self.mfccs > self.mels:
                 raise ConfigError(f"{self.where('mfccs')} is {self.mfccs}; it must be at most mels, {self.mels}.")
-            idle = [name for name in BLOCK if not getattr(self, name)] + ["legacy_batch_sum"] * self.legacy_batch_sum
-            if idle and not self.attention:
-                raise ConfigError(
-                    f"{self.where(idle[0])} is about the cross-modal block, and attention=false has none."
-                )
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         # What does not fit is refused by the base class, which knows why.

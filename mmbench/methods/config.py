@@ -23,6 +23,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[Any] = (),
+    needs: str | Mapping[str, Any] = "",
 ) -> Any:
     """Return a dataclass field with its meaning and its allowed values.
 
@@ -32,8 +33,11 @@ def setting(
         low: Smallest allowed value.
         high: Largest allowed value.
         choices: The allowed values, if they can be listed.
+        needs: Without what the setting has no effect: another setting that must be on (neither 0 nor empty), or by name
+            the value of others, or a tuple of values.
     """
-    return field(default=default, metadata={"text": text, "low": low, "high": high, "choices": tuple(choices)})
+    rules = {"low": low, "high": high, "choices": tuple(choices), "needs": needs}
+    return field(default=default, metadata={"text": text, **rules})
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class MethodConfig:
     """Settings that every method has; a method adds its own in a subclass.
 
     Raises:
-        ConfigError: When a value is outside its range.
+        ConfigError: When a value is outside its range, or is not the default and has no effect.
     """
 
     batch_size: int = setting(32, "samples per step", low=1)
@@ -64,6 +68,19 @@ class MethodConfig:
                 if rule.get(edge) is not None and wrong(value, rule[edge]):
                     side = "at least" if edge == "low" else "at most"
                     raise ConfigError(f"{self.where(item.name)} is {value}; it must be {side} {rule[edge]:g}.")
+        for item in fields(self):
+            if getattr(self, item.name) != item.default:
+                self._check_effect(item.name, item.metadata.get("needs") or {})
+
+    def _check_effect(self, name: str, needs: str | Mapping[str, Any]) -> None:
+        """Refuse a changed setting that nothing reads: it would make a row of its own of the same training."""
+        for other, wanted in {needs: None}.items() if isinstance(needs, str) else needs.items():
+            value, allowed = getattr(self, other), wanted if isinstance(wanted, tuple) else (wanted,)
+            if wanted is None and not value:
+                raise ConfigError(f"{self.where(name)} has no effect while {other} is {value!r}: leave it out.")
+            if wanted is not None and value not in allowed:
+                what = " or ".join(map(repr, allowed))
+                raise ConfigError(f"{self.where(name)} has no effect unless {other} is {what} (it is {value!r}).")
 
     @classmethod
     def where(cls, key: str) -> str:

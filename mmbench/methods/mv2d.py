@@ -127,7 +127,9 @@ class MV2D(FusionMethod):
             "who teaches how much: subsets by their size, only all other views, or subsets by their likelihood",
             choices=("size", "full", "confidence"),
         )
-        subset_power: float = setting(1.0, "exponent a of the size of a subset; 0 for equal weights", low=0.0)
+        subset_power: float = setting(
+            1.0, "exponent a of the size of a subset; 0 for equal weights", low=0.0, needs={"subset_weights": "size"}
+        )
         max_subset: int = setting(0, "views in the largest subset that teaches; 0 for no limit", low=0)
         branch: str = setting(
             "reid",
@@ -135,15 +137,6 @@ class MV2D(FusionMethod):
             "have no second hidden layer and no dropout",
             choices=("reid", "points"),
         )
-
-        def __post_init__(self) -> None:
-            """Check that the settings can be had together."""
-            super().__post_init__()
-            if self.subset_weights != "size" and self.subset_power != type(self).subset_power:
-                raise ConfigError(
-                    f"{self.where('subset_power')} has no meaning with subset_weights {self.subset_weights!r}: leave "
-                    "one of them out."
-                )
 
     config: Config
     shares: Tensor

@@ -66,29 +66,26 @@ class DistillationConfig(MethodConfig):
     dist: str = setting(
         "bins", "a head's distribution of a real label: bins, or a Gaussian of variance 1", choices=("bins", "gaussian")
     )
-    bins: int = setting(7, "bins between the ends of a real label", low=2)
+    bins: int = setting(7, "bins between the ends of a real label", low=2, needs={"dist": "bins"})
     heads_weight: float = setting(1.0, "weight of the cross-entropies of the heads", low=0.0)
-    label_smoothing: float = setting(0.0, "label smoothing of the heads; 0.1 in the official code", low=0.0, high=1.0)
+    label_smoothing: float = setting(
+        0.0, "label smoothing of the heads; 0.1 in the official code", low=0.0, high=1.0, needs={"dist": "bins"}
+    )
     kl_direction: str = setting(
         "teacher_student",
         "first argument of the divergence, then the second",
         choices=("teacher_student", "student_teacher"),
+        needs={"dist": "bins", "legacy_kl": False},
     )
-    legacy_kl: bool = setting(False, "whether the divergence is the official formula, which is none")
+    legacy_kl: bool = setting(
+        False, "whether the divergence is the official formula, which is none", needs={"dist": "bins"}
+    )
 
     def __post_init__(self) -> None:
         """Check that the settings can be had together."""
         super().__post_init__()
         if self.width % 2:
             raise ConfigError(f"{self.where('width')} is {self.width}; it must be even: a GRU reads in two directions.")
-        if self.legacy_kl and self.kl_direction != "teacher_student":
-            raise ConfigError(f"{self.where('kl_direction')} has no meaning with legacy_kl: leave one of them out.")
-        if self.dist == "gaussian":
-            for name in ("legacy_kl", "kl_direction", "label_smoothing", "bins"):
-                if getattr(self, name) != getattr(type(self), name):
-                    raise ConfigError(
-                        f"{self.where(name)} is for classes and bins: leave it out or set dist to 'bins'."
-                    )
 
     @property
     def direction(self) -> Direction:

@@ -50,11 +50,18 @@ def code_hash(method: str, root: Path = ROOT) -> str:
 
 def code_files(method: str, root: Path = ROOT) -> list[str]:
     """Return the dotted names of the files that decide the results of a method; see :func:`code_hash`."""
-    return sorted(_closure(*_begin(method, root)))
+    return sorted(code_sources(method, root))
+
+
+def code_sources(method: str, root: Path = ROOT) -> dict[str, Path]:
+    """Return by dotted name where the files of :func:`code_files` lie."""
+    begin, places = _begin(method, root)
+    return {module: _find(module, places).path for module in _closure(begin, places)}
 
 
 def _begin(method: str, root: Path) -> tuple[list[str], Places]:
     """Return the files to begin with, and where files lie."""
+    from data_modules import plugins
     from mmbench.methods import method as find
 
     module = find(method).__module__
@@ -66,6 +73,8 @@ def _begin(method: str, root: Path) -> tuple[list[str], Places]:
             raise FileNotFoundError(f"The method {method!r} is defined in {module}, which has no source file.")
         depth = module.count(".") + Path(source).name.startswith("__init__.")
         places[top] = Path(source).parents[depth]
+        if Path(source) in plugins.files():  # not of an installed package: what lies beside is the author's, too
+            places = {**plugins.beside(Path(source)), **places}
     return [*BASE, module], places
 
 

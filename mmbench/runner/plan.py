@@ -20,7 +20,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 import data_modules
 from data_modules import Corruption, DataError, DataSpec, FusionDataModule
 from data_modules.schema import unknown
-from mmbench.methods import ConfigError, method, methods
+from mmbench.methods import ConfigError, broken_methods, method, methods
 from mmbench.runner.code import code_hash
 from mmbench.runner.settings import Suite, benchmarks_folder, shipped_settings
 from mmbench.runner.training import Training
@@ -218,7 +218,8 @@ def make_plan(
         raise ConfigError(f"{outside[0]} is no seed: seeds go from 0 to {2**32 - 1}.")
     if wrong := [fold for fold in folds if fold not in all_folds]:
         raise ConfigError(f"{spec.track} has the folds 0 to {len(all_folds) - 1}, not {wrong[0]}.")
-    left_out: dict[str, str] = {}
+    broken = {} if methods_wanted or suite.methods else broken_methods()
+    left_out = {name: why.rstrip(".") for name, why in broken.items()}
     trials: list[Trial] = []
     dialogues = cache(partial(_dialogues, dataset, path, settings))
     if probe.normalize != FusionDataModule.normalize_default:

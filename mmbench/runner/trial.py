@@ -14,9 +14,11 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from data_modules import DataError, FusionDataModule
+from data_modules.plugins import line_of
 from mmbench import __version__
 from mmbench.methods import FusionMethod, method
 from mmbench.runner.callbacks import Checkpoints, DivergedError
+from mmbench.runner.contract import check_settings, checked, watched
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
 from mmbench.runner.environment import Tracker, environment
 from mmbench.runner.facts import CardFacts, Cost, Failure, Selection, TaskFacts
@@ -78,7 +80,9 @@ def run_trial(
         if trouble := machine_error(error):
             raise trouble from error
         trace = tuple(_portable(traceback.format_exc()).splitlines()[-12:])
-        record = dataclasses.replace(record, error=Failure(type(error).__name__, str(error), trace))
+        line = _portable(line_of(error, method(trial.method).__module__))
+        message = f"{error} ({line})" if line else str(error)
+        record = dataclasses.replace(record, error=Failure(type(error).__name__, message, trace))
     if not still_mine():
         raise MachineError(TAKEN, everything=False)
     if not record.completed:
@@ -139,18 +143,21 @@ def _completed(
         raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
     data.store.verify_once()
     reset_peak_memory()
-    model = build(cls, config, data, trial.seed)
-    outcome = train_and_test(
-        model,
-        data,
-        Training(**trial.training),
-        trial.seed,
-        folder,
-        stamp="/".join(map(str, (record.code, trial.content, accelerator, *record.environment.rounding))),
-        logger=_loggers(trial, record, folder, tracker),
-        accelerator=accelerator,
-        on_epoch=on_epoch,
-    )
+    check_settings(trial.method)
+    with checked(cls, data.spec):
+        model = build(cls, config, data, trial.seed)
+    with watched(model):
+        outcome = train_and_test(
+            model,
+            data,
+            Training(**trial.training),
+            trial.seed,
+            folder,
+            stamp="/".join(map(str, (record.code, trial.content, accelerator, *record.environment.rounding))),
+            logger=_loggers(trial, record, folder, tracker),
+            accelerator=accelerator,
+            on_epoch=on_epoch,
+        )
     return _with_result(record, model, data, outcome), _predictions(trial, data, outcome)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from data_modules.schema import Batch, Sequence
 from mmbench.methods.bimha import BIMHA
-from tests.methods.factories import make_batch, make_spec
+from mmbench.testing.builders import make_batch, make_spec
 
 PAIRS = ("text_audio", "text_vision", "audio_vision")
 

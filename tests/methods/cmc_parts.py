@@ -8,7 +8,7 @@ import torch
 
 from data_modules.schema import MODALITIES
 from mmbench.methods.cmc import CMC
-from tests.methods.factories import make_batch, make_spec
+from mmbench.testing.builders import make_batch, make_spec
 
 SURE = {"attention_dropout": 0.0, "relu_dropout": 0.0, "residual_dropout": 0.0, "embed_dropout": 0.0}
 SMALL = {"dim": 8, "heads": 2, "layers": 1, **SURE}

@@ -8,7 +8,7 @@ import torch
 
 from data_modules.schema import MODALITIES
 from mmbench.methods.mmmie import MMMIE
-from tests.methods.factories import make_batch, make_spec
+from mmbench.testing.builders import make_batch, make_spec
 
 SMALL = {"dim": 8, "code": 6, "hidden": 4, "heads": 2, "layers": 1, "dropout": 0.0}
 

@@ -8,7 +8,7 @@ import torch
 
 from data_modules.schema import MODALITIES
 from mmbench.methods.mvcl import MVCL
-from tests.methods.factories import make_batch, make_spec
+from mmbench.testing.builders import make_batch, make_spec
 
 SMALL = {"dim": 8, "heads": 2, "layers": 1, "unimodal_layers": 1, "post_fusion": 8}
 STILL = dict.fromkeys(

@@ -12,7 +12,7 @@ from data_modules.schema import DataError, DataSpec
 from mmbench.methods import ConfigError, FusionMethod, method
 from mmbench.nn.encoders import AverageDNN, SequenceEncoder
 from mmbench.nn.recurrent import LSTMVector
-from tests.methods.factories import changed, make_batch, make_spec
+from mmbench.testing.builders import changed, make_batch, make_spec
 
 
 def build(key: str, spec: DataSpec | None = None, **settings: object) -> FusionMethod:

@@ -9,8 +9,8 @@ from data_modules.schema import ModalitySpec
 from mmbench.methods import ConfigError
 from mmbench.methods.bimha import BIMHA, BIMHANetwork, PairAttention, PairFusion
 from mmbench.runner.plan import shipped_settings
+from mmbench.testing.builders import make_spec
 from tests.methods.bimha_parts import PAIRS, build, count, normalised
-from tests.methods.factories import make_spec
 
 # Sizes
 

@@ -10,7 +10,7 @@ import torch
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.cfn_sr import CFNSR, AudioInput, CFNSRNetwork, CrossModalBlock, VisionMap
 from mmbench.nn.cepstrum import Cepstrum
-from tests.methods.factories import changed, make_batch, make_spec
+from mmbench.testing.builders import changed, make_batch, make_spec
 from tests.methods.training import step
 
 MEDIA = {"audio": "waveform", "vision": "frames"}

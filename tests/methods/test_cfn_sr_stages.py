@@ -10,7 +10,7 @@ import torch
 from data_modules.base import FusionDataModule
 from mmbench.methods import ConfigError
 from mmbench.methods.cfn_sr import CFNSR
-from tests.methods.factories import make_spec, write_toy_store
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.methods.test_cfn_sr import BOTH, MEDIA, SMALL, build, sample
 from tests.methods.training import assert_resumes, step
 
@@ -99,10 +99,10 @@ def test_a_run_resumes_after_its_preparation(tmp_path):
         ({"mfccs": 41}, "'mfccs' is 41; it must be at most mels, 40"),
         (
             {"attention": False, "residual": False},
-            "'residual' is about the cross-modal block, and attention=false has none",
+            "'residual' has no effect while attention is False",
         ),
-        ({"attention": False, "self_attention": False}, "'self_attention' is about the cross-modal block"),
-        ({"attention": False, "legacy_batch_sum": True}, "'legacy_batch_sum' is about the cross-modal block"),
+        ({"attention": False, "self_attention": False}, "'self_attention' has no effect"),
+        ({"attention": False, "legacy_batch_sum": True}, "'legacy_batch_sum' has no effect"),
         ({"depth": 18}, "'depth' is 18; it must be one of: 14, 26, 50, 101"),
         ({"columns": 11}, "'columns' is 11; it must be at least 12"),
     ],

@@ -12,8 +12,8 @@ from data_modules.schema import MODALITIES, Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.cmc import CMC, CMCNetwork, VectorEncoder
 from mmbench.runner.settings import load_suite, shipped_settings
+from mmbench.testing.builders import DIMS, make_spec
 from tests.methods.cmc_parts import SMALL, build, count, sample
-from tests.methods.factories import DIMS, make_spec
 
 COUPLES = {"text_audio": ("text", "audio"), "text_vision": ("text", "vision"), "audio_vision": ("audio", "vision")}
 

@@ -12,8 +12,8 @@ from data_modules.base import FusionDataModule
 from data_modules.schema import MODALITIES
 from mmbench.methods import ConfigError
 from mmbench.methods.cmc import CMC
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.methods.cmc_parts import SMALL, build
-from tests.methods.factories import make_spec, write_toy_store
 from tests.methods.training import fit
 
 

@@ -10,7 +10,7 @@ from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetS
 from mmbench.methods import ConfigError
 from mmbench.methods.cmga import CMGA, CMGANetwork, average_steps
 from mmbench.nn.gated_attention import FusionAttention, GatedCrossAttention
-from tests.methods.factories import make_batch, make_spec, with_garbage
+from mmbench.testing.builders import make_batch, make_spec, with_garbage
 from tests.methods.test_mult import DIMS, LENGTHS, count, random_inputs
 
 SMALL = {"dim": 8, "heads": 2}

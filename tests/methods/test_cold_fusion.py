@@ -9,7 +9,7 @@ import torch
 from data_modules.schema import MODALITIES
 from mmbench.methods.cold_fusion import COLDFusion, certainty_weights
 from mmbench.methods.config import ConfigError
-from tests.methods.factories import DIMS, make_batch, make_spec, padded, with_garbage
+from mmbench.testing.builders import DIMS, make_batch, make_spec, padded, with_garbage
 
 
 def build(kind="regression", modalities=MODALITIES, aligned=False, **settings):

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 from data_modules.schema import MODALITIES
 from mmbench.methods.cold_fusion import COLDFusion, matching, symmetric_divergence
-from tests.methods.factories import make_batch, make_spec
+from mmbench.testing.builders import make_batch, make_spec
 from tests.methods.test_cold_fusion import build, certain, sample
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from data_modules.base import FusionDataModule
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.cold_fusion import COLDFusion
-from tests.methods.factories import make_spec, write_toy_store
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.methods.test_cold_fusion import build
 
 PAIR = DataSpec(

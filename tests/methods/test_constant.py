@@ -13,7 +13,7 @@ from data_modules.base import FusionDataModule
 from data_modules.schema import Batch, ModalitySpec
 from mmbench.methods.constant import Constant, best_constant
 from mmbench.tasks import Task
-from tests.methods.factories import KINDS, make_batch, make_spec, write_toy_store
+from mmbench.testing.builders import KINDS, make_batch, make_spec, write_toy_store
 
 
 def fit(kind: str, folder: Path, **options: object) -> tuple[Constant, FusionDataModule, Trainer]:

@@ -9,8 +9,8 @@ from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Seque
 from mmbench.methods.config import ConfigError
 from mmbench.methods.effmulti import EffMulti, EffMultiNetwork, KindGate, ModalityAttention
 from mmbench.nn.three_view import ModalityVector, Views, overlap, spread
+from mmbench.testing.builders import DIMS, make_batch, make_spec, padded, rows, with_garbage
 from tests.methods import training
-from tests.methods.factories import DIMS, make_batch, make_spec, padded, rows, with_garbage
 
 SMALL = {"width": 8, "hidden": 4, "head_width": 5, "attention": 6}
 ORDERS = ("modality_first", "semantic_first")

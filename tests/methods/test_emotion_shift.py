@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, TargetSpec
 from mmbench.methods import ConfigError
 from mmbench.methods.emotion_shift import EmotionShift
+from mmbench.testing.builders import changed, make_batch, make_spec, padded
 from tests.golden.cases import snapshot
-from tests.methods.factories import changed, make_batch, make_spec, padded
 from tests.methods.training import more_padding, step
 
 SMALL = {"context": 6, "party": 7, "emotion": 5, "hidden": 4}

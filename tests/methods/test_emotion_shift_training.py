@@ -18,8 +18,8 @@ from data_modules.store import Record, StoreInfo
 from data_modules.store_writer import write_store
 from mmbench.methods import ConfigError
 from mmbench.methods.emotion_shift import EmotionShift
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.golden.cases import snapshot
-from tests.methods.factories import make_spec, write_toy_store
 from tests.methods.test_emotion_shift import SMALL, STILL, build, predict, sample
 from tests.methods.training import assert_resumes, fit, step
 

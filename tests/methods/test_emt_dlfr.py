@@ -14,8 +14,8 @@ from mmbench.methods.emt_dlfr import EMTDLFR, EMTNetwork
 from mmbench.runner.callbacks import EpochSeed
 from mmbench.runner.cost import parameters
 from mmbench.runner.settings import shipped_settings
+from mmbench.testing.builders import make_batch, make_spec, write_toy_store
 from tests.methods import training
-from tests.methods.factories import make_batch, make_spec, write_toy_store
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {"dim": 8, "layers": 2, "heads": 2, "head": 12, "bottleneck_context": 6, "bottleneck_text": 3}

@@ -9,7 +9,7 @@ from torch import nn
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.emt_dlfr import EMTDLFR
-from tests.methods.factories import make_spec, padded, with_garbage
+from mmbench.testing.builders import make_spec, padded, with_garbage
 from tests.methods.test_emt_dlfr import SMALL, STILL, TERMS, build, clean, damaged, terms_of
 
 

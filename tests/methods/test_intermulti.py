@@ -11,8 +11,8 @@ from data_modules.schema import MODALITIES
 from mmbench.methods.config import ConfigError
 from mmbench.methods.intermulti import InterMulti, InterMultiNetwork, PolynomialPooling
 from mmbench.nn.three_view import Views, pairwise_discrepancy, view_orthogonality
+from mmbench.testing.builders import DIMS, make_batch, make_spec
 from tests.methods import training
-from tests.methods.factories import DIMS, make_batch, make_spec
 
 SMALL = {"width": 8, "hidden": 4, "head_width": 5, "rank": 2}
 

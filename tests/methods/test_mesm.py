@@ -9,7 +9,7 @@ from data_modules.schema import Batch, ModalitySpec, Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mesm import MESM, rarity
 from mmbench.nn.vgg import Faces, Pictures, Pieces
-from tests.methods.factories import changed, doubled, make_batch, make_spec, padded, rows, with_garbage
+from mmbench.testing.builders import changed, doubled, make_batch, make_spec, padded, rows, with_garbage
 
 RAW = {"audio": "waveform", "vision": "frames"}
 SMALL = {

@@ -13,7 +13,7 @@ from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.mesm import MESM
 from mmbench.nn.sparse import SparseTower
 from mmbench.runner.settings import shipped_settings
-from tests.methods.factories import make_batch, make_spec, write_toy_store
+from mmbench.testing.builders import make_batch, make_spec, write_toy_store
 from tests.methods.test_mesm import build, raw_spec, rows, shortened
 from tests.methods.training import assert_resumes, fit
 

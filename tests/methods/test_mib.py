@@ -9,8 +9,8 @@ import mmbench.methods.base
 from data_modules.schema import MODALITIES, ModalitySpec, Sequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mib import MIB, MIBNetwork
+from mmbench.testing.builders import DIMS, doubled, make_batch, make_spec, padded, rows, with_garbage
 from tests.golden.cases import Case
-from tests.methods.factories import DIMS, doubled, make_batch, make_spec, padded, rows, with_garbage
 
 SMALL = {"dim": 10, "hidden": 16, "layers": 1}
 STILL = dict.fromkeys(("embed_dropout", "attention_dropout", "relu_dropout", "residual_dropout", "tensor_dropout"), 0.0)

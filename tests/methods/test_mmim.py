@@ -8,8 +8,8 @@ from data_modules.base import FusionDataModule
 from data_modules.schema import MODALITIES, Sequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mmim import MMIM, MMIMNetwork
+from mmbench.testing.builders import DIMS, make_batch, make_spec, write_toy_store
 from tests.golden.cases import snapshot
-from tests.methods.factories import DIMS, make_batch, make_spec, write_toy_store
 from tests.methods.training import assert_resumes, fit, more_padding
 
 

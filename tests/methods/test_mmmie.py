@@ -9,7 +9,7 @@ from torch import nn
 from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, TargetSpec
 from mmbench.methods import ConfigError
 from mmbench.methods.mmmie import MMMIE, TokenFusion
-from tests.methods.factories import padded, rows, with_garbage
+from mmbench.testing.builders import padded, rows, with_garbage
 from tests.methods.mmmie_parts import SMALL, build, gradients, sample
 
 # The network

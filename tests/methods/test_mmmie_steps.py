@@ -13,8 +13,8 @@ from torch import nn
 from data_modules.base import FusionDataModule
 from data_modules.schema import Sequence
 from mmbench.methods.mmmie import MMMIE
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.golden.cases import snapshot
-from tests.methods.factories import make_spec, write_toy_store
 from tests.methods.mmmie_parts import SMALL, build, gradients, sample
 from tests.methods.training import assert_resumes, fit
 

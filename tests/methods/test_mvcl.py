@@ -9,7 +9,7 @@ from data_modules.schema import MODALITIES
 from mmbench.methods import ConfigError
 from mmbench.methods.mvcl import MVCL, MVCLNetwork
 from mmbench.nn.contrastive import pair_contrastive
-from tests.methods.factories import make_spec, padded, rows, with_garbage
+from mmbench.testing.builders import make_spec, padded, rows, with_garbage
 from tests.methods.mvcl_parts import build, parameters, sample
 
 # The network

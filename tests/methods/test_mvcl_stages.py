@@ -11,8 +11,8 @@ from data_modules.base import FusionDataModule
 from data_modules.schema import Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mvcl import MVCL
+from mmbench.testing.builders import DIMS, make_spec, write_toy_store
 from tests.golden.cases import snapshot
-from tests.methods.factories import DIMS, make_spec, write_toy_store
 from tests.methods.mvcl_parts import PARTS, SMALL, STAGES, STILL, build, gradients, sample
 from tests.methods.training import assert_resumes, fit
 

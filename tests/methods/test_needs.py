@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmbench.methods.card import Needs
-from tests.methods.factories import make_spec
+from mmbench.testing.builders import make_spec
 
 RAW = Needs(kinds={"audio": ("features", "waveform"), "vision": ("frames",)})
 

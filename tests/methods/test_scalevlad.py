@@ -14,8 +14,8 @@ from mmbench.methods.scalevlad import ScaleVLAD, ScaleVLADFusion, WordEncoder
 from mmbench.nn.vlad import SharedVLAD
 from mmbench.runner.callbacks import EpochSeed
 from mmbench.runner.settings import shipped_settings
+from mmbench.testing.builders import make_batch, make_spec, write_toy_store
 from tests.methods import training
-from tests.methods.factories import make_batch, make_spec, write_toy_store
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALL = {"width": 16, "vectors": 4, "scales": (1, 2), "top_layers": 1, "clusters": 4, "memory": 32}

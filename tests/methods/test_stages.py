@@ -19,7 +19,7 @@ from mmbench.methods.card import MethodCard
 from mmbench.methods.config import MethodConfig, setting
 from mmbench.runner.callbacks import Checkpoints, Curve, Patience
 from mmbench.runner.training import quiet
-from tests.methods.factories import make_spec, write_toy_store
+from mmbench.testing.builders import make_spec, write_toy_store
 
 SPEC = make_spec("regression", ("text",))
 

@@ -13,7 +13,7 @@ from data_modules.features.keyframes import keyframe_store
 from data_modules.schema import Batch, Sequence
 from mmbench.methods import ConfigError, method
 from mmbench.methods.vcan import VCAN
-from tests.methods.factories import make_batch, make_spec, padded, with_garbage, write_toy_store
+from mmbench.testing.builders import make_batch, make_spec, padded, with_garbage, write_toy_store
 from tests.methods.training import fit
 
 pytest.importorskip("transformers")

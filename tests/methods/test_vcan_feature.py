@@ -10,7 +10,7 @@ import torch
 from data_modules.schema import DataSpec, ModalitySpec, Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.vcan_feature import VCANFeature, matching_steps, standardized, striking_steps
-from tests.methods.factories import changed, make_batch, make_spec
+from mmbench.testing.builders import changed, make_batch, make_spec
 
 SPEC = make_spec("multiclass")
 

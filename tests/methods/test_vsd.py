@@ -14,7 +14,7 @@ from mmbench.nn.branches import Branch
 from mmbench.nn.distillation import CategoricalLabels
 from mmbench.runner.settings import shipped_settings
 from mmbench.tasks import Task
-from tests.methods.factories import DIMS, changed, make_batch, make_spec
+from mmbench.testing.builders import DIMS, changed, make_batch, make_spec
 from tests.nn.test_distillation import naive_ranked_list_loss
 
 QUIET = {"head_dropout": 0.0, "fusion_dropout": 0.0}
@@ -354,11 +354,14 @@ def test_padding_does_not_change_the_terms():
     ("settings", "message"),
     [
         ({"width": 33}, "'width' is 33; it must be even"),
-        ({"legacy_kl": True, "kl_direction": "student_teacher"}, "'kl_direction' has no meaning with legacy_kl"),
-        ({"dist": "gaussian", "legacy_kl": True}, "'legacy_kl' is for classes and bins"),
-        ({"dist": "gaussian", "label_smoothing": 0.1}, "'label_smoothing' is for classes and bins"),
-        ({"dist": "gaussian", "kl_direction": "student_teacher"}, "'kl_direction' is for classes and bins"),
-        ({"dist": "gaussian", "bins": 5}, "'bins' is for classes and bins"),
+        (
+            {"legacy_kl": True, "kl_direction": "student_teacher"},
+            "'kl_direction' has no effect unless legacy_kl is",
+        ),
+        ({"dist": "gaussian", "legacy_kl": True}, "'legacy_kl' has no effect unless dist is 'bins'"),
+        ({"dist": "gaussian", "label_smoothing": 0.1}, "'label_smoothing' has no effect unless dist is 'bins'"),
+        ({"dist": "gaussian", "kl_direction": "student_teacher"}, "'kl_direction' has no effect unless dist is 'bins'"),
+        ({"dist": "gaussian", "bins": 5}, "'bins' has no effect unless dist is 'bins'"),
         ({"kl_direction": "both"}, "'kl_direction'.*must be one of"),
         ({"head_dropout": 1.5}, "'head_dropout'.*must be at most 1"),
     ],

@@ -21,7 +21,7 @@ from mmbench.runner.records import predictions_path
 from mmbench.runner.settings import Suite, find_suite, shipped_settings
 from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
-from tests.methods.factories import make_spec, write_toy_store
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.runner.conftest import Planner
 
 SMALL = {"siamese_epochs": 0, "context": 4, "party": 4, "emotion": 4, "hidden": 4, "batch_size": 2}

@@ -24,7 +24,7 @@ from mmbench.methods.vcan import VCAN
 from mmbench.runner.plan import make_plan
 from mmbench.runner.predict import load_method, other_sources, predict
 from mmbench.runner.settings import Suite
-from tests.methods.factories import KINDS, make_batch, make_spec, write_toy_store
+from mmbench.testing.builders import KINDS, make_batch, make_spec, write_toy_store
 from tests.methods.training import fit
 
 

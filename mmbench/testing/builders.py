@@ -205,10 +205,10 @@ def write_toy_store(path: Path, spec: DataSpec, train: int = 32, held_out: int =
     for split, size, seed in (("train", train, 0), ("valid", held_out, 1), ("test", held_out, 2)):
         batch = make_batch(spec, size, seed)
         if spec.dialogue:
-            assert batch.target_mask is not None
             assert batch.speaker is not None
         for row in range(size):
-            utterances = range(int(batch.target_mask[row].sum())) if spec.dialogue else (None,)
+            mask = batch.target_mask
+            utterances = (None,) if mask is None else range(int(mask[row].sum()))
             for step in utterances:
                 at = row if step is None else (row, step)
                 inputs = {
