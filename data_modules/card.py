@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from data_modules.schema import MODALITIES, TargetKind
+from data_modules.schema import MODALITIES, DataError, TargetKind, unknown
 
 Form = Literal["features", "dialogues", "media"]
 
@@ -40,3 +41,15 @@ class DataCard:
     modalities: tuple[str, ...] = MODALITIES
     task: TargetKind = "regression"
     forms: tuple[Form, ...] = ("features",)
+
+    def __post_init__(self) -> None:
+        """Check the names of modalities, task and forms."""
+        checks: tuple[tuple[str, Sequence[str], Sequence[str]], ...] = (
+            ("modality", self.modalities, MODALITIES),
+            ("kind of target", (self.task,), get_args(TargetKind)),
+            ("form of samples", self.forms, get_args(Form)),
+        )
+        for what, given, known in checks:
+            for name in given:
+                if name not in known:
+                    raise DataError(unknown(what, name, known))

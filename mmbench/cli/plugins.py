@@ -76,17 +76,19 @@ def fill_test_method(parser: ArgumentParser) -> None:
 def test_method(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Run the tests of one method; 0 when it passes all."""
     from mmbench.methods import ConfigError, method
+    from mmbench.runner.settings import benchmarks_folder
 
     method(arguments.method)
+    benchmarks = benchmarks_folder(arguments.benchmarks)
     try:
         import pytest
     except ModuleNotFoundError as error:
         raise ConfigError("`mmbench test-method` needs pytest: pip install pytest.") from error
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "pytest.ini").write_text("[pytest]\n")
+        (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = ignore::FutureWarning:lightning\n")
         tests = folder / "test_method.py"
-        tests.write_text(TESTS.format(name=arguments.method, benchmarks=str(arguments.benchmarks.absolute())))
+        tests.write_text(TESTS.format(name=arguments.method, benchmarks=str(benchmarks.absolute())))
         options = ["-q", "--import-mode=importlib", "-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider"]
         select = ["-k", arguments.select] if arguments.select else []
         return 0 if pytest.main([*options, *select, str(tests)]) == 0 else 1

@@ -186,8 +186,12 @@ def complain(ran: Ran) -> int:
     bad = sum(not record.completed for record in ran.records)
     if bad:
         say(f"{bad} trials failed or diverged. To run these again: the same command with --retry.", style="red")
+    alike: dict[str, list[str]] = {}
     for trial, trouble in ran.troubles:
-        say(f"{names[trial.id]} has no record: {trouble}", style="red")
+        alike.setdefault(str(trouble), []).append(names[trial.id])
+    for text, hit in alike.items():
+        whose = f"{hit[0]} and {len(hit) - 1} more have" if len(hit) > 1 else f"{hit[0]} has"
+        say(f"{whose} no record: {text}", style="red")
     if ran.stopped:
         left = f", and {len(ran.unfinished)} trials were not run" if ran.unfinished else ""
         say(f"This would have hit every trial{left}. The same command continues once it is mended.", style="red")

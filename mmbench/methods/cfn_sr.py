@@ -45,7 +45,6 @@ POOL = 8
 """Columns that become one step of the audio map."""
 LOST = 4
 """Columns that the convolutions over audio lose at the ends, before pooling."""
-"""Settings of the cross-modal block that are on unless the part is left out."""
 
 
 class VisionMap(NamedTuple):

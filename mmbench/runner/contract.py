@@ -116,7 +116,7 @@ class _Watch:
                 what = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
                 self._refuse("objective", f"gives the term {name!r} as {what}: give a tensor of one number")
             if not term.isfinite():
-                self._refuse("objective", f"gives the term {name!r} as {float(term)} on the first batch")
+                self._refuse("objective", f"gives the term {name!r} as {float(term.detach())} on the first batch")
         if not any(term.requires_grad for term in terms.values()):
             self._refuse("objective", "gives a loss without a gradient: something detaches it (item, detach, no_grad)")
 

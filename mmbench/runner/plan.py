@@ -109,9 +109,11 @@ def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str
     """Return a data module from plain settings.
 
     Raises:
-        ConfigError: When a setting does not exist.
+        ConfigError: When a setting does not exist, or the data set is broken.
     """
     own = dataset not in data_modules.datasets()
+    if own and (why := data_modules.broken_datasets().get(dataset)):
+        raise ConfigError(why)
     if own and path is None:
         path = FusionDataModule.place(dataset)
         own = path.is_file()
