@@ -53,19 +53,22 @@ class NinthWonder(FusionMethod):
 
 
 def test_adding_a_method_takes_one_file(tmp_path: Path, small_store: FeatureStore) -> None:
-    """In a copy of the package the new file is listed, trained by the command and ranked, with no edit elsewhere."""
+    """In a copy of the package it is listed, trained and ranked without another edit; a broken one disturbs nobody."""
     for package in ("mmbench", "data_modules"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "mmbench" / "methods" / "ninth_wonder.py").write_text(NINTH)
+    (tmp_path / "mmbench" / "methods" / "tenth_wonder.py").write_text(NINTH)  # its class has another name
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
 
     def mmbench_command(*arguments: str) -> str:
         command = [sys.executable, "-m", "mmbench", *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return done.stdout + done.stderr
 
-    assert '"method": "ninth_wonder"' in mmbench_command("list", "methods", "--json")
+    listed = mmbench_command("list", "methods", "--json")
+    assert '"method": "ninth_wonder"' in listed
+    assert "tenth_wonder.py:13: `class NinthWonder(FusionMethod):`: a method has the name of its file" in listed
     mmbench_command(
         *("run", "--method", "ninth_wonder", "--method.scale", "2", "--store", str(small_store.path)),
         *("--seeds", "1", "--max-epochs", "1", "--jobs", "1", "--accelerator", "cpu"),

@@ -46,6 +46,7 @@ def command(*arguments: str, folder: Path, installed: Path, code: int = 0) -> st
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_package_is_listed_checked_trained_tested_and_ranked(plugged: Path) -> None:
     source, installed, folder = plugged / "source", plugged / "installed", plugged / "elsewhere"
     (source / "acme").mkdir(parents=True)
@@ -71,15 +72,12 @@ def test_a_package_is_listed_checked_trained_tested_and_ranked(plugged: Path) ->
     assert '"method": "acme_mean"' in listed
     assert f"{installed / 'acme' / 'broken.py'}:1: `import acme.nowhere`: ModuleNotFoundError" in listed
     assert "Two methods are called 'mmim': one of this project (mmim.py), one of the package acme-fusion 1.0" in listed
-    assert '"dataset": "interviews"' in run("list", "datasets", "--json")
-    assert "acme.nowhere" in run("run", "--method", "acme_broken", code=2)
     # Processes of their own load it, too; the published mmim is still there.
     short = ["--max-epochs", "2", "--accelerator", "cpu"]
+    assert "acme.nowhere" in run("run", "--dataset", "interviews", "--method", "acme_broken", code=2)
     ran = run("run", "--dataset", "interviews", "--method", "acme_mean", "mmim", "--jobs", "2", *short)
-    assert "acme_mean [max_epochs=2] (yours)  3" in " ".join(ran.split(" ")).replace("   ", "  ")
-    shown = run("report", "--dataset", "interviews")
-    assert "acme_mean [max_epochs=2]" in shown
-    assert "MMIM" not in shown or "mmim" in shown
+    assert ran.count("acme_mean [max_epochs=2] seed") == ran.count("mmim [max_epochs=2] seed") == 6
+    assert "acme_mean" in run("report", "--dataset", "interviews")
 
     shutil.copytree(ROOT / "benchmarks" / "suites", folder / "benchmarks" / "suites")
     only = ["check", "--method", "acme_mean", "--jobs", "1"]

@@ -35,7 +35,10 @@ def load_method(checkpoint: Path) -> tuple[FusionMethod, dict[str, Any]]:
         ) from error
     found = {cls.__name__: cls for cls in methods().values()}
     if name not in found:
-        raise ConfigError(f"{checkpoint} is of the method {name}, which is not among {', '.join(methods())}.")
+        raise ConfigError(
+            f"{checkpoint} is of the method {name}, which is not among {', '.join(methods())}. Name the file of a "
+            "method of yours by --plugin."
+        )
     return found[name].load_from_checkpoint(checkpoint, map_location="cpu"), preparation
 
 

@@ -89,7 +89,7 @@ def test_a_modality_without_pair_and_path_has_no_say():
 @pytest.mark.parametrize("operation", ["lowrank", "hadamard", "concat"])
 def test_other_operations_train_on_two_modalities(operation):
     spec = make_spec("multiclass", ("audio", "vision"))
-    model = build(spec, pair_op=operation, rank=3).train()
+    model = build(spec, pair_op=operation, **({"rank": 3} if operation == "lowrank" else {})).train()
     fusion = model.network.tokens["audio_vision"].fusion
     sizes = {"lowrank": 3 * 2 * 7 * 8 + 3 + 8, "hadamard": 6 * 8 + 8, "concat": 12 * 8 + 8}
     assert count(fusion) == sizes[operation]
