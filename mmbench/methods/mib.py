@@ -285,9 +285,7 @@ class MIB(FusionMethod):
         attention_dropout: float = setting(0.5, "dropout on attention", low=0.0, high=1.0)
         relu_dropout: float = setting(0.3, "dropout inside the feed-forward networks", low=0.0, high=1.0)
         residual_dropout: float = setting(0.3, "dropout on what layers add to the stream", low=0.0, high=1.0)
-        tensor_dropout: float = setting(
-            0.5, "dropout on the outer product of the tensor fusion", low=0.0, high=1.0, needs={"fusion": "tensor"}
-        )
+        tensor_dropout: float = setting(0.5, "dropout on the outer product of the tensor fusion", low=0.0, high=1.0)
         rank: int = setting(5, "rank of the low-rank fusion", low=1, needs={"fusion": "low_rank"})
         text_transformer: bool = setting(True, "whether text that no text encoder reads passes a Transformer")
         legacy_padding: bool = setting(False, "whether padding takes part, as in the official code")
