@@ -54,7 +54,7 @@ def test_outcomes_are_told_apart(read, kind: str, text: str) -> None:
     seconds = 0.2 if kind == "hang" else 20.0
     form = Form("one", make, lambda path: None if path.read_text() == valid else read(path), (lower,), seconds)
     found = [outcome for outcome in cases(form, 6) if outcome.how == "lower"]
-    assert len(found) > 2
+    assert len(found) > 1
     assert {outcome.kind for outcome in found} == {kind}, "and the next case has a process of its own"
     assert all(text in outcome.text for outcome in found)
 
