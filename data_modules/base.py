@@ -257,13 +257,7 @@ class FusionDataModule(LightningDataModule):
             values, offsets = self._tokens
             spans = [values[offsets[row] : offsets[row + 1]] for row in rows]
             return np.concatenate(spans), np.concatenate([[0], np.cumsum([len(span) for span in spans])])
-        try:
-            return self.store.read(name, rows)
-        except OSError as error:
-            raise DataError(
-                f"{self.store.path} could be opened and cannot be read any more ({error}). Put it back, or make it "
-                "again with `mmbench data import`."
-            ) from error
+        return self.store.read(name, rows)
 
     def _offsets(self, name: str) -> Array:
         return self._tokens[1] if name == "text" and self._tokens else self.store.offsets[name]

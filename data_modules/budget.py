@@ -50,6 +50,31 @@ def check_size(where: str | Path, what: str, needed: int) -> None:
         )
 
 
+class Allowance:
+    """What may still be read of one file, so that all of it together fits the budget.
+
+    Args:
+        where: The file.
+    """
+
+    def __init__(self, where: str | Path) -> None:
+        self.where, self.taken = where, 0
+
+    def take(self, what: str, size: int, at_once: int = 0) -> None:
+        """Count what is read next, before it is.
+
+        Args:
+            what: Its name.
+            size: Bytes in memory.
+            at_once: Bytes beside it, while it is read.
+
+        Raises:
+            DataError: When it would be too much.
+        """
+        self.taken += size
+        check_size(self.where, f"what is read of it up to {what!r}", self.taken + at_once)
+
+
 def _gb(size: float) -> str:
     return f"{size / 1e9:.3g}GB"
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h5py
 import numpy as np
 
+from data_modules.budget import check_size
 from data_modules.provenance import digest, update
 from data_modules.schema import DataError
 
@@ -30,15 +32,19 @@ DECLARED = ("kind", "dim", "unknown", "rate", "size")
 """What of a modality is declared; its words name files, and its longest sample may be a frame longer elsewhere."""
 
 
-def digests(file: h5py.File) -> tuple[str, str]:
+def digests(file: h5py.File, texts: Callable[[str], list[str]] | None = None) -> tuple[str, str]:
     """Return identity and content of an open store, in one pass.
 
+    Args:
+        file: The store.
+        texts: Reads an array of texts by its place; by default as they are, for a file that was made here.
+
     Raises:
-        DataError: When the file refers to others.
+        DataError: When the file refers to others, or holds what no store does.
     """
-    arrays = {name: _array(data) for name, data in _arrays(file)}
+    arrays = {name: _array(name, data, texts) for name, data in _arrays(file)}
     identity = _identity(file, arrays)
-    attributes = {key: _attribute(value) for key, value in file.attrs.items() if key not in (*APART, "identity")}
+    attributes = {key: _attribute(file, key) for key in file.attrs if key not in (*APART, "identity")}
     # The first protocol is the one that is used by default.
     parts = {"attributes": attributes, "protocols": list(file["splits"]), "arrays": arrays, "identity": identity}
     return identity, digest(parts)
@@ -66,8 +72,12 @@ def _identity(file: h5py.File, arrays: dict[str, str]) -> str:
     )
 
 
-def _attribute(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+def _attribute(file: h5py.File, key: str) -> Any:
+    value = file.attrs[key]
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, str | int | float):
+        raise DataError(f"The attribute {key!r} of {file.filename} is no text or number: make the store again.")
+    return value
 
 
 def _arrays(group: h5py.Group, place: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
@@ -84,10 +94,14 @@ def _arrays(group: h5py.Group, place: str = "") -> Iterator[tuple[str, h5py.Data
             raise DataError(f"{place}{name} of {group.file.filename} is no array of its own: make the store again.")
 
 
-def _array(data: h5py.Dataset) -> str:
+def _array(name: str, data: h5py.Dataset, texts: Callable[[str], list[str]] | None) -> str:
     if h5py.check_string_dtype(data.dtype):
-        return digest(data.asstr()[:].tolist())
+        return digest(texts(name) if texts else data.asstr()[:].tolist())
+    if data.dtype.kind not in "fiub" or not data.shape:
+        raise DataError(f"{name} of {data.file.filename} is no array of numbers or texts: make the store again.")
     found = hashlib.sha256()
-    rows = max(1, BLOCK_BYTES // max(1, data.dtype.itemsize * int(np.prod(data.shape[1:], dtype=int))))
+    row = data.dtype.itemsize * math.prod(data.shape[1:])
+    rows = max(1, BLOCK_BYTES // max(1, row))
+    check_size(data.file.filename, name, row + data.dtype.itemsize * math.prod(data.chunks or ()))
     update(found, data.shape, data.dtype, (data[start : start + rows] for start in range(0, len(data), rows)))
     return found.hexdigest()

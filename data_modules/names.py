@@ -29,3 +29,8 @@ def check_name(what: str, name: str, where: str = "") -> str:
             "digits and _ . + - that begin with a letter, a digit or _."
         )
     return name
+
+
+def printable(text: str) -> str:
+    """Return a text that any output takes: what is no Unicode is written as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -10,9 +10,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
 MODALITIES = ("text", "audio", "vision")
@@ -22,6 +23,9 @@ MEDIA: tuple[ModalityKind, ...] = ("frames", "waveform")
 """The kinds that are too large to be held in memory."""
 TargetKind = Literal["regression", "multiclass", "multilabel", "binary"]
 MetricFamily = Literal["sentiment", "sims", "affect", "multiclass", "multilabel", "binary"]
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""How what files say is compared with the types of its parts."""
 
 
 class DataError(ValueError):
@@ -62,6 +66,8 @@ class ModalitySpec:
     rate: float = 0.0
     size: tuple[int, int] = (0, 0)
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModalitySpec:
         """Return the spec that ``dataclasses.asdict`` turned into plain containers."""
@@ -87,6 +93,8 @@ class TargetSpec:
     low: float | None = None
     high: float | None = None
     family: MetricFamily | None = None
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TargetSpec:

@@ -18,32 +18,42 @@ was changed after it was made (:mod:`data_modules.digests`).
 
 from __future__ import annotations
 
-import json
+import math
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from data_modules import verified
+from data_modules.budget import check_size
 from data_modules.digests import digests
+from data_modules.hdf5 import Contents, open_hdf5, reading
 from data_modules.provenance import Recipe
-from data_modules.schema import DataError, DataSpec, ModalityKind, ModalitySpec, TargetSpec
+from data_modules.schema import DataError, DataSpec, ModalityKind, TargetSpec
+from data_modules.store_header import EVERYTHING, SPLITS, UNUSED, Array, SplitTables, StoreHeader, read_header
+
+__all__ = [
+    "CHUNK_BYTES",
+    "EVERYTHING",
+    "FORMAT",
+    "SPLITS",
+    "UNLABELLED",
+    "UNUSED",
+    "VERSION",
+    "Array",
+    "FeatureStore",
+    "Record",
+    "SplitTables",
+    "StoreInfo",
+]
 
 FORMAT, VERSION = "mmbench-store", 2
-SPLITS = ("train", "valid", "test")
-UNUSED = -1
-EVERYTHING = "everything"
-"""The protocol of a store without splits, or of a model that is trained already: all samples are to be predicted."""
 CHUNK_BYTES = 1 << 20
-
-Array = npt.NDArray[Any]
-SplitTables = dict[str, list[npt.NDArray[np.int8]]]
+REMEDY = "Make it again with `mmbench data import`."
 
 
 UNLABELLED = TargetSpec("regression", ())
@@ -110,7 +120,7 @@ class StoreInfo:
     libraries: Mapping[str, str] = field(default_factory=dict)
 
 
-class FeatureStore:
+class FeatureStore(StoreHeader):
     """A store, open for reading.
 
     Args:
@@ -125,7 +135,7 @@ class FeatureStore:
         libraries: By package the version that computed values; empty where nothing was computed.
 
     Raises:
-        DataError: When the file is missing, truncated, foreign, of another format version, or has an id twice.
+        DataError: When the file is missing, truncated, foreign, of another format version, or not as it must be.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -136,56 +146,28 @@ class FeatureStore:
             )
         try:
             self._state = verified.state(self.path)
-            with h5py.File(self.path, "r") as file:
-                self._read_header(file)
+            with open_hdf5(self.path, REMEDY) as file:
+                super().__init__(**vars(self._header(Contents(self.path, file, REMEDY))))
         except OSError as error:
             raise DataError(
                 f"{self.path} is not readable as HDF5 ({error}). It may be truncated or another kind of file: "
                 "make it again with `mmbench data import`."
             ) from error
 
-    def _read_header(self, file: h5py.File) -> None:
-        attrs = dict(file.attrs)
-        if attrs.get("format") != FORMAT:
+    def _header(self, contents: Contents) -> StoreHeader:
+        if contents.attribute("format") != FORMAT:
             raise DataError(
                 f"{self.path} is HDF5 but not a feature store. Bring it in with `mmbench data import plain`."
             )
-        if attrs.get("version") != VERSION:
+        version = contents.attribute("version")
+        if type(version) is not int or version != VERSION:
+            newer = isinstance(version, int) and version > VERSION
             raise DataError(
-                f"{self.path} has store version {attrs.get('version')}, this program reads {VERSION}. "
-                "Make it again from its source with `mmbench data import`, or `mmbench data synth`."
+                f"{self.path} has store version {version!r}, this program reads {VERSION}. "
+                + ("Use a newer mmbench, or make it" if newer else "Make it")
+                + " again from its source with `mmbench data import`, or `mmbench data synth`."
             )
-        try:
-            self.dataset, self.feature_set = str(attrs["dataset"]), str(attrs["feature_set"])
-            self.identity, self.content = str(attrs["identity"]), str(attrs["content"])
-            self.aligned = bool(attrs["aligned"])
-            self.notes: list[str] = json.loads(attrs["notes"])
-            self.repairs: dict[str, dict[str, int]] = json.loads(attrs["repairs"])
-            self.recipes: dict[str, dict[str, Any]] = json.loads(attrs["recipes"])
-            self.libraries: dict[str, str] = json.loads(attrs["libraries"])
-            self.target = TargetSpec.from_dict(json.loads(attrs["target"]))
-            self.modalities = {
-                name: ModalitySpec.from_dict(spec) for name, spec in json.loads(attrs["modalities"]).items()
-            }
-            self.ids, self.groups, self.speakers, self.transcripts = (
-                np.asarray(file[f"{key}s"].asstr()[:], dtype=object) for key in ("id", "group", "speaker", "transcript")
-            )
-            self.targets: Array = file["targets"][:]
-            self.offsets = {name: file[f"modalities/{name}/offsets"][:] for name in self.modalities}
-            self.origins = {name: file[f"modalities/{name}/origins"].asstr()[:] for name in self.recipes}
-            self.splits: SplitTables = {
-                name: [folds[str(fold)][:] for fold in range(len(folds))] for name, folds in file["splits"].items()
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{self.path} is incomplete or damaged ({error}): make it again with `mmbench data import`."
-            ) from error
-        if len(set(self.ids)) < len(self.ids):
-            name, count = Counter(self.ids).most_common(1)[0]
-            raise DataError(
-                f"{self.path} has the sample id {name!r} {count} times, so it was changed after it was made. Make it "
-                "again with `mmbench data import`."
-            )
+        return read_header(contents)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -225,20 +207,32 @@ class FeatureStore:
         """Return one modality of some samples as ``(sum T, ...)`` values and ``(len(rows) + 1,)`` offsets.
 
         Raises:
-            DataError: When the file is not the one that was opened.
+            DataError: When the file is not the one that was opened, cannot be read, or would take too much memory.
         """
-        self._same_file()
-        offsets = self.offsets[name]
+        offsets, spec = self.offsets[name], self.modalities[name]
         lengths = offsets[rows + 1] - offsets[rows]
         own = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        with h5py.File(self.path, "r") as file:
-            data = file[f"modalities/{name}/values"]
-            values = np.empty((int(own[-1]), *data.shape[1:]), data.dtype)
-            breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-            for run in np.split(np.arange(len(rows)), breaks):
-                if len(run):
-                    source = slice(int(offsets[rows[run[0]]]), int(offsets[rows[run[-1]] + 1]))
-                    data.read_direct(values, source, slice(int(own[run[0]]), int(own[run[-1] + 1])))
+        runs = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1)
+        try:
+            self._same_file()
+            with h5py.File(self.path, "r") as file:
+                data = file[f"modalities/{name}/values"]
+                shape = (int(own[-1]), *data.shape[1:])
+                check_size(self.path, f"{name} of {len(rows)} samples", math.prod(shape) * data.dtype.itemsize)
+                values = np.empty(shape, data.dtype)
+                for run in runs:
+                    if len(run):
+                        source = slice(int(offsets[rows[run[0]]]), int(offsets[rows[run[-1]] + 1]))
+                        data.read_direct(values, source, slice(int(own[run[0]]), int(own[run[-1] + 1])))
+        except DataError:
+            raise
+        except Exception as error:  # of many types, see data_modules.hdf5.reading
+            raise DataError(
+                f"{self.path} could be opened and cannot be read any more ({name}: {error}). Put it back, or make it "
+                "again with `mmbench data import`."
+            ) from error
+        if spec.kind == "tokens" and len(values) and not (values.min() >= 0 and values.max() < spec.dim):
+            raise DataError(f"{self.path} has {name} tokens outside its vocabulary of {spec.dim}. {REMEDY}")
         return values, own
 
     def _same_file(self) -> None:
@@ -261,10 +255,12 @@ class FeatureStore:
         """
         try:
             before = verified.state(self.path)
-            with h5py.File(self.path, "r") as file:
-                found, claimed = digests(file), (str(file.attrs["identity"]), str(file.attrs["content"]))
+            with open_hdf5(self.path, REMEDY) as file, reading(self.path, remedy=REMEDY):
+                contents = Contents(self.path, file, REMEDY)
+                found = digests(file, contents.texts)
+                claimed = str(contents.attribute("identity")), str(contents.attribute("content"))
             after = verified.state(self.path)
-        except (OSError, KeyError, ValueError) as error:
+        except OSError as error:
             raise DataError(f"{self.path} is damaged ({error}): make it again with `mmbench data import`.") from error
         opened = self.identity, self.content
         if found == claimed != opened:

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from data_modules.digests import digests
 from data_modules.files import atomic_path
+from data_modules.names import check_name, printable
 from data_modules.provenance import Recipe, versions
-from data_modules.schema import MODALITIES, DataError, ModalitySpec
+from data_modules.schema import MODALITIES, DataError, ModalitySpec, TargetSpec
 from data_modules.store import (
     CHUNK_BYTES,
-    EVERYTHING,
     FORMAT,
     SPLITS,
     UNUSED,
@@ -29,9 +29,7 @@ from data_modules.store import (
     SplitTables,
     StoreInfo,
 )
-
-MEDIA_TYPES = {"frames": (4, ("uint8",)), "waveform": (1, ("int16", "float16"))}
-"""By kind of medium the dimensions and types that a store takes."""
+from data_modules.store_header import TYPES, check_protocol
 
 
 class _ModalityWriter:
@@ -63,11 +61,13 @@ class _ModalityWriter:
                 f"the store has {'a' if self.recipe else 'no'} recipe for it. Both or none of the two are to be given."
             )
         self.origins += [record.origins[self.name]] if self.recipe else []
-        dimensions, types = MEDIA_TYPES.get(self.kind, (values.ndim, (values.dtype.name,)))
-        if values.ndim != dimensions or values.dtype.name not in types:
+        dimensions, types = TYPES[self.kind]
+        kept = values.dtype.kind in "fiub" if self.kind == "features" else values.dtype.name in types.split()
+        if values.ndim != dimensions or not kept:
             raise DataError(
                 f"Sample {sample!r} has {self.name} {self.kind} of type {values.dtype} and shape {values.shape}. A "
-                "store takes frames as uint8 (frames, 3, height, width) and waveforms as int16 or float16 (samples,)."
+                "store takes features as numbers (steps, columns), tokens as whole numbers (steps,), frames as uint8 "
+                "(frames, 3, height, width), and waveforms as int16 or float16 (samples,)."
             )
         if values.shape[1:] != self.shape:
             raise DataError(
@@ -130,20 +130,24 @@ def write_store(
             that no protocol can have.
     """
     target = Path(path)
+    for what, name in (("data set", info.dataset), ("feature set", info.feature_set)):
+        check_name(what, name)
     if splits is None:
-        _check_name(protocol)  # now, not after all samples
+        check_protocol(protocol)  # now, not after all samples
+    if info.target.low is not None and info.target.high is not None and not info.target.low < info.target.high:
+        raise DataError(f"The scale of the labels from {info.target.low:g} to {info.target.high:g} has no extent.")
     with atomic_path(target) as part, h5py.File(part, "w") as file:
         light = _write_samples(file, info, records)
         tables = splits(light) if splits else {protocol: [_own_split(light)]}
         shared: list[str] = []
         file.create_group("splits", track_order=True)  # the first protocol is the default one
         for name, folds in tables.items():
-            _check_name(name)
+            check_protocol(name)
             for fold, table in enumerate(folds):
                 _check_table(name, fold, table, len(light))
                 shared += _shared_groups(name, fold, table, light)
                 file.create_dataset(f"splits/{name}/{fold}", data=np.asarray(table, np.int8))
-        file.attrs["notes"] = json.dumps([*info.notes, *shared])
+        file.attrs["notes"] = json.dumps([printable(note) for note in (*info.notes, *shared)])
         file.attrs["identity"], file.attrs["content"] = digests(file)
     return FeatureStore(target)
 
@@ -158,8 +162,8 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
                 f"in the splits {seen[record.id]} and {record.split}" if seen[record.id] != record.split else "twice"
             )
             raise DataError(f"The sample id {record.id!r} occurs {where}. Ids must be unique: remove one of the two.")
-        if not np.isfinite(np.asarray(record.target, dtype=float)).all():
-            raise DataError(f"Sample {record.id!r} has the label NaN or inf. Remove such samples before the import.")
+        _check_texts(record)
+        _check_target(record, info.target)
         if not light:
             for name in (name for name in MODALITIES if name in record.inputs):
                 group = file.create_group(f"modalities/{name}")
@@ -179,6 +183,9 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
         )
     if not light:
         raise DataError(f"The source of {info.dataset}/{info.feature_set} has no samples: nothing was written.")
+    shapes = {np.shape(record.target) for record in light}
+    if len(shapes) > 1:
+        raise DataError(f"The labels have the shapes {sorted(shapes)}. Give every sample the same.")
     strings = h5py.string_dtype()
     modalities = {}
     for name, writer in writers.items():
@@ -190,7 +197,7 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
             info.sizes.get(name, int(writer.shape[0]) if writer.shape else 1),
             max_length=int(np.diff(offsets).max()),
             kind=writer.kind,
-            source=info.sources.get(name, ""),
+            source=printable(info.sources.get(name, "")),
             unknown=info.unknown.get(name, 0),
             rate=info.rates.get(name, 0.0),
             size=writer.shape[1:] if writer.kind == "frames" else (0, 0),
@@ -219,19 +226,39 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
     return light
 
 
+def _check_texts(record: Record) -> None:
+    """Refuse texts that HDF5 cannot hold."""
+    if not record.id:
+        raise DataError("A sample has an empty id. Give every sample a name of its own.")
+    for name in ("id", "group", "speaker", "transcript"):
+        text = getattr(record, name)
+        if "\0" in text or printable(text) != text:
+            raise DataError(
+                f"Sample {record.id!r} has the {name} {text[:100]!r}, which is no Unicode text. Save it as UTF-8."
+            )
+
+
+def _check_target(record: Record, target: TargetSpec) -> None:
+    """Refuse labels that are none of the target, or that 32 bits cannot hold."""
+    given = np.asarray(record.target, float)
+    if not np.isfinite(given).all():
+        raise DataError(f"Sample {record.id!r} has the label NaN or inf. Remove such samples before the import.")
+    if (abs(given) > np.finfo(np.float32).max).any():
+        raise DataError(f"Sample {record.id!r} has the label {record.target}, too large for 32 bits. Scale or mend it.")
+    outputs = len(target.names)
+    shapes = [()] if target.kind == "multiclass" else [(outputs,), ()] if outputs == 1 else [(outputs,)]
+    if given.shape not in shapes:
+        raise DataError(f"Sample {record.id!r} has a label of shape {given.shape} for {outputs} names of the target.")
+    most = outputs - 1 if target.kind == "multiclass" else 1
+    if target.kind != "regression" and not ((given >= 0) & (given <= most) & (given == np.floor(given))).all():
+        raise DataError(f"Sample {record.id!r} has the label {record.target}, which is no class from 0 to {most}.")
+
+
 def _own_split(records: list[Record]) -> npt.NDArray[np.int8]:
     for record in records:
         if record.split is not None and record.split not in SPLITS:
             raise DataError(f"Sample {record.id!r} is in the split {record.split!r}; splits are {', '.join(SPLITS)}.")
     return np.asarray([UNUSED if r.split is None else SPLITS.index(r.split) for r in records], np.int8)
-
-
-def _check_name(protocol: str) -> None:
-    if protocol in ("", ".", EVERYTHING) or "/" in protocol:
-        raise DataError(
-            f"A split protocol cannot be named {protocol!r}: give a name without a slash that is neither '.' nor "
-            f"{EVERYTHING!r}, which stands for all samples."
-        )
 
 
 def _check_table(protocol: str, fold: int, table: npt.NDArray[np.int8], samples: int) -> None:

@@ -102,7 +102,8 @@ class StoreSummary:
         table = _table("output", "label", "all", *(f"{first} {split}" for split in SPLITS))
         for output, counts in self.labels["all"].items():
             for label in counts:
-                table.add_row(output, label, *(str(self.labels[key][output][label]) for key in columns.values()))
+                numbers = (str(self.labels[key][output][label]) for key in columns.values())
+                table.add_row(Text(output), Text(label), *numbers)
         return table
 
 

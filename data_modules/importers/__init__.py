@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -19,8 +20,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from data_modules.importers.clips import check_output, discard, work_folder
 from data_modules.importers.common import Source
+from data_modules.names import check_name
 from data_modules.schema import DataError, unknown
 from data_modules.store import FeatureStore
+from data_modules.store_header import check_protocol
 from data_modules.store_writer import write_store
 
 __all__ = ["ImporterFunction", "Source", "import_store", "importer", "importers", "options_of"]
@@ -96,6 +99,12 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
         choices = _choices(known[name].annotation)
         if choices and value not in choices:
             raise DataError(unknown(f"value of the option {name}", str(value), map(str, choices)))
+    if dataset:  # otherwise the importer has one
+        check_name("data set", dataset)
+    if isinstance(feature_set := options.get("feature_set"), str):
+        check_name("feature set", feature_set, "the option feature_set")
+    if isinstance(protocol := options.get("protocol"), str):
+        check_protocol(protocol, "the option protocol")
     missing = [p.name for p in known.values() if p.default is p.empty and p.name not in options]
     if missing:
         raise DataError(f"The {format} importer needs the option {' and '.join(missing)}.")
@@ -106,11 +115,27 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
         raise DataError(f"{out} is the source itself. Give another path for the store.")
     check_output(out)
     work = {"work": work_folder(out, options.get("work"))} if "work" in known else {}
-    made = read(Path(source), dataset=dataset, **{**options, **work})
-    try:
-        store = write_store(out, made.info, made.records, made.splits, made.protocol)
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error}.") from error
+    with _about(Path(source)):
+        made = read(Path(source), dataset=dataset, **{**options, **work})
+        try:
+            store = write_store(out, made.info, made.records, made.splits, made.protocol)
+        except OSError as error:
+            raise DataError(f"{out} cannot be written: {error}.") from error
     for folder in work.values():
         discard(folder)
     return store
+
+
+@contextmanager
+def _about(source: Path) -> Iterator[None]:
+    """Name the source in messages that do not."""
+    try:
+        yield
+    except DataError as error:
+        if source.name in str(error):
+            raise
+        raise DataError(f"{source}: {error}") from error
+    except MemoryError as error:
+        raise DataError(
+            f"{source} needs more memory than there is. Close other programs, or use a larger machine."
+        ) from error

@@ -201,9 +201,13 @@ def check_rows(path: Path, split: str, rows: Mapping[str, Any], samples: int) ->
         DataError: With the name and the length of the column.
     """
     for name, column in rows.items():
-        if len(column) != samples:
+        try:
+            found = f"{len(column)} rows"
+        except TypeError:
+            found = "no rows"
+        if found != f"{samples} rows":
             raise DataError(
-                f"{path}: in the split {split!r}, {name!r} has {len(column)} rows for {samples} samples. "
+                f"{path}: in the split {split!r}, {name!r} has {found} for {samples} samples. "
                 "The file is damaged or was cut: get it again."
             )
 

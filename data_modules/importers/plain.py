@@ -25,12 +25,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import h5py
 import numpy as np
 
+from data_modules.hdf5 import Contents, open_hdf5
 from data_modules.importers.common import (
     SPLIT_NAMES,
     Array,
@@ -42,11 +42,16 @@ from data_modules.importers.common import (
     outside_scale,
     string,
 )
+from data_modules.importers.npz import Npz
+from data_modules.names import printable
 from data_modules.schema import MODALITIES, DataError, MetricFamily, TargetKind, TargetSpec, unknown
 from data_modules.store import FORMAT, Record, StoreInfo
 
 TEXTS = ("group", "speaker", "transcript")
 COLUMNS = ("id", "label", "split", *TEXTS)
+ARRAY = b"\x93NUMPY"
+REMEDY = "Save plain arrays under their keys, or name others with the option `fields`; check that the file is complete."
+MOST_CLASSES = 10_000
 KEYS = (*COLUMNS, *MODALITIES, *(f"{name}_lengths" for name in MODALITIES))
 
 
@@ -89,7 +94,7 @@ def read(
     """
     names_in_file = dict(fields or {})
     columns = _load(source, names_in_file)
-    ids = _strings(columns["id"])
+    ids = _ids(source, columns["id"])
     check_rows(source, "file", {key: columns[key] for key in COLUMNS if key in columns}, len(ids))
     modalities = {name: _Modality(source, name, columns, len(ids)) for name in MODALITIES if name in columns}
     if not modalities:
@@ -125,53 +130,55 @@ def _load(source: Path, fields: Mapping[str, str]) -> dict[str, Array]:
         if key not in KEYS:
             raise DataError(unknown("key of the option fields", key, KEYS))
     with ExitStack() as stack:
-        try:
-            if h5py.is_hdf5(source):
-                file: Any = stack.enter_context(h5py.File(source, "r"))
-            else:
-                file = np.load(stack.enter_context(source.open("rb")), allow_pickle=False)
-        except (ValueError, OSError, EOFError, BadZipFile) as error:
-            raise DataError(
-                f"{source} cannot be read as npz or HDF5 ({error}). It is truncated or another kind of file: save your "
-                "arrays with numpy.savez; bring published pickles in with `mmbench data import mmsa`, `mult` or `misa`."
-            ) from error
-        if isinstance(file, np.ndarray):
-            raise DataError(f"{source} holds a single array. Save all arrays under their keys with numpy.savez.")
-        if isinstance(file, h5py.File) and file.attrs.get("format") == FORMAT:
-            raise DataError(f"{source} is a feature store already: use it as it is.")
+        file = _open(source, stack)
         found: dict[str, Array] = {}
         for key in KEYS:
             name = fields.get(key, key)
-            if name in file:
-                found[key] = _array(source, name, file)
+            if file.has(name):
+                values = file.load(name, 1 if key in MODALITIES else 4)
+                if values.ndim != 1 and key in ("id", "split", *TEXTS):
+                    raise DataError(
+                        f"{source}: {name!r} has the shape {values.shape}; one text per sample was expected. Name what "
+                        f"stands for {key!r} with the option `fields`."
+                    )
+                found[key] = values
             elif key in fields or key in ("id", "label"):
                 raise DataError(
-                    f"{source} has no {name!r}; it has: {', '.join(sorted(file))}. Name what stands for {key!r} with "
-                    f"the option `fields`, as {{{key}: NAME}}."
+                    f"{source} has no {name!r}; it has: {', '.join(map(printable, sorted(file.names())))}. Name what "
+                    f"stands for {key!r} with the option `fields`, as {{{key}: NAME}}."
                 )
     return found
 
 
-def _array(source: Path, name: str, file: Any) -> Array:
-    """Return one array of an open npz or HDF5 file."""
+def _open(source: Path, stack: ExitStack) -> Npz | Contents:
     try:
-        item = file[name]
-        if isinstance(item, h5py.Dataset):
-            return np.asarray(item.asstr()[:] if h5py.check_string_dtype(item.dtype) else item[:])
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        if h5py.is_hdf5(source):
+            contents = Contents(source, stack.enter_context(open_hdf5(source)), REMEDY)
+            if contents.attribute("format") == FORMAT:
+                raise DataError(f"{source} is a feature store already: use it as it is.")
+            return contents
+        with source.open("rb") as file:
+            if file.read(len(ARRAY)) == ARRAY:
+                raise DataError(f"{source} holds a single array. Save all arrays under their keys with numpy.savez.")
+        return Npz(source, stack.enter_context(ZipFile(source)))
+    except DataError:
+        raise
+    except Exception as error:
         raise DataError(
-            f"{source}: {name!r} cannot be read ({error}). Save strings as numpy.array(list_of_str), ragged features "
-            "as one flat array with lengths, and check that the file is complete."
+            f"{source} cannot be read as npz or HDF5 ({error}). It is truncated or another kind of file: save your "
+            "arrays with numpy.savez; bring published pickles in with `mmbench data import mmsa`, `mult` or `misa`."
         ) from error
-    if isinstance(item, h5py.Group):
-        raise DataError(
-            f"{source}: {name!r} is a group; an array was expected. Name an array with the option `fields`."
-        )
-    return np.asarray(item)
 
 
 def _strings(values: Array) -> list[str]:
     return [string(value) for value in values.tolist()]
+
+
+def _ids(source: Path, values: Array) -> list[str]:
+    ids = _strings(values)
+    if "" in ids:
+        raise DataError(f"{source}: the id in row {ids.index('')} is empty. Give every sample a name of its own.")
+    return ids
 
 
 class _Modality:
@@ -190,17 +197,18 @@ class _Modality:
         ):
             raise DataError(f"{source}: {name}_lengths must be {samples} integers from 0, one per sample.")
         self.vectors = len(shape) == 2 and lengths is None
-        rows = samples if lengths is None or len(shape) == 3 else int(lengths.sum())
+        # added up as whole numbers of any size, for those of an array begin again at their end
+        rows = samples if lengths is None or len(shape) == 3 else sum(lengths.tolist())
         if shape[0] != rows:
             raise DataError(f"{source}: {name} has {shape[0]} rows; {rows} were expected for {samples} samples.")
         if lengths is None and len(shape) == 3:
             extents = np.asarray([extent(sample) for sample in self.values])
             self.starts, self.lengths = extents[:, 0], extents[:, 1] - extents[:, 0]
             return
+        if lengths is not None and len(shape) == 3 and (lengths > shape[1]).any():
+            raise DataError(f"{source}: {name}_lengths go up to {lengths.max()}, {name} has {shape[1]} steps.")
         self.lengths = np.ones(samples, int) if lengths is None else lengths.astype(int)
         self.starts = np.zeros(samples, int) if len(shape) == 3 else np.cumsum(self.lengths) - self.lengths
-        if len(shape) == 3 and (self.lengths > shape[1]).any():
-            raise DataError(f"{source}: {name}_lengths go up to {self.lengths.max()}, {name} has {shape[1]} steps.")
 
     def sample(self, row: int) -> Array:
         """Return ``(T, D)`` of one sample."""
@@ -219,7 +227,8 @@ def _labels(source: Path, labels: Array, target: TargetSpec) -> tuple[Array, Tar
         if strange:
             raise DataError(f"{source} has the labels {', '.join(strange)}, which the option `names` lacks.")
         return np.asarray([known.index(one) for one in classes]), replace(target, names=known)
-    if labels.dtype.kind not in "fiub" or labels.ndim not in ((1,) if target.kind == "multiclass" else (1, 2)):
+    labels = labels.astype(float) if labels.dtype.kind == "b" else labels
+    if labels.dtype.kind not in "fiu" or labels.ndim not in ((1,) if target.kind == "multiclass" else (1, 2)):
         raise DataError(
             f"{source}: the label is a {labels.dtype} array of shape {labels.shape}, unfit for {target.kind}."
         )
@@ -229,15 +238,21 @@ def _labels(source: Path, labels: Array, target: TargetSpec) -> tuple[Array, Tar
     else:
         if labels.ndim == 1 and target.kind != "multiclass":
             labels = labels[:, None]
-        bad = ~np.isin(labels, [0, 1]) if target.kind != "multiclass" else (labels < 0) | (labels != np.floor(labels))
+        if labels.ndim == 1:
+            bad = ~((labels >= 0) & (labels < MOST_CLASSES) & (labels == np.floor(labels)))
+        else:
+            bad = ~np.isin(labels, [0, 1])
         if bad.any():
+            wanted = f"class numbers below {MOST_CLASSES}" if labels.ndim == 1 else "0 or 1"
             raise DataError(
-                f"{source}: {int(bad.sum())} labels are not {'class numbers' if labels.ndim == 1 else '0 or 1'}, the "
-                f"first in row {int(np.argwhere(bad)[0, 0])}. Set the option `task` to what the labels are."
+                f"{source}: {int(bad.sum())} labels are not {wanted}, the first in row {int(np.argwhere(bad)[0, 0])}. "
+                "Set the option `task` to what the labels are."
             )
         labels = labels.astype(np.int64)
         outputs = int(labels.max(initial=0)) + 1 if labels.ndim == 1 else labels.shape[1]
         default = tuple(map(str, range(outputs)))
+    if not outputs:
+        raise DataError(f"{source}: the label has the shape {labels.shape}, without an output. Give one or more.")
     if target.names and (outputs > len(target.names) if target.kind == "multiclass" else outputs != len(target.names)):
         raise DataError(f"{source} has {outputs} outputs or classes, the option `names` has {len(target.names)}.")
     return labels, replace(target, names=target.names or default)

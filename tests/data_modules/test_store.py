@@ -128,7 +128,7 @@ def test_names_that_no_protocol_may_have(tmp_path: Path, name: str) -> None:
         return {name: [np.array([0, 1, 2, 0, 0, -1], np.int8)]}
 
     for options in ({"protocol": name}, {"splits": of_one_s_own}):
-        with pytest.raises(DataError, match=f"A split protocol cannot be named '{re.escape(name)}'"):
+        with pytest.raises(DataError, match=f"split protocol cannot be named '{re.escape(name)}'"):
             write_store(tmp_path / "a.h5", INFO, records(), **options)
     assert list(tmp_path.iterdir()) == []
 

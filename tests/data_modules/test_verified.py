@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -43,9 +44,9 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     files: list[str] = []
     once = module.digests
 
-    def counted(file: h5py.File) -> tuple[str, str]:
+    def counted(file: h5py.File, *others: Any) -> tuple[str, str]:
         files.append(Path(file.filename).name)
-        return once(file)
+        return once(file, *others)
 
     monkeypatch.setattr(module, "digests", counted)
     return files

@@ -185,9 +185,8 @@ def _work(form: Form, valid: Path, name: Path, seed: int, pipe: Connection) -> N
         warnings.simplefilter("error", RuntimeWarning)  # numpy's, of numbers that make no sense
         os.environ[VARIABLE] = f"{BUDGET}B"
         pipe.send(_read(form, valid / name, {name.name}))  # a first time, with whatever is loaded for it
-        resource.setrlimit(resource.RLIMIT_AS, (_pages(0) + REACH * BUDGET, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (_size() + REACH * BUDGET, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        base = _peak()
         while True:
             try:
                 number = pipe.recv()
@@ -198,6 +197,7 @@ def _work(form: Form, valid: Path, name: Path, seed: int, pipe: Connection) -> N
                 rng = np.random.default_rng([seed, number, crc32(form.name.encode())])
                 how, changed = damage(form, Path(folder, name), rng)
                 pipe.send(how)
+                base = _start()
                 kind, text = _read(form, Path(folder, name), {name.name, changed.name})
                 if (taken := _peak() - base) > ALLOWED * BUDGET:
                     kind, text = "memory", f"{taken / 1e9:.2f} GB; {kind} {text}"
@@ -230,15 +230,26 @@ def _read(form: Form, path: Path, names: set[str]) -> tuple[Kind, str]:
     return "ok", ""
 
 
+def _start() -> int:
+    """Let the measure of memory begin anew, where that can be done, and return where it stands."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
 def _peak() -> int:
     """Return the most memory that this process had, in bytes."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _pages(column: int) -> int:
-    """Return a size of this process, in bytes; where the system does not tell, one that is beyond all need."""
+def _size() -> int:
+    """Return the addresses that this process has, in bytes; where the system does not tell, some beyond all need."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[column]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     except OSError:
         return 1 << 40
