@@ -81,7 +81,7 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
         format: Key of the importer.
         source: The file or folder to read.
         out: The store to make or replace.
-        dataset: Key of the data set, such as ``mosi``.
+        dataset: Key of the data set, such as ``mosi``; empty where the importer has one of its own.
         options: Options of the importer. The option ``work`` of importers of media is the folder that is to hold the
             work folder, by default that of the store; when the store is whole, the work folder is removed.
 
@@ -99,12 +99,12 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
         choices = _choices(known[name].annotation)
         if choices and value not in choices:
             raise DataError(unknown(f"value of the option {name}", str(value), map(str, choices)))
-    if dataset:  # otherwise the importer has one
+    if dataset:
         check_name("data set", dataset)
-    if isinstance(feature_set := options.get("feature_set"), str):
-        check_name("feature set", feature_set, "the option feature_set")
-    if isinstance(protocol := options.get("protocol"), str):
-        check_protocol(protocol, "the option protocol")
+    if feature_set := options.get("feature_set"):
+        check_name("feature set", str(feature_set), "the option feature_set")
+    if protocol := options.get("protocol"):
+        check_protocol(str(protocol), "the option protocol")
     missing = [p.name for p in known.values() if p.default is p.empty and p.name not in options]
     if missing:
         raise DataError(f"The {format} importer needs the option {' and '.join(missing)}.")

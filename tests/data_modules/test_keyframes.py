@@ -237,6 +237,8 @@ def source(path: Path, sounds: list[np.ndarray], **options: object) -> FeatureSt
             "audio": np.rint(sound * 32768).astype(np.int16),
             "vision": random.integers(0, 256, (16 + number, 3, 5, 4), dtype=np.uint8),
         }
+        if "vision" not in options.get("kinds", KINDS):
+            inputs["vision"] = inputs["vision"][..., 0, 0]
         split = ("train", "valid", "test")[number % 3]
         origins = dict.fromkeys(options.get("recipes", ()), f"{number:064}")
         records.append(

@@ -88,13 +88,15 @@ def damage_npz(path: Path, rng: Rng) -> None:
         lambda: _header("{'descr': '<f8', 'fortran_order': False, 'shape': (-8,)}"),
         lambda: _header("(" * 500),
         lambda: _header("{'descr': '<f8', 'fortran_order': False, 'shape': ('a',)}"),
-        lambda: _header(f"{{'descr': '<f8', 'fortran_order': True, 'shape': ({10**8},)}}") + bytes(8 * 10**8),
+        lambda: _header(f"{{'descr': '<f8', 'fortran_order': True, 'shape': ({7 * 10**7},)}}") + bytes(56 * 10**7),
         lambda: mutate(members[name], rng)[0],
         lambda: b"",
     )
     members[name] = odd[rng.integers(len(odd))]()
     method = int(rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
-    with zipfile.ZipFile(path, "w", method if len(members[name]) < 10**7 else zipfile.ZIP_DEFLATED) as file:
+    if len(members[name]) > 10**7:
+        method = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", method, compresslevel=1) as file:
         for key, data in members.items():
             file.writestr(key, data)
     if rng.random() < 0.1:  # a method that nobody knows

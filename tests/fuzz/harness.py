@@ -151,11 +151,9 @@ class _Worker:
         assert ready.kind == "ok", f"the valid file: {ready}"
 
     def ask(self, number: int) -> Outcome:
-        self._how = "?"
         self._ours.send(number)
-        if self._ours.poll(self.form.seconds):
-            with suppress(EOFError):
-                self._how = self._ours.recv()
+        assert self._ours.poll(10 * self.form.seconds), f"{self.form.name} {number}: no end to damaging the file"
+        self._how = self._ours.recv()  # an EOFError here is a mistake of the damage
         return self._wait(number, self.form.seconds)
 
     def _wait(self, number: int, seconds: float) -> Outcome:
