@@ -24,6 +24,8 @@ DENSEST = 2000
 TEXT_BYTES = 128
 """What a text takes in memory beside its characters."""
 LONGEST_TEXT = 1 << 32
+NOTES = 4096
+"""What the library keeps of a block while it reads."""
 AGAIN = "Get the file again, or make it again from its source."
 
 Array = npt.NDArray[Any]
@@ -241,5 +243,11 @@ class Contents:
 
 
 def _chunk(data: h5py.Dataset) -> int:
-    """Return what unpacking a block of an array takes beside the array: the library doubles its space as it goes."""
-    return 6 * math.prod(data.chunks) * data.dtype.itemsize if data.chunks else 0
+    """Return what reading an array takes beside the array.
+
+    To unpack a block the library doubles its space as it goes, and of every block it takes notes.
+    """
+    if not data.chunks:
+        return 0
+    blocks = math.prod(-(-size // chunk) for size, chunk in zip(data.shape, data.chunks, strict=True))
+    return 6 * math.prod(data.chunks) * data.dtype.itemsize + NOTES * blocks
