@@ -228,7 +228,8 @@ class FusionDataModule(LightningDataModule):
             spans = torch.from_numpy(offsets)
             if self.normalize == "train" and modality.kind == "features":
                 mean, scale = self._scale(name)
-                values = (values - mean) / np.where(scale < CONSTANT, 1.0, scale).astype(np.float32)
+                with np.errstate(over="ignore"):  # what is too large becomes infinite
+                    values = (values - mean) / np.where(scale < CONSTANT, 1.0, scale).astype(np.float32)
             if modality.kind == "waveform":
                 values = values.astype(np.float32) / (FULL_SCALE if values.dtype == np.int16 else 1.0)
             complete[name] = Ragged.of(torch.from_numpy(values), spans)
@@ -266,8 +267,15 @@ class FusionDataModule(LightningDataModule):
         """Return mean and standard deviation of each feature over the steps of the training split."""
         if name not in self._scales:
             values, _ = self._read(name, self.rows["train"])
-            scale = values.std(axis=0, dtype=np.float64)
-            self._scales[name] = values.mean(axis=0, dtype=np.float64).astype(np.float32), scale.astype(np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):
+                scales = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+                mean, scale = (part.astype(np.float32) for part in scales)
+            if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
+                raise DataError(
+                    f"{self.store.path} has {name} features that are NaN, infinite or too large to be standardised. "
+                    "Make it again with `mmbench data import`, or leave normalize at none."
+                )
+            self._scales[name] = mean, scale
         return self._scales[name]
 
     def preparation(self) -> dict[str, Any]:

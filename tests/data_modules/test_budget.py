@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_modules.budget import VARIABLE, budget, check_size
+from data_modules.budget import VARIABLE, Allowance, budget, check_size
 from data_modules.schema import DataError
 
 
@@ -31,3 +31,12 @@ def test_what_would_take_more_is_refused_and_the_way_out_is_one(monkeypatch: pyt
 def test_without_the_variable_it_is_a_part_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert 10**8 < budget() < 10**14
+
+
+def test_what_is_read_of_one_file_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "1000B")
+    allowance = Allowance("x.npz")
+    allowance.take("a", 400, at_once=600)
+    allowance.take("b", 600)
+    with pytest.raises(DataError, match=r"x\.npz: what is read of it up to 'c' would take"):
+        allowance.take("c", 1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_modules.names import LONGEST, check_name
+from data_modules.names import LONGEST, check_name, printable
 from data_modules.schema import DataError
 
 
@@ -23,3 +23,7 @@ def test_usual_names_are_taken(name: str) -> None:
 def test_what_could_lead_elsewhere_is_refused_with_the_rule(name: str) -> None:
     with pytest.raises(DataError, match=f"f.h5: the data set cannot be named .* up to {LONGEST} letters"):
         check_name("data set", name, "f.h5")
+
+
+def test_any_name_can_be_printed() -> None:
+    assert printable("né\udcff.npz") == "né\\udcff.npz"

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules import DataError, FeatureStore, Record, StoreInfo, TargetSpec, write_store
+from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, write_store
 from data_modules.budget import VARIABLE
 from data_modules.digests import digests
 from data_modules.provenance import digest
@@ -250,3 +250,12 @@ def test_a_repacked_store_is_the_same(tmp_path: Path) -> None:
     again = FeatureStore(store.path)
     again.verify()
     assert list(again.ids) == list(store.ids)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_cannot_be_standardised_are_named(tmp_path: Path, value: float) -> None:
+    path = make(tmp_path / "a.h5").path
+    values = np.full((6, 2), value, np.float32)
+    edit(path, array("modalities/text/values", values))
+    with pytest.raises(DataError, match=r"a\.h5 has text features that are NaN, infinite or too large"):
+        FusionDataModule(path, normalize="train").setup("fit")
