@@ -124,7 +124,8 @@ def _plan(
 ) -> tuple[list[Trial], dict[str, str]]:
     """Return the trials of the command, and by method why it was left out."""
     from data_modules.store import FeatureStore
-    from mmbench.runner.plan import corruption_settings, data_settings, make_plan
+    from mmbench.runner.plan import make_plan
+    from mmbench.runner.settings import corruption_settings, data_settings
 
     data: dict[str, Any] = data_settings(dotted["data"])
     if arguments.limit:

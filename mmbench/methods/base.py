@@ -10,20 +10,21 @@ optimiser that steps.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from typing import Any, ClassVar, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from data_modules.base import FusionDataModule
 from data_modules.loading import Pass
-from data_modules.schema import Batch, DataSpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.card import MethodCard
+from mmbench.methods.checkpoint import VERSION, read_checkpoint, restore, version
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.metrics import SplitMetric, fit_thresholds
 from mmbench.nn.text import PretrainedText
@@ -108,17 +109,22 @@ class FusionMethod(LightningModule):
     def load_from_checkpoint(  # type: ignore[override] # Lightning's other options concern pickles and hparams files
         cls, checkpoint_path: str | PathLike[str], map_location: Any = None
     ) -> Self:
-        """Return the method as it was saved, without unpickling anything but tensors and plain containers."""
-        saved = torch.load(checkpoint_path, map_location=map_location, weights_only=True)
-        plain = saved["hyper_parameters"]
-        task = Task(TargetSpec.from_dict(plain["target"]))
-        method = cls(DataSpec.from_dict(plain["spec"]), task, cls.Config.parse(plain["config"]))
-        method.load_state_dict(saved["state_dict"])
-        return method
+        """Return the method as it was saved, without unpickling anything but tensors and plain containers.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: The device that the method goes to; by default the CPU.
+
+        Raises:
+            ConfigError: When it is no checkpoint of this method, or of another version of it.
+        """
+        method = restore(cls, checkpoint_path, read_checkpoint(checkpoint_path))
+        return method if map_location is None else method.to(map_location)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say which method it is and how its inputs were prepared: what prediction needs beside the weights."""
         checkpoint["method"] = type(self).__name__
+        checkpoint[VERSION] = version()
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, FusionDataModule):
             checkpoint["preparation"] = {**datamodule.preparation(), "tokenizer": datamodule.tokenizer}
@@ -173,11 +179,39 @@ class FusionMethod(LightningModule):
             return batch.inputs
         return {**batch.inputs, "text": self.text_encoder(batch.inputs["text"])}
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Answer options of the Trainer that are settings here; it asks for callbacks before it refuses them itself.
+
+        Raises:
+            ConfigError: When the Trainer is to clip or to accumulate gradients.
+        """
+        if self.trainer.state.fn != "fit":
+            return []
+        name, clip, batches = type(self).__name__, self.trainer.gradient_clip_val, self.trainer.accumulate_grad_batches
+        if clip:
+            how = f"{name}.Config(gradient_clip={clip:g})"
+            if self.trainer.gradient_clip_algorithm == "value":
+                how += ", which is of the norm of all gradients"
+            raise ConfigError(
+                f"{name} clips its gradients itself: give {how}, instead of Trainer(gradient_clip_val=...)."
+            )
+        if batches != 1:
+            own = any(item.name == "accumulate" for item in fields(self.Config))
+            how = f"{name}.Config(accumulate={batches})" if own else f"batches that are {batches} times as large"
+            raise ConfigError(f"{name} takes its steps itself: give {how}, not Trainer(accumulate_grad_batches=...).")
+        return []
+
     def setup(self, stage: str) -> None:
         """Tell the data module which passes an epoch has."""
         if stage != "fit":
             return
-        if 0 < (self.trainer.max_epochs or 0) <= self.first_epoch:
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ConfigError(
+                "16-mixed scales gradients, which would be clipped at the wrong norm: give the Trainer "
+                "precision='bf16-mixed' or '32-true'."
+            )
+        tried = getattr(self.trainer, "fast_dev_run", False)  # a few batches of one epoch, whichever it is
+        if not tried and 0 < (self.trainer.max_epochs or 0) <= self.first_epoch:
             raise ConfigError(
                 f"{type(self).__name__} prepares for {self.first_epoch} epochs before the first that counts, and "
                 f"max_epochs is {self.trainer.max_epochs}: give more epochs or shorten the preparation."

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Self
 
 from jsonargparse import ArgumentError, ArgumentParser
 
 from data_modules.schema import unknown
+
+LARGEST = 2**63 - 1
+"""Of whole numbers; tensors have no larger ones."""
+LONGEST = 4096
+"""Characters of a text."""
 
 
 class ConfigError(ValueError):
@@ -58,12 +65,14 @@ class MethodConfig:
     text_lr: float = setting(5e-5, "learning rate of the text encoder; 0 freezes it", low=0.0)
 
     def __post_init__(self) -> None:
-        """Check every setting against its range."""
+        """Check every setting against its type and its range."""
         for item in fields(self):
             value, rule = getattr(self, item.name), item.metadata
+            if not _fits(_kind(item), value):
+                raise ConfigError(f"{self.where(item.name)} is {shown(value)}; it must be {_allowed(item)}.")
             if rule.get("choices") and value not in rule["choices"]:
                 allowed = ", ".join(map(str, rule["choices"]))
-                raise ConfigError(f"{self.where(item.name)} is {value!r}; it must be one of: {allowed}.")
+                raise ConfigError(f"{self.where(item.name)} is {shown(value)}; it must be one of: {allowed}.")
             for edge, wrong in (("low", lambda v, e: v < e), ("high", lambda v, e: v > e)):
                 if rule.get(edge) is not None and wrong(value, rule[edge]):
                     side = "at least" if edge == "low" else "at most"
@@ -94,18 +103,100 @@ class MethodConfig:
         Raises:
             ConfigError: When a key is unknown or a value does not fit.
         """
-        known = [item.name for item in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(unknown(f"setting of {cls.__qualname__.replace('.Config', '')} called", key, known))
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(cls)
-        try:
-            parsed = parser.parse_object(dict(values))
-        except ArgumentError as error:
-            raise ConfigError(f"{cls.__qualname__.replace('.Config', '')}: {error}") from error
-        return cls(**parsed.as_dict())
+        what = f"setting of {cls.__qualname__.replace('.Config', '')} called"
+        allowed = {item.name: _allowed(item) for item in fields(cls)}
+        return cls(**parse_values(cls, values, what, lambda key: (cls.where(key), f"it must be {allowed[key]}")))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, for records."""
         return dataclasses.asdict(self)
+
+
+def parse_values(
+    cls: type[Any],
+    values: Mapping[str, Any],
+    what: str,
+    words: Callable[[str], tuple[str, str]],
+    skip: Collection[str] = (),
+) -> dict[str, Any]:
+    """Return plain values (YAML, command line) with the types that the arguments of a class have, and its defaults.
+
+    Args:
+        cls: The class.
+        values: The values by name.
+        what: What a name is, for the message when there is no such one.
+        words: How messages call a name, and what is allowed for it.
+        skip: Arguments that are none of the settings.
+
+    Raises:
+        ConfigError: When a name is unknown or a value does not fit.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, skip=set(skip))
+    known = list(parser.get_defaults().keys())
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(unknown(what, key, known))
+        if not _readable(value):
+            name, allowed = words(key)
+            raise ConfigError(f"{name} is {shown(value)}; {allowed}.")
+    try:
+        return dict(parser.parse_object(dict(values)).as_dict())
+    except ArgumentError as error:
+        for key, value in values.items():  # which one it was, in words of our own
+            try:
+                parser.parse_object({key: value})
+            except ArgumentError:
+                name, allowed = words(key)
+                raise ConfigError(f"{name} is {shown(value)}; {allowed}.") from error
+        raise ConfigError(f"{error}") from error
+
+
+def _readable(value: Any) -> bool:
+    """Say whether the parser can be given a value: it does not survive texts of 60,000 brackets."""
+    if isinstance(value, str):
+        return len(value) <= LONGEST
+    return not isinstance(value, int) or abs(value) <= LARGEST
+
+
+def _kind(item: dataclasses.Field[Any]) -> str:
+    return str(getattr(item.type, "__name__", item.type))
+
+
+def _fits(kind: str, value: Any) -> bool:
+    """Say whether a value is of a kind of setting; kinds that are not plain are the parser's."""
+    if kind == "bool":
+        return isinstance(value, bool)
+    if kind == "int":
+        return isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) <= LARGEST
+    if kind == "float":
+        return isinstance(value, Real) and not isinstance(value, bool) and _finite(value)
+    return kind != "str" or isinstance(value, str)
+
+
+def _finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+def _allowed(item: dataclasses.Field[Any]) -> str:
+    """Return in words what a setting may be."""
+    low, high = item.metadata.get("low"), item.metadata.get("high")
+    if choices := item.metadata.get("choices"):
+        return f"one of: {', '.join(map(str, choices))}"
+    kinds = {"bool": "true or false", "int": "a whole number", "float": "a finite number", "str": "a text"}
+    words = kinds.get(_kind(item), f"like {item.default!r}")
+    if low is not None and high is not None:
+        return f"{words} from {low:g} to {high:g}"
+    return words + (f" of at least {low:g}" if low is not None else f" of at most {high:g}" if high is not None else "")
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, whatever it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "a value that is too large to be shown"
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+
 from data_modules.files import atomic_path
 from mmbench.methods import ConfigError
+from mmbench.runner.reading import MOST_JSON, ReadingError, parse_json, read_bytes
 from mmbench.runner.record import Record
 
 SPREADS = 3.0
@@ -18,7 +22,16 @@ SPREADS = 3.0
 FLOOR = 1e-3
 """Smallest allowed distance, relative to the value: what another processor's rounding may move."""
 
-Numbers = dict[str, dict[str, dict[str, float]]]
+
+class Number(TypedDict):
+    """Mean and standard deviation over the seeds."""
+
+    mean: float
+    std: float
+
+
+Numbers = dict[str, dict[str, Number]]
+_ROWS: TypeAdapter[Numbers] = TypeAdapter(Numbers)
 
 
 @dataclass(frozen=True)
@@ -83,12 +96,20 @@ def load_baseline(path: Path) -> Numbers:
     """Return the committed numbers.
 
     Raises:
-        ConfigError: When there are none.
+        ConfigError: When there are none, or other things.
     """
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"There is no baseline at {path}. Make one with `mmbench check --accept`.")
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content["rows"]
+    try:
+        content = parse_json(read_bytes(path, MOST_JSON))
+        found: Any = content.get("rows") if isinstance(content, dict) else None
+        return _ROWS.validate_python(found, strict=True)
+    except ReadingError as error:
+        reason = str(error)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        reason = f"{'.'.join(map(str, ('rows', *first['loc'])))!r}: {first['msg']}"
+    raise ConfigError(f"{path} is no baseline: {reason}. Get it from the repository, or `mmbench check --accept`.")
 
 
 def save_baseline(path: Path, found: Numbers, replaced: Iterable[str] | None = None) -> None:

@@ -15,14 +15,19 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
-
 import data_modules
 from data_modules import Corruption, DataError, DataSpec, FusionDataModule
 from data_modules.schema import unknown
 from mmbench.methods import ConfigError, broken_methods, method, methods
 from mmbench.runner.code import code_hash
-from mmbench.runner.settings import Suite, benchmarks_folder, shipped_settings
+from mmbench.runner.settings import (
+    Suite,
+    benchmarks_folder,
+    check_seeds,
+    corruption_settings,
+    data_settings,
+    shipped_settings,
+)
 from mmbench.runner.training import Training
 
 DECIDES = ("track", "fold", "method", "config", "data", "training", "seed", "identity")
@@ -133,40 +138,6 @@ def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str
     return cls(path, **values)
 
 
-NOT_SETTINGS = {"path", "corruption", "fold", "batch_size", "seed", "dialogue", "workers"}
-"""What the plan, the method or the machine decides of a data module."""
-
-
-def data_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return data settings from the command line, with their types.
-
-    Raises:
-        ConfigError: When a setting does not exist or a value does not fit.
-    """
-    if isinstance(values.get("modalities"), str):
-        values = {**values, "modalities": [name.strip(" []\"'") for name in values["modalities"].split(",")]}
-    return _typed(FusionDataModule, values, "data setting", skip=NOT_SETTINGS)
-
-
-def corruption_settings(values: Mapping[str, Any]) -> Corruption:
-    """Return the corruption from plain settings."""
-    return Corruption(**_typed(Corruption, values, "corruption setting", skip=set()))
-
-
-def _typed(cls: type[Any], values: Mapping[str, Any], what: str, skip: set[str]) -> dict[str, Any]:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, skip=skip)
-    known = list(parser.get_defaults().keys())
-    for key in values:
-        if key not in known:
-            raise ConfigError(unknown(what, key, known))
-    try:
-        parsed = parser.parse_object(dict(values)).as_dict()
-    except ArgumentError as error:
-        raise ConfigError(str(error)) from error
-    return {key: parsed[key] for key in values}
-
-
 def make_plan(
     suite: Suite,
     *,
@@ -216,8 +187,7 @@ def make_plan(
     shared = training or suite.training
     all_folds = range(len(store.splits[probe.protocol]))
     seeds = tuple(dict.fromkeys(seeds or suite.seeds))
-    if outside := [seed for seed in seeds if not 0 <= seed < 2**32]:
-        raise ConfigError(f"{outside[0]} is no seed: seeds go from 0 to {2**32 - 1}.")
+    check_seeds(seeds)
     if wrong := [fold for fold in folds if fold not in all_folds]:
         raise ConfigError(f"{spec.track} has the folds 0 to {len(all_folds) - 1}, not {wrong[0]}.")
     broken = {} if methods_wanted or suite.methods else broken_methods()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import pandas as pd
@@ -12,9 +13,18 @@ import torch
 from torch import Tensor
 
 from data_modules import DataSpec, FusionDataModule
+from data_modules.base import Normalize
 from data_modules.store import EVERYTHING
 from mmbench.methods import ConfigError, FusionMethod, methods
+from mmbench.methods.checkpoint import read_checkpoint, remedy, restore
 from mmbench.runner.training import quiet
+
+SILENT: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def load_method(checkpoint: Path) -> tuple[FusionMethod, dict[str, Any]]:
@@ -23,23 +33,54 @@ def load_method(checkpoint: Path) -> tuple[FusionMethod, dict[str, Any]]:
     Raises:
         ConfigError: When it is no checkpoint of a method that is registered here.
     """
-    if not checkpoint.is_file():
-        raise ConfigError(f"There is no checkpoint at {checkpoint}. Trials leave theirs under runs/<trial id>/.")
-    try:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        name, preparation = saved["method"], saved["preparation"]
-    except Exception as error:  # whatever torch says of a file that it cannot read, and a checkpoint of something else
-        raise ConfigError(
-            f"{checkpoint} is no checkpoint that `mmbench run` wrote ({type(error).__name__}: {error}). Give one of "
-            "runs/<trial id>/, and train again if this version did not write it."
-        ) from error
+    saved = read_checkpoint(checkpoint)
     found = {cls.__name__: cls for cls in methods().values()}
+    name = saved.get("method")
+    if not isinstance(name, str):
+        raise ConfigError(f"{checkpoint} does not say of which method it is. {remedy(saved)}")
     if name not in found:
         raise ConfigError(
-            f"{checkpoint} is of the method {name}, which is not among {', '.join(methods())}. Name the file of a "
-            "method of yours by --plugin."
+            f"{checkpoint} is of the method {name[:80]}, which is not among {', '.join(found)}. Name the file of a "
+            f"method of yours by --plugin. {remedy(saved)}"
         )
-    return found[name].load_from_checkpoint(checkpoint, map_location="cpu"), preparation
+    model = restore(found[name], checkpoint, saved)
+    return model, _preparation(checkpoint, saved, model.spec)
+
+
+def _preparation(checkpoint: Path, saved: dict[str, Any], spec: DataSpec) -> dict[str, Any]:
+    """Return how inputs were prepared, if all that prediction needs is there."""
+    found = saved.get("preparation")
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{checkpoint} does not say how inputs were scaled: train with `trainer.fit(method, datamodule)` and a "
+            "FusionDataModule, or predict with `load_from_checkpoint` and inputs of your own."
+        )
+    scaled, tokenizer, scales = (found.get(key) for key in ("normalize", "tokenizer", "scales"))
+    wrong = ""
+    if scaled not in get_args(Normalize):
+        wrong = f"'normalize' is {reprlib.repr(scaled)}"
+    elif not isinstance(tokenizer, str):
+        wrong = f"'tokenizer' is {reprlib.repr(tokenizer)}"
+    elif not isinstance(scales, dict):
+        wrong = f"'scales' is {reprlib.repr(scales)}"
+    elif scaled == "train":
+        features = {name: item.dim for name, item in spec.modalities.items() if item.kind == "features"}
+        bad = [name for name, dim in features.items() if not _is_scale(scales.get(name), dim)]
+        wrong = f"the scales of {bad[0]} are not twice {features[bad[0]]} finite numbers" if bad else ""
+    if wrong:
+        raise ConfigError(f"{checkpoint} does not say how inputs were scaled: {wrong}. {remedy(saved)}")
+    return found
+
+
+def _is_scale(value: Any, dim: int) -> bool:
+    """Say whether a value is mean and standard deviation of features."""
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(isinstance(part, Tensor) and part.shape == (dim,) and part.dtype.is_floating_point for part in value)
+        and all(bool(torch.isfinite(part).all()) for part in value)
+        and bool((value[1] >= 0).all())
+    )
 
 
 def mismatches(trained: DataSpec, given: DataSpec) -> list[str]:
@@ -108,14 +149,10 @@ def predict(checkpoint: Path, store: Path, *, batch_size: int | None = None, acc
     data.prepare_as(preparation)
     data.read_only(model.spec.modalities)
     with quiet():
-        trainer = pl.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        try:
+            trainer = pl.Trainer(accelerator=accelerator, devices=1, **SILENT)
+        except Exception as error:  # whatever Lightning says of a device that is not there
+            raise ConfigError(f"This machine cannot predict with --accelerator {accelerator}: {error}") from error
         batches = trainer.predict(model, data)
     assert batches is not None
     rows, prediction = (torch.cat([batch[part] for batch in batches]).detach().cpu() for part in (0, 1))

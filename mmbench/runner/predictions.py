@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_modules.budget import check_size
+
 Array = npt.NDArray[Any]
 KEYS = ("id", "group", "fold")
 """The columns before the numbers."""
+_TIMES = 100
+"""A table that is read takes about as many times the memory of its text."""
 
 
 class PredictionsError(ValueError):
@@ -63,16 +68,29 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(letter in text for letter in ',"\r\n') else text
 
 
+def _unpacked(path: Path) -> bytes:
+    """Return the text of a table, unless it is larger than a file may be: a packed one does not say."""
+    if not path.is_file():  # a pipe would keep the reader waiting
+        raise OSError(f"{path} is no file")
+    pieces, size = [], 0
+    with gzip.open(path) as file:
+        while piece := file.read(1 << 20):
+            size += len(piece)
+            check_size(path, "a table of predictions", _TIMES * size)
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
 def read_predictions(path: Path) -> tuple[Predictions, str]:
     """Return a table of predictions, and the SHA-256 of its text.
 
     Raises:
-        PredictionsError: When the file is missing, cut off, or no such table.
+        PredictionsError: When the file is missing, cut off, no such table, or larger than memory may be.
     """
     try:
-        content = gzip.decompress(path.read_bytes())
+        content = _unpacked(path)
         text = content.decode()
-    except (OSError, EOFError, ValueError, MemoryError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise PredictionsError(f"its predictions cannot be read ({error})") from error
     try:
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -14,8 +14,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from data_modules.schema import ModalitySpec
+from mmbench.methods.config import shown
 from mmbench.runner.facts import CardFacts, Cost, Environment, Failure, Reproduction, Selection, TaskFacts
 from mmbench.runner.plan import label, title
+from mmbench.runner.reading import ReadingError, parse_json
 
 SCHEMA = 2
 Status = Literal["completed", "diverged", "failed"]
@@ -136,8 +138,12 @@ class Record:
             record = _ADAPTER.validate_json(text)
         except ValidationError as error:
             if (schema := _schema(text)) not in (None, SCHEMA):
-                raise RecordError(f"it has schema {schema}, this program reads {SCHEMA}") from error
+                raise RecordError(f"it has schema {shown(schema)}, this program reads {SCHEMA}") from error
             raise RecordError(_first(error)) from error
+        try:
+            parse_json(text)
+        except ReadingError as error:  # what no type forbids: a name twice, an infinite setting
+            raise RecordError(str(error)) from error
         record.check()
         return record
 
@@ -229,8 +235,8 @@ def _is_date(text: str) -> bool:
 def _schema(text: str | bytes) -> Any:
     """Return what a text that is no record says of its layout, None where it says nothing."""
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
+        values = parse_json(text)
+    except ReadingError:
         return None
     return values.get("schema") if isinstance(values, dict) else None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from data_modules.files import atomic_path
 from mmbench.runner.plan import Trial
 from mmbench.runner.predictions import Predictions
+from mmbench.runner.reading import MOST_JSON, ReadingError, read_bytes
 from mmbench.runner.record import Record, RecordError
 
 PREDICTIONS = ".csv.gz"
@@ -99,9 +100,9 @@ def read_record(path: Path) -> Record:
         RecordError: When it is none, lies in another place than its content says, or lacks its predictions.
     """
     try:
-        record = Record.from_json(path.read_bytes())
-    except OSError as error:
-        raise RecordError(f"it cannot be read ({error})") from error
+        record = Record.from_json(read_bytes(path, MOST_JSON))
+    except ReadingError as error:
+        raise RecordError(str(error)) from error
     expected = Path(record.track, record.method, f"{record.id}.json").parts
     if path.parts[-len(expected) :] != expected:
         raise RecordError(f"its place does not fit its content, which says {'/'.join(expected)}")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import mmbench
-from data_modules.schema import unknown
-from mmbench.methods import ConfigError
+from data_modules import FusionDataModule
+from data_modules.corruption import Corruption
+from data_modules.names import check_name
+from data_modules.schema import DataError, unknown
+from mmbench.methods import ConfigError, method, methods
+from mmbench.methods.config import parse_values, shown
+from mmbench.runner.reading import ReadingError, read_yaml
 from mmbench.runner.training import Training
+
+NOT_SETTINGS = {"path", "corruption", "fold", "batch_size", "seed", "dialogue", "workers"}
+"""What the plan, the method or the machine decides of a data module."""
+SEEDS = 2**32
+"""There are as many seeds, from 0 on."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +73,18 @@ def benchmarks_folder(given: Path | None = None) -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "benchmarks"  # an editable install runs from the repository
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
     Raises:
-        ConfigError: When the file is not YAML or not a mapping.
+        ConfigError: When the file is not YAML, not a mapping, or holds more than plain values.
     """
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        values = read_yaml(path)
+    except ReadingError as error:
+        raise ConfigError(f"{path}: {error}.") from error
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of names to values.")
     return values
@@ -106,23 +116,57 @@ def load_suite(path: Path) -> Suite:
     """Return one suite from its file.
 
     Raises:
-        ConfigError: When a setting does not exist or has the wrong type.
+        ConfigError: When a setting does not exist, or has the wrong type or value; the message names the file.
     """
-    values = parse_settings(Suite, {"name": path.stem, **read_yaml(path)}, str(path))
+    values = parse_settings(Suite, {"name": path.stem, **read_mapping(path)}, str(path))
     for key, kind in LISTS.items():
         found = values.get(key, [])
         if not isinstance(found, list) or any(type(item) is not kind for item in found):
             raise ConfigError(f"{path}: {key} must be a list of {kind.__name__} values, such as {EXAMPLES[key]}.")
         if key in values:
             values[key] = tuple(found)
+    for key in ("name", "title", "dataset"):
+        if not isinstance(values.get(key, ""), str):
+            raise ConfigError(f"{path}: {key} is {shown(values[key])}; give a text.")
     for key in ("training", "data"):
         if not isinstance(values.get(key, {}), dict):
             raise ConfigError(f"{path}: {key} must be a mapping of names to values.")
     shared = parse_settings(Training, values.pop("training", {}), f"{path}: training")
     for key, value in shared.items():
         if type(value) is not type(getattr(Training, key)):
-            raise ConfigError(f"{path}: training: {key} is {value!r}; give a value like {getattr(Training, key)!r}.")
-    return replace(Suite(**values), training=Training(**shared))
+            raise ConfigError(f"{path}: training: {key} is {shown(value)}; give a value like {getattr(Training, key)}.")
+    try:
+        suite = Suite(**values, training=Training(**shared))
+        _check(suite, path.stem)
+    except (ConfigError, DataError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return suite
+
+
+def _check(suite: Suite, name: str) -> None:
+    """Check what types cannot say of a suite."""
+    if suite.name != name:
+        raise ConfigError(f"its name is {suite.name!r}, and that of the file is {name!r}: leave `name` out.")
+    check_name("data set", suite.dataset)
+    check_seeds(suite.seeds)
+    for key in suite.methods:
+        if key not in methods():
+            raise ConfigError(f"methods: {unknown('method', key, methods())}")
+    corruption = (suite.data or {}).get("corruption", {})
+    if not isinstance(corruption, dict):
+        raise ConfigError("data: corruption must be a mapping of names to values.")
+    corruption_settings(corruption)
+    data_settings({key: value for key, value in (suite.data or {}).items() if key != "corruption"})
+
+
+def check_seeds(seeds: Iterable[int]) -> None:
+    """Check that seeds are some.
+
+    Raises:
+        ConfigError: When one is not.
+    """
+    if outside := [seed for seed in seeds if not 0 <= seed < SEEDS]:
+        raise ConfigError(f"{shown(outside[0])} is no seed: seeds go from 0 to {SEEDS - 1}.")
 
 
 def find_suite(folder: Path, name: str) -> Suite:
@@ -139,18 +183,56 @@ def find_suite(folder: Path, name: str) -> Suite:
     return load_suite(known[name])
 
 
-def shipped_settings(folder: Path, method: str, dataset: str, feature_set: str, suite: str) -> dict[str, Any]:
+def shipped_settings(folder: Path, key: str, dataset: str, feature_set: str, suite: str) -> dict[str, Any]:
     """Return the settings of a method that the benchmarks folder ships for some data.
 
     ``benchmarks/methods/<method>.yaml`` holds only what differs from the method's own defaults, under the keys
     ``default``, ``<data set>``, ``<data set>/<feature set>`` and ``suite:<name>``; later ones win. A suite named
     ``ci-clips`` is of the family ``ci`` and takes its settings.
+
+    Raises:
+        ConfigError: When they are none of the method's; the message names the file.
     """
-    path = folder / "methods" / f"{method}.yaml"
-    if not path.is_file():
+    path = folder / "methods" / f"{key}.yaml"
+    if not path.exists():
         return {}
-    values = read_yaml(path)
+    values = read_mapping(path)
     settings: dict[str, Any] = {}
-    for key in ("default", dataset, f"{dataset}/{feature_set}", f"suite:{suite.partition('-')[0]}"):
-        settings.update(values.get(key) or {})
+    for section in ("default", dataset, f"{dataset}/{feature_set}", f"suite:{suite.partition('-')[0]}"):
+        found = values.get(section)
+        if not isinstance(found, dict | None):
+            raise ConfigError(f"{path}: {section} is {shown(found)}; it must be a mapping of settings to values.")
+        settings.update(found or {})
+    try:
+        method(key).Config.parse(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return settings
+
+
+def data_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return data settings from the command line or a suite, with their types.
+
+    Raises:
+        ConfigError: When a setting does not exist or a value does not fit.
+    """
+    if isinstance(values.get("modalities"), str):
+        values = {**values, "modalities": [name.strip(" []\"'") for name in values["modalities"].split(",")]}
+    return _typed(FusionDataModule, values, "data setting", NOT_SETTINGS)
+
+
+def corruption_settings(values: Mapping[str, Any]) -> Corruption:
+    """Return the corruption from plain settings.
+
+    Raises:
+        ConfigError: When a setting does not exist or a value does not fit.
+    """
+    return Corruption(**_typed(Corruption, values, "corruption setting"))
+
+
+def _typed(cls: type[Any], values: Mapping[str, Any], what: str, skip: Collection[str] = ()) -> dict[str, Any]:
+    kinds = {name: str(kind) for name, kind in cls.__init__.__annotations__.items()}
+    typed = parse_values(
+        cls, values, what, lambda key: (f"The {what} {key!r}", f"it must be of the type {kinds[key]}"), skip
+    )
+    return {key: typed[key] for key in values}

@@ -15,10 +15,10 @@ from data_modules import DataError, FeatureStore, FusionDataModule, Record, Stor
 from data_modules.generator_dialogues import write_dialogues
 from mmbench.methods import ConfigError
 from mmbench.runner.launch import Options
-from mmbench.runner.plan import corruption_settings, data_settings, make_plan
+from mmbench.runner.plan import make_plan
 from mmbench.runner.predictions import read_predictions
 from mmbench.runner.records import predictions_path
-from mmbench.runner.settings import Suite, find_suite, shipped_settings
+from mmbench.runner.settings import Suite, corruption_settings, data_settings, find_suite, shipped_settings
 from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.testing.builders import make_spec, write_toy_store

@@ -227,8 +227,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="There is no checkpoint at"):
         load_method(tmp_path / "none.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
-    with pytest.raises(ConfigError, match="is no checkpoint that `mmbench run` wrote"):
+    with pytest.raises(ConfigError, match=r"text\.ckpt is no checkpoint, or a damaged one"):
         load_method(tmp_path / "text.ckpt")
-    torch.save({"method": "Foreign", "preparation": {}}, tmp_path / "foreign.ckpt")
+    torch.save({"method": "Foreign", "hyper_parameters": {}, "state_dict": {}}, tmp_path / "foreign.ckpt")
     with pytest.raises(ConfigError, match="is of the method Foreign, which is not among"):
         load_method(tmp_path / "foreign.ckpt")
