@@ -12,10 +12,13 @@ from pathlib import Path
 import h5py
 import lightning
 import pytest
+import torch
 
 import mmbench
 from data_modules import FeatureStore
 from data_modules.generator import write_synthetic
+from mmbench.methods.mmim import MMIM
+from mmbench.runner.predict import predict
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,8 +89,10 @@ def readme_example() -> str:
     )
 
 
-def test_the_readme_example_trains_and_tests_in_ten_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As printed, but for the epochs: MMIM on a store in the place of CMU-MOSI's."""
+def test_the_readme_example_trains_and_tests_the_best_epoch_in_ten_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As printed, but for the epochs: MMIM on another store, of two epochs of which the second is worse."""
     code = readme_example()
     assert len(code.strip().splitlines()) <= 10
     assert "MMIM(" in code
@@ -97,19 +102,39 @@ def test_the_readme_example_trains_and_tests_in_ten_lines(tmp_path: Path, monkey
         file.attrs["dataset"] = "mosi"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lightning.Trainer, "__init__", _short(lightning.Trainer.__init__))
+    monkeypatch.setattr(MMIM, "on_train_epoch_start", _worse(MMIM.on_train_epoch_start))
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
-    trainer = names["trainer"]
+    trainer, data = names["trainer"], names["data"]
     assert isinstance(trainer, lightning.Trainer)
     assert {"test/mae", "test/acc2_non0"} <= set(trainer.callback_metrics)
+    (best,) = tmp_path.rglob("*.ckpt")
+    assert best.name.startswith("epoch=0")
+    tested = trainer.callback_metrics["test/mae"]
+    again = MMIM.load_from_checkpoint(best)
+    trainer.test(again, data, verbose=False)
+    assert trainer.callback_metrics["test/mae"] == tested
+    table = predict(best, tmp_path / "data" / "mosi.h5", accelerator="cpu")
+    prediction, _, index = again.test_metric.gathered()
+    assert table["sentiment"].iloc[index.numpy()].tolist() == pytest.approx(prediction.flatten().tolist(), abs=1e-4)
 
 
 def _short(init):
     def short(self, **options):
-        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        init(self, **{**options, "max_epochs": 1, "accelerator": "cpu", "enable_model_summary": False, **quiet})
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        init(self, **{**options, "max_epochs": 2, "accelerator": "cpu", **quiet})
 
     return short
+
+
+def _worse(start):
+    def worse(self):
+        start(self)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.mul_(1 + 9 * self.current_epoch)
+
+    return worse
 
 
 def test_the_version_is_said_once() -> None:

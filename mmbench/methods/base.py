@@ -10,7 +10,7 @@ optimiser that steps.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from typing import Any, ClassVar, Self
 
@@ -26,6 +26,7 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.card import MethodCard
 from mmbench.methods.checkpoint import VERSION, read_checkpoint, restore, version
 from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.methods.options import check_options
 from mmbench.metrics import SplitMetric, fit_thresholds
 from mmbench.nn.text import PretrainedText
 from mmbench.tasks import Task
@@ -180,36 +181,15 @@ class FusionMethod(LightningModule):
         return {**batch.inputs, "text": self.text_encoder(batch.inputs["text"])}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Answer options of the Trainer that are settings here; it asks for callbacks before it refuses them itself.
-
-        Raises:
-            ConfigError: When the Trainer is to clip or to accumulate gradients.
-        """
-        if self.trainer.state.fn != "fit":
-            return []
-        name, clip, batches = type(self).__name__, self.trainer.gradient_clip_val, self.trainer.accumulate_grad_batches
-        if clip:
-            how = f"{name}.Config(gradient_clip={clip:g})"
-            if self.trainer.gradient_clip_algorithm == "value":
-                how += ", which is of the norm of all gradients"
-            raise ConfigError(
-                f"{name} clips its gradients itself: give {how}, instead of Trainer(gradient_clip_val=...)."
-            )
-        if batches != 1:
-            own = any(item.name == "accumulate" for item in fields(self.Config))
-            how = f"{name}.Config(accumulate={batches})" if own else f"batches that are {batches} times as large"
-            raise ConfigError(f"{name} takes its steps itself: give {how}, not Trainer(accumulate_grad_batches=...).")
+        """Answer options of the trainer that are settings here; it asks for callbacks before it complains itself."""
+        if self.trainer.state.fn == "fit":
+            check_options(type(self), self.trainer)
         return []
 
     def setup(self, stage: str) -> None:
         """Tell the data module which passes an epoch has."""
         if stage != "fit":
             return
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            raise ConfigError(
-                "16-mixed scales gradients, which would be clipped at the wrong norm: give the Trainer "
-                "precision='bf16-mixed' or '32-true'."
-            )
         tried = getattr(self.trainer, "fast_dev_run", False)  # a few batches of one epoch, whichever it is
         if not tried and 0 < (self.trainer.max_epochs or 0) <= self.first_epoch:
             raise ConfigError(

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from data_modules import FusionDataModule
 from mmbench.methods import ConfigError, FusionMethod, MethodConfig
+from mmbench.methods.options import PRECISIONS
 from mmbench.runner.callbacks import Checkpoints, Curve, DivergedError, EpochSeed, Patience, WholeFiles
-
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""Options of Lightning's Trainer that are otherwise called here: each is answered with what to give instead."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from lightning.pytorch import Trainer
+
+from mmbench.methods.config import ConfigError
+
+if TYPE_CHECKING:
+    from mmbench.methods.base import FusionMethod
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+"""Scaled gradients of 16-mixed would be clipped at the wrong norm; losses are not made for 16-true and bf16-true."""
+
+
+def check_options(cls: type[FusionMethod], trainer: Trainer) -> None:
+    """Check that a trainer is not asked for what a method does itself, or cannot do.
+
+    Raises:
+        ConfigError: When it is; the message says what to give instead.
+    """
+    name, clip, batches = cls.__name__, trainer.gradient_clip_val, trainer.accumulate_grad_batches
+    if clip:
+        of = "" if trainer.gradient_clip_algorithm in (None, "norm") else ", the largest norm of the whole gradient,"
+        raise ConfigError(
+            f"{name} clips its gradients itself: give {name}.Config(gradient_clip={clip:g}){of} instead of "
+            f"Trainer(gradient_clip_val={clip:g})."
+        )
+    if batches != 1:
+        own = any(item.name == "accumulate" for item in fields(cls.Config))
+        how = (
+            f"{name}.Config(accumulate={batches})" if own else f"the data a batch_size that is {batches} times as large"
+        )
+        raise ConfigError(
+            f"{name} takes its steps itself: give {how} instead of Trainer(accumulate_grad_batches={batches})."
+        )
+    if trainer.precision not in PRECISIONS:
+        raise ConfigError(
+            f"{name} cannot be trained with Trainer(precision={trainer.precision!r}): give one of "
+            f"{', '.join(PRECISIONS)}. Gradients of 16-mixed are scaled, and would be clipped at the wrong norm."
+        )
+    if trainer.overfit_batches:
+        raise ConfigError(
+            "Trainer(overfit_batches=...) would take other samples in every epoch, whose order the data decide: give "
+            "the data `limit`, a number of samples, instead."
+        )
