@@ -31,7 +31,7 @@ PARTS = {"state_dict": "weights", "hyper_parameters": "data and settings"}
 _MOST = 1 << 24
 """Bytes of what a checkpoint says beside its tensors."""
 _VALUES, _DEEPEST = 10_000, 10
-_STEPS = 200
+_STEPS = 20
 """Building a method takes at most so many operations for each of its weights."""
 _KNOWN = {"collections OrderedDict", "collections Counter", "torch Size", "torch device"}
 _REBUILDS = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"}
@@ -105,11 +105,10 @@ def restore(cls: type[Method], path: str | PathLike[str], saved: Mapping[str, An
         raise
     except Exception as error:  # whatever a method says of settings and weights that it cannot have
         raise _misfit(cls, path, saved, _said(error)) from error
-    for name, parameter in method.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ConfigError(
-                f"{path}: the weights {name} are no finite numbers: its training went wrong, train again."
-            )
+    limits = {"thresholds": method.thresholds} if task.target.kind == "multilabel" else {}
+    for name, value in {**dict(method.named_parameters()), **limits}.items():
+        if not torch.isfinite(value).all():
+            raise ConfigError(f"{path}: {name} are no finite numbers: its training went wrong, train again.")
     return method
 
 

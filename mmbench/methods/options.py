@@ -42,7 +42,7 @@ def check_options(cls: type[FusionMethod], trainer: Trainer) -> None:
             f"{name} cannot be trained with Trainer(precision={trainer.precision!r}): give one of "
             f"{', '.join(PRECISIONS)}. Gradients of 16-mixed are scaled, and would be clipped at the wrong norm."
         )
-    if trainer.overfit_batches:
+    if getattr(trainer, "overfit_batches", 0):
         raise ConfigError(
             "Trainer(overfit_batches=...) would take other samples in every epoch, whose order the data decide: give "
             "the data `limit`, a number of samples, instead."

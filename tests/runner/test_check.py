@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -70,3 +72,33 @@ def test_accepting_some_methods_keeps_the_others_and_failed_trials_are_not_accep
     with pytest.raises(ConfigError, match="did not complete: mmim"):
         save_baseline(path, numbers([record(1, 1.1, status="diverged", test={}, curve=[])]))
     assert load_baseline(path) == {"mmim": BASE["mmim"], "unimodal (text)": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it is not valid JSON"),
+        ("[]", "'rows': Input should be a valid dictionary"),
+        ("{}", "'rows': Input should be a valid dictionary"),
+        ('{"rows": {"mmim": 3}}', "'rows.mmim': Input should be a valid dictionary"),
+        ('{"rows": {"mmim": {"test/mae": {"mean": "1", "std": 0.0}}}}', "'rows.mmim.test/mae.mean': Input should be"),
+        ('{"rows": {"mmim": {"test/mae": {"mean": 1.0}}}}', "'rows.mmim.test/mae.std': Field required"),
+        ('{"rows": {"mmim": {"test/mae": {"mean": NaN, "std": 0.0}}}}', "its 'mean' is nan, which is no finite number"),
+        ('{"rows": {"mmim": {"test/mae": {"mean": 1e400, "std": 0.0}}}}', "its 'mean' is inf"),
+        ('{"rows": {}, "rows": {}}', "it has the name 'rows' twice"),
+        ('{"rows": ' + "[" * 100_000, "it is nested too deeply"),
+        ('{"rows": ' + "9" * 5000 + "}", "it is not valid JSON"),
+        ('{"rows": {"m\xfcll": {}}}', "it is not valid JSON"),
+    ],
+)
+def test_what_is_no_baseline_is_refused_with_file_and_place(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "ci.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        load_baseline(tmp_path / "ci.json")
+    assert str(caught.value).startswith(f"{tmp_path / 'ci.json'} is no baseline: ")
+    assert "mmbench check --accept" in str(caught.value)
+
+
+def test_committed_baselines_are_some() -> None:
+    for path in (Path(__file__).parents[2] / "benchmarks" / "baselines").glob("*.json"):
+        assert load_baseline(path) == json.loads(path.read_text())["rows"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -232,3 +232,38 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"method": "Foreign", "hyper_parameters": {}, "state_dict": {}}, tmp_path / "foreign.ckpt")
     with pytest.raises(ConfigError, match="is of the method Foreign, which is not among"):
         load_method(tmp_path / "foreign.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda saved: saved.pop("preparation"), "does not say how inputs were scaled: train with"),
+        (lambda saved: saved["preparation"].update(normalize="some"), "'normalize' is 'some'"),
+        (lambda saved: saved["preparation"].pop("tokenizer"), "'tokenizer' is None"),
+        (lambda saved: saved["preparation"].pop("scales"), "'scales' is None"),
+        (lambda saved: saved["preparation"]["scales"].pop("audio"), "the scales of audio are not twice 5 finite"),
+        (
+            lambda saved: saved["preparation"]["scales"]["text"][1].fill_(torch.nan),
+            "the scales of text are not twice 7",
+        ),
+        (lambda saved: saved["preparation"]["scales"]["text"][1].fill_(-1), "the scales of text are not twice 7"),
+        (lambda saved: saved.update(method=3), "does not say of which method it is"),
+        (lambda saved: saved["state_dict"]["thresholds"].fill_(torch.nan), "thresholds"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    checkpoint, store, _ = trained(tmp_path, "multilabel", normalize="train")
+    saved = torch.load(checkpoint, weights_only=True)
+    edit(saved)
+    torch.save(saved, checkpoint)
+    with pytest.raises(ConfigError, match=message) as caught:
+        predict(checkpoint, store, accelerator="cpu")
+    assert "model.ckpt" in str(caught.value)
+
+
+def test_an_accelerator_that_is_none_is_named(tmp_path: Path) -> None:
+    checkpoint, store, _ = trained(tmp_path, "regression")
+    with pytest.raises(ConfigError, match="cannot predict with --accelerator warp"):
+        predict(checkpoint, store, accelerator="warp")

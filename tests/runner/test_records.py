@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import math
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -14,8 +16,9 @@ import pandas as pd
 import pytest
 
 from data_modules import files
+from data_modules.budget import VARIABLE
 from mmbench.runner.launch import Options
-from mmbench.runner.predictions import Predictions, read_predictions
+from mmbench.runner.predictions import Predictions, PredictionsError, read_predictions
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import predictions_path, read_record
 from mmbench.runner.trial import run_trial
@@ -190,3 +193,43 @@ def test_predictions_keep_every_float32(tmp_path: Path) -> None:
     read, _ = read_predictions(tmp_path / "p.csv.gz")
     assert (read.target[:, 0].astype(np.float32) == values).all()
     assert (read.prediction[:, 0].astype(np.float32) == near).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(bytes(30_000_000), 1), f"would take .*{VARIABLE}="),
+        (gzip.compress(b"id,group,fold,target0,prediction0\na,,0,1,2\n")[:-9], "cannot be read"),
+        (b"hello", "cannot be read"),
+        (b"", "begin with the columns"),
+        (gzip.compress(b"\xff\xfe"), "cannot be read"),
+        (gzip.compress(b"id,group,fold,target0,prediction0\n" + b"a" * 200_000), "no table of numbers"),
+        (gzip.compress(b"id,group,fold,target0,prediction0\na,,0,1,x\n"), "no table of numbers"),
+        (gzip.compress(b"id,group,fold,target0,prediction0\na,,0\n"), "no whole table"),
+    ],
+)
+def test_what_is_no_table_of_predictions_is_refused_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    """A packed file of 130 kB would be 30 MB of text, and a table takes a hundred times that."""
+    monkeypatch.setenv(VARIABLE, "1GB")
+    (tmp_path / "p.csv.gz").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(PredictionsError, match=message):
+        read_predictions(tmp_path / "p.csv.gz")
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+
+
+def test_a_name_twice_or_a_number_without_end_is_no_record(written: Path, options: Options) -> None:
+    text = written.read_text()
+    for odd, message in [
+        (text.replace('"seed": 1111', '"seed": 7,\n "seed": 1111'), "it has the name 'seed' twice"),
+        (text.replace('"lr": ', '"lr": 1e400, "rate": ', 1), "its 'lr' is inf, which is no finite number"),
+    ]:
+        assert odd != text
+        written.write_text(odd)
+        records, (line,) = options.records.load()
+        assert records == []
+        assert str(written) in line
+        assert message in line
