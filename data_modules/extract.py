@@ -40,17 +40,18 @@ from data_modules.features.media import (
     read_sound,
     resize,
 )
+from data_modules.files import WriteError
 from data_modules.importers.clips import (
     ORIGINS,
     Clip,
     Decoded,
     NoTranscriptError,
-    check_output,
     decode_clips,
     discard,
     listed,
     work_folder,
 )
+from data_modules.new_store import check_output
 from data_modules.own_clips import find_clips, read_transcripts
 from data_modules.provenance import Recipe, digest
 from data_modules.schema import DataError, ModalityKind
@@ -273,11 +274,8 @@ def extract_store(
     )
     try:
         store = write_store(out, info, _records(decoded, texts), splits=lambda records: {})
-    except OSError as error:
-        raise DataError(
-            f"{out} cannot be written ({error}). Make room or give another path, and start again: what is decoded is "
-            f"kept in {folder}."
-        ) from error
+    except WriteError as error:
+        raise DataError(f"{error} What is decoded is kept in {folder}.") from error
     discard(folder)
     return store
 

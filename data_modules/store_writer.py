@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.digests import digests
-from data_modules.files import atomic_path
 from data_modules.names import check_name, printable
+from data_modules.new_store import new_store
 from data_modules.provenance import Recipe, versions
 from data_modules.schema import MODALITIES, DataError, ModalitySpec, TargetSpec
 from data_modules.store import (
@@ -136,8 +136,9 @@ def write_store(
         check_protocol(protocol)  # now, not after all samples
     if info.target.low is not None and info.target.high is not None and not info.target.low < info.target.high:
         raise DataError(f"The scale of the labels from {info.target.low:g} to {info.target.high:g} has no extent.")
-    with atomic_path(target) as part, h5py.File(part, "w") as file:
-        light = _write_samples(file, info, records)
+    with new_store(target) as new:
+        file = new.file
+        light = _write_samples(file, info, new.while_there_is_room(records))
         tables = splits(light) if splits else {protocol: [_own_split(light)]}
         shared: list[str] = []
         file.create_group("splits", track_order=True)  # the first protocol is the default one

@@ -18,9 +18,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from data_modules.importers.clips import check_output, discard, work_folder
+from data_modules.importers.clips import discard, work_folder
 from data_modules.importers.common import Source
 from data_modules.names import check_name
+from data_modules.new_store import check_output
 from data_modules.schema import DataError, unknown
 from data_modules.store import FeatureStore
 from data_modules.store_header import check_protocol
@@ -117,10 +118,7 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
     work = {"work": work_folder(out, options.get("work"))} if "work" in known else {}
     with _about(Path(source)):
         made = read(Path(source), dataset=dataset, **{**options, **work})
-        try:
-            store = write_store(out, made.info, made.records, made.splits, made.protocol)
-        except OSError as error:
-            raise DataError(f"{out} cannot be written: {error}.") from error
+        store = write_store(out, made.info, made.records, made.splits, made.protocol)
     for folder in work.values():
         discard(folder)
     return store

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
@@ -122,18 +121,6 @@ class Decoded:
             if names:
                 notes += [*listed(text, names), f"The first of them: {self.lost[names[0]]}"]
         return notes
-
-
-def check_output(out: Path) -> None:
-    """Refuse to put a store where something else is.
-
-    Raises:
-        DataError: When the path is a folder, or a file that is no store.
-    """
-    if out.is_dir():
-        raise DataError(f"{out} is a folder. Give the path of the store to write.")
-    if out.exists() and not h5py.is_hdf5(out):
-        raise DataError(f"{out} exists and is no store. Remove it or give another path.")
 
 
 def work_folder(out: Path, parent: Path | None = None) -> Path:

@@ -121,9 +121,13 @@ def _run(argv: list[str]) -> int:
 
 def status_of(error: Exception) -> int:
     """Return the exit status of an error whose message says all, 0 for any other."""
+    from data_modules.files import WriteError
     from data_modules.schema import DataError
     from mmbench.methods.config import ConfigError
+    from mmbench.runner.owners import LeaseError
 
+    if isinstance(error, WriteError | LeaseError):
+        return 1
     return 2 if isinstance(error, ConfigError | DataError) else 0
 
 

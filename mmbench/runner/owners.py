@@ -6,7 +6,6 @@ The names of files say who. Nobody's clock is trusted: an owner is dead when thi
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -39,14 +38,10 @@ def explained(path: Path) -> Iterator[None]:
     except LeaseError:
         raise
     except OSError as error:
-        advice = "Check the file system"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            advice = "Free some space there"
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            advice = "Choose a folder that you may write to"
-        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
-            advice = "Remove what lies there and is no folder"
-        raise LeaseError(f"{path} cannot be locked: {error.strerror or error}. {advice} and start again.") from error
+        from data_modules.files import advice  # only now: who holds leases may be without the libraries of data
+
+        what = error.strerror or error
+        raise LeaseError(f"{path} cannot be locked: {what}. {advice(error)} and start again.") from error
 
 
 def files_of(path: Path) -> tuple[str, ...]:

@@ -48,8 +48,6 @@ class Records:
             The record as it was written, with its digests.
         """
         path = self.path(record)
-        for left in path.parent.glob(f".{record.id}.*.part"):  # by a process that was killed while it wrote
-            left.unlink(missing_ok=True)
         with ExitStack() as stack:  # the last one in is the first one in its place
             part = stack.enter_context(atomic_path(path))
             if predictions is not None:

@@ -20,6 +20,7 @@ from data_modules.features.audio import log_mel
 from data_modules.features.encoders import TextEncoder
 from data_modules.features.faces import CentreCrop
 from data_modules.features.media import Sampling, read_frames, read_sound
+from data_modules.files import write_error
 from data_modules.importers import ravdess, ravdess_media
 from data_modules.store_writer import write_store
 from mmbench.cli import main
@@ -210,10 +211,10 @@ def test_nothing_of_the_user_is_replaced_by_a_store(tmp_path: Path, folder: bool
 
 def test_a_full_disk_says_so_and_keeps_what_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise write_error(tmp_path / "own.h5", OSError(28, "No space left on device"))
 
     monkeypatch.setattr(extract, "write_store", full)
-    with pytest.raises(DataError, match=r"own\.h5 cannot be written .*No space left.*is kept in"):
+    with pytest.raises(DataError, match=r"own\.h5 cannot be written: No space left.* is kept in .*clips"):
         extract_store([make_wav(tmp_path / "one.wav")], tmp_path / "own.h5", Extractors(vision="none"))
     assert list((tmp_path / "own.h5.clips").rglob("*.npz"))
 

@@ -22,7 +22,7 @@ from data_modules.features.keyframes import (
 from data_modules.features.modes import RATE, NoModes, partition
 from data_modules.provenance import Recipe
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo
+from data_modules.store import FORMAT, FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
 from tests.data_modules.stores import another_processor
 
@@ -383,7 +383,7 @@ def test_sound_that_chooses_nowhere_is_an_error(tmp_path):
 
 def test_nothing_is_half_written(stores, tmp_path, monkeypatch):
     with h5py.File(tmp_path / "key.h5", "w") as file:
-        file.attrs["what"] = "was there"
+        file.attrs["format"] = FORMAT
     before = (tmp_path / "key.h5").read_bytes()
 
     def fail(*_):
