@@ -108,11 +108,15 @@ def published_records() -> Records | None:
     return Records(PUBLISHED / "records") if (PUBLISHED / "records").is_dir() else None
 
 
-def own_folder(given: Path | None) -> Path:
+def own_folder(given: Path | None, *, there: bool = False) -> Path:
     """Return the folder of one's own results.
 
+    Args:
+        given: What the option says.
+        there: Whether the command only reads, so that a folder that is given must be there.
+
     Raises:
-        ConfigError: When it is that of the published ones.
+        ConfigError: When it is that of the published ones, or one that holds something else, or cannot be made.
     """
     from mmbench.methods.config import ConfigError
 
@@ -126,4 +130,46 @@ def own_folder(given: Path | None) -> Path:
             f"{folder} is among the published results, which only `mmbench publish` changes. {how}, or name another "
             "folder."
         )
+    if given and there and not folder.exists():
+        raise ConfigError(f"There is no folder {folder}: give the one that `mmbench run --leaderboard` made.")
+    if folder != LOCAL:
+        check_folder(folder, "--leaderboard" if given else VARIABLE)
+        _refuse_others(folder)
     return folder
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse a folder that cannot be made, or only by making others: then its name is mistyped.
+
+    Args:
+        folder: The folder, there or not.
+        option: What names it.
+
+    Raises:
+        ConfigError: When something else lies there, or the folder above it is missing.
+    """
+    from mmbench.methods.config import ConfigError
+
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ConfigError(f"{option} names {folder}, which is no folder. Name another.")
+    if not os.path.lexists(folder) and not folder.absolute().parent.is_dir():
+        raise ConfigError(
+            f"{option} names {folder}, and there is no folder {folder.parent}. Correct the name or make that."
+        )
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse a folder with something else than results, which tables would get between or replace."""
+    from mmbench.methods.config import ConfigError
+    from mmbench.report.leaderboard import is_ours
+
+    page = folder / "README.md"
+    ours = is_ours(page) if os.path.lexists(page) else (folder / "records").is_dir()
+    try:
+        found = [] if ours else sorted(path.name for path in folder.glob("[!.]*"))
+    except OSError:  # what writes there says what is wrong with it
+        return
+    if found:
+        raise ConfigError(
+            f"{folder} holds {found[0]!r}, and no results of `mmbench run`. Name a new or empty folder for them."
+        )

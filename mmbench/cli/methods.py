@@ -125,20 +125,18 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 
 def predict(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Print the first predictions, and write all of them."""
-    from data_modules.files import atomic_path
-    from mmbench.methods import ConfigError
+    from mmbench.runner.predict import check_table, write_table
     from mmbench.runner.predict import predict as predictions
 
-    if arguments.out and arguments.out.is_dir():
-        raise ConfigError(f"{arguments.out} is a folder: give the table to write, such as predictions.csv.")
+    if arguments.out:
+        check_table(arguments.out, arguments.checkpoint, arguments.data)
     table = predictions(arguments.checkpoint, arguments.data, accelerator=arguments.accelerator)
     shown = Table("id", *map(str, table.columns))
     for row in table.head(SHOWN).itertuples():
         shown.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
     console.print(shown)
     if arguments.out:
-        with atomic_path(arguments.out) as part:
-            table.to_csv(part)
+        write_table(table, arguments.out)
         console.print(f"Wrote {len(table)} predictions to {arguments.out}.", markup=False, soft_wrap=True)
     elif len(table) > SHOWN:
         console.print(f"{SHOWN} of {len(table)} predictions; give --out for all of them.")

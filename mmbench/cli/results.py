@@ -14,6 +14,7 @@ from rich.text import Text
 from mmbench.cli.common import (
     PUBLISHED,
     add_leaderboard,
+    check_folder,
     console,
     console_of_errors,
     own_folder,
@@ -105,7 +106,7 @@ def report(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         options = {"mine": arguments.mine, "methods": arguments.method, "sort": arguments.sort or None}
         form: Form = arguments.format or "markdown"
         return _print(arguments, form, lambda board: selected_table(board, form=form, **options))
-    made = make_tables(own_folder(arguments.leaderboard))
+    made = make_tables(own_folder(arguments.leaderboard, there=True))
     for path in made.files:
         say(str(path))
     if not made.own:
@@ -159,7 +160,7 @@ def _boards(arguments: Namespace) -> list[Board]:
     from mmbench.runner.records import Records
     from mmbench.runner.verify import verify as verified
 
-    sources = [published_records(), Records(own_folder(arguments.leaderboard) / "records")]
+    sources = [published_records(), Records(own_folder(arguments.leaderboard, there=True) / "records")]
     loaded = [verified(source) if source else ([], []) for source in sources]
     for line in (line for _, problems in loaded for line in problems):
         console_of_errors.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -228,7 +229,7 @@ def publish(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     from mmbench.runner.records import Records
     from mmbench.runner.verify import verify as verified
 
-    source, target = Records(own_folder(arguments.leaderboard) / "records"), Records(PUBLISHED / "records")
+    source, target = Records(own_folder(arguments.leaderboard, there=True) / "records"), Records(PUBLISHED / "records")
     if not target.root.is_dir():
         raise ConfigError(f"There is no folder {target.root} here: publish from the repository.")
     own, problems = verified(source)
@@ -268,6 +269,7 @@ def reproduce(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     if target is None:
         raise ConfigError("There are no published records here: run from the repository.")
     folder = own_folder(arguments.leaderboard)
+    check_folder(arguments.runs, "--runs")
     everything, problems = verified(target)
     for line in problems:
         say(line, style="yellow")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mmbench.cli.common import add_leaderboard, console, own_folder, published_records, say
+from mmbench.cli.common import add_leaderboard, check_folder, console, own_folder, published_records, say
 from mmbench.cli.show import print_parts
 
 HELP = "--method.help"
@@ -76,6 +76,7 @@ def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     from mmbench.runner.settings import benchmarks_folder, find_suite
 
     folder = own_folder(arguments.leaderboard)
+    check_folder(arguments.runs, "--runs")
     benchmarks = benchmarks_folder(arguments.benchmarks)
     suite = find_suite(benchmarks, arguments.suite)
     changes = {"max_epochs": arguments.max_epochs, "precision": arguments.precision}

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from data_modules.files import atomic_path
+from mmbench.methods.config import ConfigError
 from mmbench.report import cells
 from mmbench.report.boards import Board
 from mmbench.report.csvfile import COLUMNS, METRIC_COLUMNS, csv_text
@@ -72,6 +73,10 @@ def build(
         published: Published records; None where there are none, as in an installed package.
         code: Hash of the present code of a method.
         load: How records are read.
+
+    Raises:
+        ConfigError: When a table would replace a file that was not made here.
+        OSError: When the folder cannot be written.
     """
     sources: dict[Origin, Records | None] = {"own": own, "published": published}
     links: dict[Origin, str] = {
@@ -99,12 +104,17 @@ def build(
             good, mine, more = _sound(found["published"], mine, code, links)
             problems += more
             texts = render(good, mine, [*portable, *more], code, links)
+        for name in texts:
+            if os.path.lexists(out / name) and not is_ours(out / name):
+                raise ConfigError(
+                    f"{out / name} was not made by `mmbench` and would be replaced. Rename it, or give another folder."
+                )
         files = []
         for name, text in texts.items():
             with atomic_path(out / name) as part:
                 part.write_text(text, encoding="utf-8", newline="")
             files.append(out / name)
-        stale = [path for path in sorted(out.iterdir()) if path.name not in texts and _is_ours(path)]
+        stale = [path for path in sorted(out.iterdir()) if path.name not in texts and is_ours(path)]
         for path in stale:
             path.unlink()
     return Report(tuple(files), tuple(stale), tuple(problems), tuple(found["published"]), tuple(found["own"]))
@@ -246,8 +256,8 @@ def _sound(
     return good, None if own is None else mine, lines
 
 
-def _is_ours(path: Path) -> bool:
-    """Return whether a file was made here."""
+def is_ours(path: Path) -> bool:
+    """Return whether a file is a table or a page that was made here."""
     if path.suffix not in (".md", ".csv") or not path.is_file():
         return False
     first = path.read_bytes()[: len(MARKER.encode())]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import reprlib
 import warnings
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from data_modules import DataSpec, FusionDataModule
 from data_modules.base import Normalize
+from data_modules.files import atomic_path
 from data_modules.store import EVERYTHING
 from mmbench.methods import ConfigError, FusionMethod, methods
 from mmbench.methods.checkpoint import read_checkpoint, remedy, restore
@@ -161,6 +164,53 @@ def predict(checkpoint: Path, store: Path, *, batch_size: int | None = None, acc
     if any(data.store.transcripts):
         table["transcript"] = data.store.transcripts[rows.numpy()]
     return table.iloc[rows.argsort().numpy()].set_index("id")
+
+
+def check_table(out: Path, checkpoint: Path, store: Path) -> None:
+    """Refuse a table of predictions in the place of something else, before anything is predicted.
+
+    Raises:
+        ConfigError: When the path is what the predictions are made from, a folder, in none, or a file that is no table
+            of predictions.
+    """
+    for what, source in (("checkpoint", checkpoint), ("store", store)):
+        if out.exists() and source.exists() and out.samefile(source):
+            raise ConfigError(f"{out} is the {what} itself. Give another path for the table.")
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder: give the table to write, such as predictions.csv.")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"There is no folder {out.parent} for the table. Correct its name or make it.")
+    if os.path.lexists(out) and "id" not in _columns_of(out)[:1]:
+        raise ConfigError(f"{out} exists and is no table of predictions. Remove it or give another path.")
+
+
+def write_table(table: pd.DataFrame, out: Path) -> None:
+    """Write predictions as CSV, where there is nothing or a table of the same predictions.
+
+    Raises:
+        ConfigError: When a file with other columns is there; transcripts may have come or gone.
+        WriteError: When it cannot be written.
+    """
+    now = [table.index.name, *map(str, table.columns)]
+    before = _columns_of(out) if os.path.lexists(out) else now
+    if [name for name in before if name != "transcript"] != [name for name in now if name != "transcript"]:
+        raise ConfigError(
+            f"{out} has the columns {', '.join(before)} and not those of these predictions ({', '.join(now)}): it may "
+            "be something else. Remove it or give another path."
+        )
+    with atomic_path(out) as part:
+        table.to_csv(part)
+
+
+def _columns_of(path: Path) -> list[str]:
+    """Return the columns of a CSV file; none where it is something else."""
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return next(csv.reader([file.readline(1 << 16)]), [])
+    except (OSError, ValueError, csv.Error):
+        return []
 
 
 def columns(model: FusionMethod, prediction: Tensor) -> pd.DataFrame:
