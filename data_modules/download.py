@@ -1,70 +1,39 @@
 """Downloading releases that anyone may download: RAVDESS from its official record, Zenodo 1188976.
 
-A download that was stopped goes on where it stopped (``<name>.part``, HTTP ranges), a file is there only when its
-checksum is right, and what is right is not loaded again. The checksums of the two audio archives are known here; those
-of the video archives are read once from the record and kept in ``zenodo-1188976.json`` beside the files: whatever
-differs from them later is refused.
+The checksums of the two audio archives are known here; those of the video archives are read once from the record and
+kept in ``zenodo-1188976.json`` beside the files: whatever differs from them later is refused.
 
-RAVDESS is licensed CC BY-NC-SA 4.0 (Livingstone and Russo 2018, doi 10.5281/zenodo.1188976). Needs the extra ``media``
-(pooch, requests).
+RAVDESS is licensed CC BY-NC-SA 4.0 (Livingstone and Russo 2018, doi 10.5281/zenodo.1188976).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import time
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-from data_modules.features.audio import media_library
-from data_modules.files import atomic_path
+from data_modules.files import atomic_path, explained
 from data_modules.importers.ravdess_names import NO_SONG, SOUND, VIDEO, RavdessName
 from data_modules.schema import DataError, unknown
 from data_modules.splits import RAVDESS_ACTORS
-
-if TYPE_CHECKING:
-    from requests import Response, Session
+from data_modules.transfer import BLOCK, RemoteFile, fetch, new_session, progress, read_small
 
 ZENODO = "https://zenodo.org"
 RECORD = "1188976"
-RETRIES = 5
-"""Attempts in a row that bring nothing before a download gives up."""
-BACKOFF = 1.0
-"""Seconds before the second attempt; doubled for each further one."""
-TIMEOUT = (15, 60)
-"""Seconds to connect, and to wait for the next bytes."""
-BLOCK = 1 << 16
-"""Bytes that are written at a time; less than that is lost when a connection breaks."""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file of a record.
-
-    Attributes:
-        name: Its name.
-        size: Bytes.
-        checksum: Algorithm and digest, such as ``md5:0123...``.
-    """
-
-    name: str
-    size: int
-    checksum: str
-
+LIST = f"zenodo-{RECORD}.json"
+LONGEST_LIST = 1 << 20
+"""Bytes of a list of files; that of the record has some ten thousand."""
+LARGEST = 1 << 36
+"""Bytes of an archive; those of the record have up to half a billion."""
 
 AUDIO = (
-    Archive("Audio_Speech_Actors_01-24.zip", 208_468_073, "md5:bc696df654c87fed845eb13823edef8a"),
-    Archive("Audio_Song_Actors_01-24.zip", 225_505_317, "md5:5411230427d67a21e18aa4d466e6d1b9"),
+    RemoteFile("Audio_Speech_Actors_01-24.zip", 208_468_073, "md5:bc696df654c87fed845eb13823edef8a"),
+    RemoteFile("Audio_Song_Actors_01-24.zip", 225_505_317, "md5:5411230427d67a21e18aa4d466e6d1b9"),
 )
 PARTS: dict[str, tuple[str, ...]] = {
     "audio-speech": (AUDIO[0].name,),
@@ -92,6 +61,7 @@ def download(
 
     Raises:
         DataError: When there is no such data set or part, the server cannot be reached, or a file is not right.
+        WriteError: When the folder cannot be written.
     """
     if dataset not in _DATASETS:
         raise DataError(
@@ -106,7 +76,8 @@ def download_ravdess(
 ) -> list[Path]:
     """Download archives of RAVDESS, and unpack them into ``Actor_NN`` folders beside them.
 
-    The archives stay: without them the next call loads them again. Clips that are there already are not unpacked again.
+    The archives stay: without them the next call loads them again. What is there and has the right checksum is neither
+    loaded nor unpacked again.
 
     Args:
         folder: Where everything goes.
@@ -120,24 +91,18 @@ def download_ravdess(
 
     Raises:
         DataError: When there is no such part, the server cannot be reached, the disk is full, or a file is not right.
+        WriteError: When the folder cannot be written; the same command goes on from what is there.
     """
-    names = _archives(parts)
-    try:
+    names, url = _archives(parts), url.rstrip("/")
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        archives = _known(folder, names, url.rstrip("/"))
-        _refuse_small_disk(folder, sum(one.size - _there(folder, one) for one in archives), "downloads")
-        paths = []
-        with _progress() as bar, _session() as session:
-            for archive in archives:
-                source = f"{url.rstrip('/')}/records/{RECORD}/files/{archive.name}?download=1"
-                paths.append(_fetch(source, folder, archive, session, bar))
+        archives = _known(folder / LIST, names, url)
+        _refuse_small_disk(folder, sum(one.missing(folder) for one in archives), "downloads")
+        with progress() as bar, new_session() as session:
+            address = f"{url}/records/{RECORD}/files/{{}}?download=1"
+            paths = [fetch(address.format(one.name), folder, one, session, bar) for one in archives]
         for path in paths if unpack else []:
             unpack_ravdess(path, folder)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be written ({error}). Make room or give another folder; the same command goes on from "
-            "what is there."
-        ) from error
     return paths
 
 
@@ -155,63 +120,58 @@ def _archives(parts: Collection[str]) -> list[str]:
     return names
 
 
-def _known(folder: Path, names: list[str], url: str) -> list[Archive]:
-    """Return sizes and checksums of the archives: known here, kept beside the files, or read from the record.
+def _known(kept: Path, names: list[str], url: str) -> list[RemoteFile]:
+    """Return sizes and checksums of archives: known here, kept beside the files, or read from the record and then kept.
 
     Raises:
-        DataError: When the record cannot be read, or does not fit what is known.
+        DataError: When the list cannot be read, lacks one of them, or does not fit what is known.
     """
-    known = {archive.name: archive for archive in AUDIO}
-    path = folder / f"zenodo-{RECORD}.json"
-    if not set(names) <= set(known):
-        if path.exists():
-            known = _listed(path.name, path.read_bytes()) | known
-        else:
-            listed = _listed(f"the record at {url}", _record(f"{url}/api/records/{RECORD}"))
-            changed = [archive.name for archive in AUDIO if listed.get(archive.name, archive) != archive]
-            if changed:
-                raise DataError(
-                    f"The record {RECORD} at {url} has another {' and '.join(changed)} than the release: it is not "
-                    "what it was, and nothing was downloaded."
-                )
-            files = [{"key": a.name, "size": a.size, "checksum": a.checksum} for a in listed.values()]
-            with atomic_path(path) as part:
-                part.write_text(json.dumps({"id": RECORD, "files": files}, indent=1) + "\n", encoding="utf-8")
-            known |= listed
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise DataError(f"The record {RECORD} has no {', '.join(missing[:3])}. If {path} is wrong, remove it.")
-    return [known[name] for name in names]
+    known = {file.name: file for file in AUDIO}
+    if set(names) <= set(known):
+        return [known[name] for name in names]
+    if kept.exists():
+        with kept.open("rb") as file:
+            listed = _listed(str(kept), file.read(LONGEST_LIST + 1), names)
+    else:
+        where = f"the record at {url}"
+        listed = _listed(where, read_small(f"{url}/api/records/{RECORD}", LONGEST_LIST), names)
+        changed = [file.name for file in AUDIO if listed.get(file.name, file) != file]
+        if changed:
+            raise DataError(
+                f"The record {RECORD} at {url} has another {' and '.join(changed)} than the release: it is not what it "
+                "was, and nothing was downloaded."
+            )
+        files = [{"key": (one := asdict(file)).pop("name"), **one} for file in listed.values()]
+        with atomic_path(kept) as part:
+            part.write_text(json.dumps({"id": RECORD, "files": files}, indent=1) + "\n", encoding="utf-8")
+    listed |= known
+    return [listed[name] for name in names]
 
 
-def _listed(where: str, content: bytes) -> dict[str, Archive]:
-    """Return the files of a record in Zenodo's JSON."""
+def _listed(where: str, content: bytes, names: Iterable[str]) -> dict[str, RemoteFile]:
+    """Return the archives of a list of files in Zenodo's JSON.
+
+    Raises:
+        DataError: When it is none, or lacks one of those that are wanted.
+    """
+    remedy = f"Try again later, or remove {LIST} if it is there."
     try:
-        found = [
-            Archive(str(one["key"]), int(one["size"]), str(one["checksum"])) for one in json.loads(content)["files"]
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{where} is no list of files with key, size and checksum ({error}). Try again later, or remove the file."
-        ) from error
-    weak = [archive.name for archive in found if archive.checksum.partition(":")[0] not in ("md5", "sha256")]
-    if weak:
-        raise DataError(f"{where} gives no checksum for {weak[0]}: nothing can be checked.")
-    return {archive.name: archive for archive in found}
-
-
-def _record(url: str) -> bytes:
-    with _session() as session, _answer(session, url, {}) as response:
-        return bytes(response.content)
-
-
-def _there(folder: Path, archive: Archive) -> int:
-    """Return how many bytes of an archive are on disk."""
-    return min(archive.size, max(_size(folder / archive.name), _size(_part(folder, archive))))
-
-
-def _part(folder: Path, archive: Archive) -> Path:
-    return folder / f"{archive.name}.part"
+        if len(content) > LONGEST_LIST:
+            raise ValueError(f"it has more than {LONGEST_LIST} bytes")
+        files = {str(one["key"]): one for one in json.loads(content)["files"]}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{where} is no list of files with key, size and checksum ({error}). {remedy}") from error
+    found = {}
+    for name in (name for archives in PARTS.values() for name in archives if name in files):
+        size, checksum = files[name].get("size"), str(files[name].get("checksum"))
+        if type(size) is not int or not 0 < size < LARGEST:
+            raise DataError(f"{where} gives {name} a size of {str(size)[:40]} bytes. {remedy}")
+        if not re.fullmatch("md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", checksum):
+            raise DataError(f"{where} gives no checksum for {name}: nothing can be checked. {remedy}")
+        found[name] = RemoteFile(name, size, checksum)
+    if missing := [name for name in names if name not in found and name not in (file.name for file in AUDIO)]:
+        raise DataError(f"{where} has no {', '.join(missing[:3])}. {remedy}")
+    return found
 
 
 def _refuse_small_disk(folder: Path, needed: int, what: str) -> None:
@@ -223,133 +183,11 @@ def _refuse_small_disk(folder: Path, needed: int, what: str) -> None:
         )
 
 
-@contextmanager
-def _session() -> Iterator[Session]:
-    """Give a session that repeats requests which the server did not answer or could not serve just now."""
-    requests, retry = media_library("requests", "Downloading"), media_library("urllib3", "Downloading").Retry
-    retries = retry(
-        total=RETRIES, backoff_factor=BACKOFF, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
-    )
-    with requests.Session() as session:
-        # Compressed transfer would make sizes and ranges mean other bytes.
-        session.headers.update({"Accept-Encoding": "identity", "User-Agent": "mmbench"})
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retries))
-        yield session
-
-
-@contextmanager
-def _answer(session: Session, url: str, headers: Mapping[str, str]) -> Iterator[Response]:
-    """Give the answer to a request.
-
-    Raises:
-        DataError: When there is none, or an error.
-    """
-    requests = media_library("requests", "Downloading")
-    try:
-        response = session.get(url, headers=dict(headers), stream=True, timeout=TIMEOUT)
-    except requests.RequestException as error:
-        raise DataError(
-            f"{url} cannot be reached ({error}). Check the connection and give the same command."
-        ) from error
-    with response:
-        if response.status_code >= 400 and response.status_code != 416:
-            raise DataError(
-                f"{url}: the server answers {response.status_code} {response.reason}. Try again later; what has come "
-                "is kept."
-            )
-        yield response
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        yield bar
-
-
-def _fetch(url: str, folder: Path, archive: Archive, session: Session, bar: Progress) -> Path:
-    """Return the archive on disk, downloaded unless it is there and right.
-
-    Raises:
-        DataError: When it cannot be had, or is not right: then nothing of it is kept.
-    """
-    pooch = media_library("pooch", "Downloading")
-    pooch.get_logger().setLevel("WARNING")
-    part = _part(folder, archive)
-
-    def downloader(url: str, output: str, _: Any) -> None:
-        task = bar.add_task(archive.name, total=archive.size, completed=_size(part))
-        _resume(url, part, archive.size, session, partial(bar.update, task))
-        part.replace(output)
-
-    try:
-        return Path(pooch.retrieve(url, archive.checksum, archive.name, folder, downloader=downloader))
-    except DataError:
-        raise
-    except ValueError as error:  # what pooch raises for another checksum, after removing the file
-        raise DataError(
-            f"{archive.name} from {url} is not the file of the record: its {archive.checksum.partition(':')[0]} is "
-            "another. It was removed; the same command loads it anew."
-        ) from error
-
-
-def _resume(url: str, part: Path, size: int, session: Session, show: Callable[..., Any]) -> None:
-    """Load what is missing of a file, again and again while anything comes."""
-    requests = media_library("requests", "Downloading")
-    if _size(part) > size:
-        part.unlink()
-    failures = 0
-    while (have := _size(part)) < size:
-        reason = "it ends too early"
-        try:
-            _load(url, part, have, size, session, show)
-        except requests.RequestException as error:
-            reason = str(error)
-        failures = 0 if _size(part) > have else failures + 1
-        if failures > RETRIES:
-            raise DataError(
-                f"{url}: the connection breaks again and again ({reason}). {_size(part)} of {size} bytes are kept; the "
-                "same command goes on."
-            )
-        if _size(part) < size:
-            time.sleep(BACKOFF * 2**failures)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _load(url: str, part: Path, have: int, size: int, session: Session, show: Callable[..., Any]) -> None:
-    """Load the rest of a file in one answer, or all of it from a server that knows no ranges."""
-    with _answer(session, url, {"Range": f"bytes={have}-"} if have else {}) as response:
-        resumed = response.status_code == 206
-        span, length = (response.headers.get(name, "") for name in ("Content-Range", "Content-Length"))
-        said = length if response.status_code == 200 else span.rpartition("/")[2]
-        fits = response.status_code == 200 or (resumed and span.startswith(f"bytes {have}-"))
-        if not fits or (said.isdigit() and int(said) != size):
-            raise DataError(
-                f"{url} has {said or 'other'} bytes, {size} were expected: it is not the file of the record. Remove "
-                f"{part.name} if it is there and try again."
-            )
-        have = have if resumed else 0
-        with part.open("ab" if resumed else "wb") as file:
-            for block in response.iter_content(BLOCK):
-                have += len(block)
-                if have > size:
-                    break
-                file.write(block)
-                show(completed=have)
-    if have > size:
-        part.unlink()
-        raise DataError(f"{url} sends more than the {size} bytes of the record's file. Nothing of it was kept.")
-
-
 def unpack_ravdess(archive: Path, folder: Path) -> int:
     """Unpack the clips of an archive into ``Actor_NN`` folders and return how many were not there yet.
 
-    Where a clip goes follows from its name alone. Each is there wholly or not at all.
+    Where a clip goes follows from its name alone. Each is there wholly or not at all, and unpacked again when what is
+    there has another checksum than in the archive.
 
     Raises:
         DataError: When the archive is damaged, names a path outside itself, or holds no clip.
@@ -365,10 +203,11 @@ def unpack_ravdess(archive: Path, folder: Path) -> int:
                     clips[folder / _actor(archive, inner.stem) / inner.name] = info
             if not clips:
                 raise DataError(f"{archive} holds no clip of RAVDESS.")
-            new = {path: i for path, i in clips.items() if not (path.is_file() and path.stat().st_size == i.file_size)}
-            _refuse_small_disk(folder, sum(info.file_size for info in new.values()), "clips")
-            with _progress() as bar:
-                task = bar.add_task(f"unpacking {archive.name}", total=sum(info.file_size for info in new.values()))
+            new = {path: info for path, info in clips.items() if not _same(path, info)}
+            total = sum(info.file_size for info in new.values())
+            _refuse_small_disk(folder, total, "clips")
+            with progress() as bar:
+                task = bar.add_task(f"unpacking {archive.name}", total=total)
                 for path, info in new.items():
                     with file.open(info) as packed, atomic_path(path) as part, part.open("wb") as clip:
                         shutil.copyfileobj(packed, clip, BLOCK)
@@ -376,6 +215,17 @@ def unpack_ravdess(archive: Path, folder: Path) -> int:
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
         raise DataError(f"{archive} is damaged ({error}). Remove it and download it again.") from error
     return len(new)
+
+
+def _same(path: Path, info: zipfile.ZipInfo) -> bool:
+    """Return whether a file is what an archive holds, by size and CRC-32."""
+    if not path.is_file() or path.stat().st_size != info.file_size:
+        return False
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found = zlib.crc32(block, found)
+    return found == info.CRC
 
 
 def _actor(archive: Path, stem: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from data_modules.download import unpack_ravdess
 from data_modules.schema import DataError
-from tests.data_modules.test_download import contents, names_of, packed
+from tests.data_modules.release_server import contents, names_of, packed
 
 
 def test_unpacking_again_changes_nothing_and_mends(tmp_path: Path) -> None:
@@ -22,6 +22,11 @@ def test_unpacking_again_changes_nothing_and_mends(tmp_path: Path) -> None:
     assert unpack_ravdess(archive, tmp_path) == 1
     assert (first.stat().st_mtime_ns, second.stat().st_size) == (before, 3000)
     assert contents(tmp_path) == {"a.zip", *names_of(3)}
+    # Damage that leaves the size as it was is found by the checksum in the archive.
+    whole = first.read_bytes()
+    first.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert unpack_ravdess(archive, tmp_path) == 1
+    assert first.read_bytes() == whole
 
 
 def test_a_clip_goes_where_its_name_says(tmp_path: Path) -> None:
