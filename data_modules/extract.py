@@ -35,11 +35,11 @@ from data_modules.features.faces import CentreCrop, FaceCropper, HaarFace, NoFac
 from data_modules.features.media import (
     Media,
     Pictures,
-    Sampling,
     read_media,
     read_sound,
     resize,
 )
+from data_modules.features.sampling import Sampling
 from data_modules.files import WriteError
 from data_modules.importers.clips import (
     ORIGINS,
@@ -52,7 +52,7 @@ from data_modules.importers.clips import (
     work_folder,
 )
 from data_modules.new_store import check_output
-from data_modules.own_clips import find_clips, read_transcripts
+from data_modules.own_clips import find_clips, flaw_of, read_transcripts
 from data_modules.provenance import Recipe, digest
 from data_modules.schema import DataError, ModalityKind
 from data_modules.store import UNLABELLED, FeatureStore, Record, StoreInfo
@@ -246,7 +246,10 @@ def extract_store(
     described, recipes = extractors.info(), extractors.recipes
     folder = work_folder(out)
     decoded = decode_clips(
-        [Clip(name, (path,)) for name, path in clips.items()],
+        [
+            Clip(name, (path,), flaw_of(texts.get(name, ""), transcripts or path.with_suffix(".txt")))
+            for name, path in clips.items()
+        ],
         lambda clip: extractors(clip.files[0], texts.get(clip.id, "")),
         folder,
         settings={

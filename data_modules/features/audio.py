@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_modules.budget import check_size
 from data_modules.provenance import Recipe
 from data_modules.schema import DataError
 
@@ -25,6 +26,8 @@ WINDOW_MS = 64.0
 HOP_MS = 25.0
 MELS = 64
 MFCCS = 20
+RATES = (1_000, 1_000_000)
+"""Lowest and highest samples per second that are believed of a recording."""
 FLOOR = 1e-10  # power below this counts as silence: -100 dB
 REVISION = 1
 """Of the code here and of the decoding: raise it with every change after which the same sound gives other values."""
@@ -70,7 +73,8 @@ def load_audio(path: Path, rate: int = RATE, trim_db: float = 0.0) -> Floats:
     soundfile = media_library("soundfile")
     try:
         with soundfile.SoundFile(path) as file:
-            own_rate, expected, log = file.samplerate, file.frames, file.extra_info
+            own_rate, expected, log = check_rate(path, file.samplerate), file.frames, file.extra_info
+            check_sound(path, max(expected, 0) * file.channels, own_rate, own_rate)
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         raise DataError(f"{path} cannot be decoded ({error}). Copy or unpack it again.") from error
@@ -80,6 +84,36 @@ def load_audio(path: Path, rate: int = RATE, trim_db: float = 0.0) -> Floats:
         raise DataError(f"{path} is cut short: it ends before its header says. Copy or unpack it again.")
     mono = to_mono(path, samples, own_rate, rate)
     return trim(mono, trim_db)
+
+
+def check_rate(path: Path, rate: int | None) -> int:
+    """Return the samples per second that a file says it has.
+
+    Raises:
+        DataError: When it does not say, or no recording of speech can have so few or many.
+    """
+    if not rate or not RATES[0] <= rate <= RATES[1]:
+        says = f"that its sound has {rate} samples per second" if rate else "no rate of its sound"
+        raise DataError(
+            f"{path} says {says}; recordings have from {RATES[0]} to {RATES[1]}. It is damaged: copy or unpack it "
+            "again, or convert it, for example to wav."
+        )
+    return int(rate)
+
+
+def check_sound(path: Path, samples: int, own_rate: int, rate: int) -> None:
+    """Refuse sound that would take more memory than files may, before it is decoded or resampled.
+
+    Args:
+        path: The clip.
+        samples: How many it has, of all channels.
+        own_rate: How many a second.
+        rate: How many a second are wanted.
+
+    Raises:
+        DataError: With both sizes.
+    """
+    check_size(path, "its sound", round(samples * (1 + rate / own_rate) * np.dtype(np.float32).itemsize))
 
 
 def trim(waveform: Floats, db: float) -> Floats:
@@ -108,6 +142,7 @@ def to_mono(path: Path, samples: Floats, own_rate: int, rate: int) -> Floats:
     if not mono.any():
         raise NoSoundError(f"{path} holds no sound ({len(mono)} samples). Copy or unpack it again.")
     if own_rate != rate:
+        check_sound(path, len(mono), own_rate, rate)
         mono = media_library("librosa").resample(mono, orig_sr=own_rate, target_sr=rate, res_type="soxr_hq")
     return mono
 

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from data_modules.features.audio import media_library
-from data_modules.features.media import Pictures, Sampling, resize
+from data_modules.features.media import Pictures, resize
 from data_modules.features.openface import MIN_CONFIDENCE
+from data_modules.features.sampling import Sampling
 from data_modules.provenance import Recipe
 from data_modules.schema import DataError
 

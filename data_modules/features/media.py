@@ -17,7 +17,16 @@ import numpy.typing as npt
 from torch import from_numpy
 from torch.nn.functional import interpolate
 
-from data_modules.features.audio import Floats, NoSoundError, load_audio, media_library, to_mono
+from data_modules.features.audio import (
+    Floats,
+    NoSoundError,
+    check_rate,
+    check_sound,
+    load_audio,
+    media_library,
+    to_mono,
+)
+from data_modules.features.sampling import CLOCK, Sampling, VideoInfo
 from data_modules.schema import DataError
 
 SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au")
@@ -26,66 +35,11 @@ GUESSED = ("aac", "ac3", "amr", "eac3", "mp3")
 """Formats without a header: what is said of their length is a guess by the bit rate."""
 TOO_LARGE = 1 << 30
 """Bytes of pictures that one clip may take in memory."""
-CLOCK = 1e-3  # the coarsest clock of common containers (Matroska): times are compared up to it
+AT_ONCE = 1 << 22
+"""Samples of sound that are decoded between two looks at how much memory they take."""
 CUT_SHARE, CUT_PICTURES = 0.05, 2  # a file may end this much before its header says; players do not mind either
 
 Pictures = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What the header of a video says.
-
-    Attributes:
-        fps: Pictures per second, on average.
-        frames: Number of pictures, as far as it is said, else computed.
-        duration: Length of the pictures in seconds.
-        height: Pixels, as shown.
-        width: Pixels, as shown.
-        has_sound: Whether there is a sound track.
-    """
-
-    fps: float
-    frames: int
-    duration: float
-    height: int
-    width: int
-    has_sound: bool
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Which pictures of a video are taken: all, unless one of the two is given.
-
-    Attributes:
-        count: This many, at ``i * duration / count``.
-        every: One every so many seconds, from 0 on.
-    """
-
-    count: int = 0
-    every: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.count < 0 or not 0 <= self.every < float("inf") or (self.count and self.every):
-            raise DataError(
-                f"Pictures are taken by number ({self.count}) or by seconds ({self.every:g}): give one, above 0."
-            )
-
-    def times(self, duration: float) -> npt.NDArray[np.float64] | None:
-        """Return when the pictures are taken, in seconds; None for all of them."""
-        if self.count:
-            return np.arange(self.count, dtype=np.float64) * duration / self.count
-        if self.every:
-            # At least the first picture; one at the very end would only repeat the last.
-            return np.arange(max(1, int(np.ceil((duration - CLOCK) / self.every))), dtype=np.float64) * self.every
-        return None
-
-    @property
-    def text(self) -> str:
-        """Which pictures are taken, in words, for the store."""
-        if self.every:
-            return f"a picture every {self.every:g} s"
-        return f"{self.count} pictures, evenly spread" if self.count else "all pictures"
 
 
 @dataclass(frozen=True)
@@ -197,12 +151,14 @@ class _Sound:
         self.path, self.stream = path, stream
         known = stream.duration and container not in GUESSED
         self._length = float(stream.duration * stream.time_base) if known else 0.0
-        self.rate = int(stream.rate)
+        self.rate = check_rate(path, stream.rate)
+        check_sound(path, round(self._length * self.rate), self.rate, self.rate)
         self._av = media_library("av", "Video")
         self.frame_type = self._av.AudioFrame
         self._form: tuple[Any, ...] = ()
         self._resampler: Any = None
         self._pieces: list[Floats] = []
+        self._samples = self._checked = 0
 
     def add(self, frame: Any) -> None:
         form = (frame.format.name, frame.layout.name, frame.sample_rate)
@@ -214,7 +170,12 @@ class _Sound:
     def _take(self, frame: Any) -> None:
         """Take a frame, or with None what is left over, as the mean of its channels."""
         if self._resampler:
-            self._pieces += [piece.to_ndarray().mean(axis=0) for piece in self._resampler.resample(frame)]
+            new = [piece.to_ndarray().mean(axis=0) for piece in self._resampler.resample(frame)]
+            self._pieces += new
+            self._samples += sum(map(len, new))
+            if self._samples > self._checked:  # now and then: more may come than the header says
+                check_sound(self.path, self._samples, self.rate, self.rate)
+                self._checked = self._samples + AT_ONCE
 
     def finish(self, rate: int) -> Floats:
         self._take(None)
@@ -239,6 +200,7 @@ class _Picker:
         stream: Any,
     ) -> None:
         self.path, self.info, self.size, self._shrink = path, info, size, shrink
+        self._refuse_many(sampling.number(info.duration, info.frames), *(size or (info.height, info.width)))
         self.times = sampling.times(info.duration)
         # Where only the container says its length, the sound may be what is longer.
         self._length = info.duration if stream.duration else 0.0
@@ -246,13 +208,13 @@ class _Picker:
         self._seen: list[float] = []
         self._start: float | None = None
         self._last: Any = None
-        height, width = size or (info.height, info.width)
-        count = info.frames if self.times is None else len(self.times)
+
+    def _refuse_many(self, count: int, height: int, width: int) -> None:
         if count * height * width * 3 > TOO_LARGE:
             raise DataError(
-                f"{path} would give {count} pictures of {height} x {width}, above {TOO_LARGE >> 30} GiB. Take fewer "
-                "(a number of them, or one every so many seconds), "
-                + ("take them smaller" if size else "do without finding faces, which takes them whole")
+                f"{self.path} would give {count} pictures of {height} x {width}, above {TOO_LARGE >> 30} GiB. Take "
+                "fewer (a number of them, or one every so many seconds), "
+                + ("take them smaller" if self.size else "do without finding faces, which takes them whole")
                 + ", or cut the video into clips."
             )
 
@@ -262,6 +224,7 @@ class _Picker:
         now -= self._start
         if self.times is None:
             self._taken.append(self._pixels(frame))
+            self._refuse_many(len(self._taken), *self._taken[-1].shape[1:])  # more may come than the header says
         elif self._last is not None:
             self._take_until(now - CLOCK)
         self._seen.append(now)
@@ -288,6 +251,8 @@ class _Picker:
             )
         if self.times is not None:
             self._take_until(float("inf"))
+        if len(sizes := {pixels.shape for pixels in self._taken}) > 1:
+            raise DataError(f"{self.path} has pictures of {len(sizes)} sizes. Convert it to one, for example to mp4.")
         return np.stack(self._taken), np.asarray(self._seen) if self.times is None else self.times
 
 
@@ -300,8 +265,14 @@ def _opened(path: Path) -> Iterator[Any]:
         # Titles and the like are not read here; old files have them in whatever encoding.
         with av.open(str(path), metadata_errors="replace") as container:
             yield container
+    except DataError:
+        raise
     except av.error.FFmpegError as error:
         raise DataError(f"{path} cannot be decoded ({error.strerror}). Copy or unpack it again.") from error
+    except (ValueError, ArithmeticError, LookupError, TypeError, MemoryError) as error:
+        # Whatever comes of a header that makes no sense.
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} cannot be decoded ({what}). Copy or unpack it again.") from error
 
 
 def _picture_stream(path: Path, container: Any) -> Any:
@@ -310,14 +281,23 @@ def _picture_stream(path: Path, container: Any) -> Any:
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         raise DataError(f"{path} has no video track. Give a video, or ask for its sound only.")
-    streams[0].thread_type = "AUTO"
-    return streams[0]
+    stream = _decodable(path, streams[0])
+    stream.thread_type = "AUTO"
+    return stream
 
 
 def _sound_stream(path: Path, container: Any) -> Any:
     if not container.streams.audio:
         raise NoSoundError(f"{path} has no sound track. Give a video with sound, or ask for its pictures only.")
-    return container.streams.audio[0]
+    return _decodable(path, container.streams.audio[0])
+
+
+def _decodable(path: Path, stream: Any) -> Any:
+    if stream.codec_context is None:
+        raise DataError(
+            f"{path} has a track of {stream.type} that nothing here decodes. Convert it, for example to mp4."
+        )
+    return stream
 
 
 def _info(path: Path, container: Any, stream: Any, rotation: int) -> VideoInfo:

@@ -60,10 +60,12 @@ class Clip:
     Attributes:
         id: Its name in the store.
         files: What it is decoded from; when one of them changes, it is decoded again.
+        flaw: Why it cannot be used, where that is known before it is decoded; empty when it can.
     """
 
     id: str
     files: tuple[Path, ...]
+    flaw: str = ""
 
 
 Decode = Callable[[Clip], Mapping[str, Array]]
@@ -170,11 +172,12 @@ def decode_clips(
     made = Decoded()
     for clip in progress(clips, what):
         try:
+            _refuse_flaws(clip)
             path = own / f"{_digest(clip.id, *map(_state, clip.files))}.npz"
             arrays = None if _whole(path) else {**decode(clip), ORIGINS: np.asarray(list(map(file_digest, clip.files)))}
         except DataError as error:
             # A copy: the error itself holds on to everything that was in memory where it was raised.
-            made.lost[clip.id] = _kind(error)(str(error))
+            made.lost[_shown(clip.id)] = _kind(error)(str(error))
             continue
         if arrays is not None:
             _keep(path, arrays)
@@ -212,6 +215,19 @@ def refuse_loss(what: str, lost: Sequence[str], total: int, reason: str = "", wo
             f"{len(lost)} of {total} clips {what}, beginning with {', '.join(lost[:3])}; up to "
             f"{worst_loss:.0%} would be left out.{because} Check that all files are of one release."
         )
+
+
+def _refuse_flaws(clip: Clip) -> None:
+    """Refuse a clip with a flaw, or with a name that no store can hold."""
+    if clip.flaw:
+        raise DataError(clip.flaw)
+    if clip.id != _shown(clip.id):
+        raise DataError(f"The name of the clip {_shown(clip.id)} is no text in UTF-8. Rename it.")
+
+
+def _shown(name: str) -> str:
+    """Return the name of a file as text, with what is none spelled out."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _kind(error: DataError) -> type[DataError]:

@@ -18,14 +18,8 @@ import numpy.typing as npt
 
 from data_modules.features import audio as sound
 from data_modules.features.faces import DETECTOR, HaarFace, pictures_recipe
-from data_modules.features.media import (
-    CLOCK,
-    CUT_SHARE,
-    TOO_LARGE,
-    Sampling,
-    read_frames,
-    video_info,
-)
+from data_modules.features.media import CUT_SHARE, TOO_LARGE, read_frames, video_info
+from data_modules.features.sampling import CLOCK, Sampling
 from data_modules.importers.clips import FACELESS, TAKEN, Clip, Decoded, decode_clips
 from data_modules.importers.iemocap_tables import Turn
 from data_modules.provenance import Recipe, digest
@@ -44,6 +38,9 @@ class _At(Sampling):
     """The pictures at given times, in order."""
 
     at: tuple[float, ...] = ()
+
+    def number(self, duration: float, frames: int) -> int:
+        return len(self.at)
 
     def times(self, duration: float) -> npt.NDArray[np.float64]:
         return np.asarray(self.at)

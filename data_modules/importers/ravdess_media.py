@@ -32,7 +32,8 @@ from data_modules.features.faces import (
     pictures_recipe,
     shape_text,
 )
-from data_modules.features.media import Sampling, read_media, read_sound
+from data_modules.features.media import read_media, read_sound
+from data_modules.features.sampling import Sampling
 from data_modules.importers.clips import FACELESS, ORIGINS, TAKEN, Clip, Decoded, decode_clips, listed, work_folder
 from data_modules.importers.common import Source
 from data_modules.importers.ravdess_names import (
@@ -176,6 +177,7 @@ def read(
         settings={**asdict(settings), "recipes": {name: one.to_dict() for name, one in settings.recipes.items()}},
         what="RAVDESS clips",
     )
+    _refuse_lost_actors(Path(source), names, decoded)
     expected, missing = missing_takes(names, channel)
     notes = [
         *listed("files with a foreign name were ignored", foreign),
@@ -205,6 +207,17 @@ def read(
         recipes=settings.recipes,
     )
     return Source(info, _records(decoded, kinds), partial(split_tables, channel=channel))
+
+
+def _refuse_lost_actors(source: Path, names: Iterable[RavdessName], decoded: Decoded) -> None:
+    """Refuse a release of which no clip of some actor can be used: the split protocols need all."""
+    usable = {RavdessName.parse(stem).actor for stem in decoded.clips}
+    if lost := sorted({name.actor for name in names} - usable):
+        reason = next(iter(decoded.lost.values()))
+        raise DataError(
+            f"{source}: the actors {lost} have no usable clip, but the split protocols need them. The first that "
+            f"cannot be used: {reason}"
+        )
 
 
 def _tables(settings: _Settings, landmarks: Path | None, names: Iterable[RavdessName]) -> dict[str, Path]:

@@ -191,7 +191,7 @@ def write_table(table: pd.DataFrame, out: Path) -> None:
         ConfigError: When a file with other columns is there; transcripts may have come or gone.
         WriteError: When it cannot be written.
     """
-    now = [table.index.name, *map(str, table.columns)]
+    now = [str(table.index.name), *map(str, table.columns)]
     before = _columns_of(out) if os.path.lexists(out) else now
     if [name for name in before if name != "transcript"] != [name for name in now if name != "transcript"]:
         raise ConfigError(

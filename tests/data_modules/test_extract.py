@@ -19,7 +19,8 @@ from data_modules.features import media
 from data_modules.features.audio import log_mel
 from data_modules.features.encoders import TextEncoder
 from data_modules.features.faces import CentreCrop
-from data_modules.features.media import Sampling, read_frames, read_sound
+from data_modules.features.media import read_frames, read_sound
+from data_modules.features.sampling import Sampling
 from data_modules.files import write_error
 from data_modules.importers import ravdess, ravdess_media
 from data_modules.store_writer import write_store

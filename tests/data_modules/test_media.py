@@ -13,7 +13,8 @@ import pytest
 
 from data_modules.features import media
 from data_modules.features.audio import NoSoundError, load_audio, to_int16
-from data_modules.features.media import Sampling, VideoInfo, read_frames, read_media, read_sound, resize, video_info
+from data_modules.features.media import read_frames, read_media, read_sound, resize, video_info
+from data_modules.features.sampling import Sampling, VideoInfo
 from data_modules.schema import DataError
 from tests.data_modules.media_files import cut_file, make_mp4, make_wav, pictures, red_at, tone
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data_modules.features.faces import CentreCrop, HaarFace
-from data_modules.features.media import Sampling, read_frames, read_sound, resize
+from data_modules.features.media import read_frames, read_sound, resize
+from data_modules.features.sampling import Sampling
 from data_modules.importers import clips as clips_module
 from data_modules.importers import import_store, ravdess_media
 from data_modules.importers.ravdess_media import read
@@ -319,7 +320,7 @@ def test_wrong_trees_are_refused_before_anything_is_decoded(copy: Path, tmp_path
 def test_an_actor_without_a_usable_clip_is_an_error_and_nothing_is_written(copy: Path, tmp_path: Path) -> None:
     for trial in TRIALS:
         write_video(copy, f"01-{trial}-13", sound=False)
-    with pytest.raises(DataError, match=r"The actors \[13\] have no usable clip"):
+    with pytest.raises(DataError, match=r"the actors \[13\] have no usable clip"):
         bring(copy, tmp_path)
     assert not (tmp_path / "r.h5").exists()
 
