@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import h5py
 
-from data_modules.files import atomic_path, write_error
+from data_modules.files import atomic_path, explained, write_error
 from data_modules.schema import DataError
 from data_modules.store import FORMAT
 
@@ -32,8 +32,11 @@ def check_output(out: Path) -> None:
 
     Raises:
         DataError: When the path is a folder, or a file that is no store.
+        WriteError: When it cannot be a path.
     """
-    if out.is_dir():
+    with explained(out):
+        folder = out.is_dir()
+    if folder:
         raise DataError(f"{out} is a folder. Give the path of the store to write.")
     if os.path.lexists(out) and not _is_store(out):
         raise DataError(f"{out} exists and is no store. Remove it or give another path.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from data_modules.files import WriteError
 from mmbench.cli import main
 from mmbench.methods import ConfigError
 from mmbench.report import build
@@ -66,6 +67,8 @@ def test_places_of_no_table(here: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             check_table(out, here / "checkpoint", here / "store")
+    with pytest.raises(WriteError, match=r"too long\. Choose a shorter name"):
+        check_table(here / ("n" * 300), here / "checkpoint", here / "store")
     (here / "dangling.csv").symlink_to("nowhere")
     with pytest.raises(ConfigError, match="is no table of predictions"):
         check_table(here / "dangling.csv", here / "checkpoint", here / "store")

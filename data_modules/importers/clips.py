@@ -25,7 +25,7 @@ from rich.progress import track
 
 from data_modules.features.audio import NoSoundError
 from data_modules.features.faces import NoFaceError
-from data_modules.files import atomic_path
+from data_modules.files import WriteError, atomic_path
 from data_modules.provenance import file_digest
 from data_modules.schema import DataError
 
@@ -255,8 +255,5 @@ def _keep(path: Path, arrays: Mapping[str, Array]) -> None:
     try:
         with atomic_path(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise DataError(
-            f"{path.parent} cannot be written ({error}). Make room or give another work folder, and start again: what "
-            "is decoded is kept."
-        ) from error
+    except WriteError as error:
+        raise DataError(f"{error} What is decoded is kept.") from error

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data_modules import DataSpec, FusionDataModule
 from data_modules.base import Normalize
-from data_modules.files import atomic_path
+from data_modules.files import atomic_path, explained
 from data_modules.store import EVERYTHING
 from mmbench.methods import ConfigError, FusionMethod, methods
 from mmbench.methods.checkpoint import read_checkpoint, remedy, restore
@@ -173,8 +173,10 @@ def check_table(out: Path, checkpoint: Path, store: Path) -> None:
         ConfigError: When the path is what the predictions are made from, a folder, in none, or a file that is no table
             of predictions.
     """
+    with explained(out):
+        there = out.exists()
     for what, source in (("checkpoint", checkpoint), ("store", store)):
-        if out.exists() and source.exists() and out.samefile(source):
+        if there and source.exists() and out.samefile(source):
             raise ConfigError(f"{out} is the {what} itself. Give another path for the table.")
     if out.is_dir():
         raise ConfigError(f"{out} is a folder: give the table to write, such as predictions.csv.")

@@ -128,6 +128,8 @@ def test_only_a_store_gives_way_to_a_store(tmp_path: Path) -> None:
         assert out.read_bytes() == content
         content = b"\x89HDF\r\n\x1a\n, cut off"
         out.write_bytes(content)
+    with pytest.raises(WriteError, match=r"too long\. Choose a shorter name"):
+        check_output(tmp_path / ("n" * 300))
     with pytest.raises(DataError, match="is a folder"):
         check_output(tmp_path)
     (tmp_path / "link").symlink_to("nowhere")

@@ -210,7 +210,7 @@ def test_full_disk_is_an_error_that_says_so(clips: list[Clip], tmp_path: Path, m
 
     run(clips[:2], Decoder(), tmp_path)
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(DataError, match=r"cannot be written \(.*No space left.*start again: what is decoded is kept"):
+    with pytest.raises(DataError, match=r"cannot be written: No space left.*start again\. What is decoded is kept"):
         run(clips, Decoder(), tmp_path)
     monkeypatch.undo()
     run(clips, decoder := Decoder(), tmp_path)
