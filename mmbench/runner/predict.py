@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from data_modules import DataSpec, FusionDataModule
+from data_modules import DataError, DataSpec, FusionDataModule
 from data_modules.base import Normalize
 from data_modules.files import atomic_path, explained
 from data_modules.store import EVERYTHING
@@ -133,15 +133,19 @@ def predict(checkpoint: Path, store: Path, *, batch_size: int | None = None, acc
 
     Raises:
         ConfigError: When the checkpoint or the store does not fit.
+        DataError: When the store cannot be read.
     """
     model, preparation = load_method(checkpoint)
-    data = FusionDataModule(
-        store,
-        protocol=EVERYTHING,
-        batch_size=batch_size or model.config.batch_size,
-        tokenizer=preparation["tokenizer"],
-        dialogue=model.spec.dialogue,
-    )
+    try:
+        data = FusionDataModule(
+            store,
+            protocol=EVERYTHING,
+            batch_size=batch_size or model.config.batch_size,
+            tokenizer=preparation["tokenizer"],
+            dialogue=model.spec.dialogue,
+        )
+    except DataError as error:
+        raise DataError(f"{store} cannot be read as the data of {checkpoint} were: {error}") from error
     if reasons := mismatches(model.spec, data.spec):
         raise ConfigError(
             f"{store} was not made as the data of {checkpoint} ({model.spec.track}): {'; '.join(reasons)}. Extract the "
