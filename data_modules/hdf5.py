@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from data_modules.budget import Allowance, budget
 from data_modules.hdf5_heap import texts_size
+from data_modules.names import printable
 from data_modules.schema import DataError
 
 MOST = 1 << 18
@@ -140,6 +141,8 @@ class Contents:
         value = value.item() if isinstance(value, np.generic) else value
         if not isinstance(value, str | int | float):
             raise self.wrong(name, f"is a {type(value).__name__}; a text or a number was expected")
+        if isinstance(value, str) and printable(value) != value:
+            raise self.wrong(name, "is no Unicode text")
         return value
 
     def members(self, place: str) -> list[str]:

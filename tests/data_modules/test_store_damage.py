@@ -80,6 +80,7 @@ def huge(place: str, shape: tuple[int, ...], dtype: str) -> Change:
         (attribute("feature_set", "/etc"), "the feature set cannot be named '/etc'"),
         (attribute("dataset", 3), "'dataset' is no text"),
         (attribute("dataset", np.arange(3)), "'dataset' is a ndarray"),
+        (attribute("identity", b"\xff\xfe"), "'identity' is no Unicode text"),
         (attribute("aligned", 3), "'aligned' is 3"),
         (attribute("notes", "{}"), "'notes' is not as it must be"),
         (attribute("notes", "[" * 5000), "'notes' is not as it must be"),
