@@ -32,6 +32,8 @@ from data_modules.importers.common import SPLIT_NAMES, Array, Source, foreign, s
 from data_modules.importers.iemocap_splits import COSMIC_VALID, cosmic_tables, dialog_table
 from data_modules.importers.iemocap_tables import differences
 from data_modules.importers.pickles import load_pickle
+from data_modules.importers.values import array, shown
+from data_modules.importers.values import text as text_of
 from data_modules.schema import MODALITIES, DataError, TargetSpec
 from data_modules.store import Record, SplitTables, StoreInfo
 
@@ -118,7 +120,7 @@ def read(
         DataError: For another layout, or columns that do not fit each other.
     """
     content = load_pickle(source)
-    made = _dialogues(content)
+    made = _dialogues(source, content)
     if made is None:
         raise foreign(
             source, content, "erc", "the tuple of 9, 12, 10 or 6 of an IEMOCAP conversation pickle, or CORECT's dict"
@@ -153,10 +155,10 @@ def read(
     return Source(info, _records(source, made, count), tables)
 
 
-def _dialogues(content: Any) -> _Dialogues | None:
+def _dialogues(path: Path, content: Any) -> _Dialogues | None:
     """Return the dialogues of a content of one of the known layouts, else nothing."""
     if isinstance(content, Mapping):
-        return _from_parts(content)
+        return _from_parts(path, content)
     if not isinstance(content, list | tuple) or len(content) not in LISTS:
         return None
     lists = LISTS[len(content)]
@@ -169,12 +171,16 @@ def _dialogues(content: Any) -> _Dialogues | None:
     speakers, labels, *features, sentences = columns
     if not (speakers and labels):
         return None
-    train, test, *valid = ([string(one) for one in _ordered(some, labels)] for some in names)
+    train, test, *valid = ([_name(path, one) for one in _ordered(some, labels)] for some in names)
     layers = len(features) in (LAYERS, LAYERS + 2)
     text, rest = (tuple(features[:LAYERS]), features[LAYERS:]) if layers else (tuple(features[:1]), features[1:])
     found = {"text": text, **{name: (one,) for name, one in zip(("audio", "vision"), rest, strict=False)}}
     present = {name: some for name, some in found.items() if some and all(map(_filled, some))}
     return _Dialogues(speakers, labels, sentences or {}, train, test, valid[0] if valid else [], present)
+
+
+def _name(path: Path, raw: Any) -> str:
+    return text_of(f"{path}: the name of a dialogue", raw)
 
 
 def _is_column(one: Any) -> bool:
@@ -193,10 +199,10 @@ def _ordered(names: Any, labels: Columns) -> list[Any]:
     """Return a list of dialogues in its order; a set has none, so that the order of the labels stands in for it."""
     if not isinstance(names, set | frozenset):
         return list(names)
-    return [*(name for name in labels if name in names), *(name for name in names if name not in labels)]
+    return [*(name for name in labels if name in names), *sorted((n for n in names if n not in labels), key=str)]
 
 
-def _from_parts(content: Mapping[str, Any]) -> _Dialogues | None:
+def _from_parts(path: Path, content: Mapping[str, Any]) -> _Dialogues | None:
     """Return the dialogues of CORECT's own file."""
     parts = {SPLIT_NAMES[key]: part for key, part in content.items() if key in SPLIT_NAMES}
     if len(parts) != len(PUBLISHED) or not all(isinstance(part, list) and part for part in parts.values()):
@@ -206,7 +212,7 @@ def _from_parts(content: Mapping[str, Any]) -> _Dialogues | None:
         return None
 
     def column(name: str) -> dict[str, Any]:
-        return {string(one["vid"]): one[name] for one in every if one.get(name) is not None}
+        return {_name(path, one["vid"]): one[name] for one in every if one.get(name) is not None}
 
     speakers, labels, sentences = column("speakers"), column("labels"), column("sentence")
     columns = {"text": column("text"), "audio": column("audio"), "vision": column("visual")}
@@ -216,7 +222,7 @@ def _from_parts(content: Mapping[str, Any]) -> _Dialogues | None:
         speakers,
         labels,
         sentences,
-        **{split: [string(one["vid"]) for one in part] for split, part in parts.items()},
+        **{split: [_name(path, one["vid"]) for one in part] for split, part in parts.items()},
         features={name: (one,) for name, one in columns.items() if _filled(one)},
     )
 
@@ -224,7 +230,7 @@ def _from_parts(content: Mapping[str, Any]) -> _Dialogues | None:
 def _text_columns(path: Path, made: _Dialogues) -> tuple[Columns, ...]:
     """Return the text vectors of another file."""
     content = load_pickle(path)
-    other = _dialogues(content)
+    other = _dialogues(path, content)
     if other is not None and "text" in other.features:
         return other.features["text"]
     names = {name: [f"{name}[{place}]" for place in range(len(made.labels[name]))] for name in made.order}
@@ -248,11 +254,11 @@ def _check(path: Path, made: _Dialogues) -> None:
         )
     if not made.train or not made.test:
         raise DataError(f"{path} lists no dialogues for training, or none for the test.")
-    columns = {"speakers": made.speakers, "labels": made.labels}
-    columns |= {name: one for name, some in made.features.items() for one in some}
-    columns |= {"sentences": made.sentences} if made.sentences else {}
+    columns = [("speakers", made.speakers), ("labels", made.labels)]
+    columns += [(name, one) for name, some in made.features.items() for one in some]
+    columns += [("sentences", made.sentences)] if made.sentences else []
     for dialogue in made.order:
-        for name, column in columns.items():
+        for name, column in columns:
             count, wanted = len(column.get(dialogue, ())), len(made.labels.get(dialogue, ()))
             if count != wanted or not wanted:
                 raise DataError(
@@ -262,23 +268,27 @@ def _check(path: Path, made: _Dialogues) -> None:
         for speaker, label in zip(made.speakers[dialogue], made.labels[dialogue], strict=True):
             if not (isinstance(speaker, str | bytes | np.generic) and string(speaker) in ("M", "F")):
                 raise DataError(
-                    f"{path}: in the dialogue {dialogue} speaks {speaker!r}; IEMOCAP's speakers are M and F. For "
+                    f"{path}: in the dialogue {dialogue} speaks {shown(speaker)}; IEMOCAP's speakers are M and F. For "
                     "another data set use the documented layout of `mmbench data import plain`."
                 )
-            if not (isinstance(label, int | np.integer) and 0 <= label < len(EMOTIONS)):
-                raise DataError(f"{path}: an utterance of {dialogue} has the label {label!r}; labels are 0 to 5.")
+            number = isinstance(label, int | np.integer) and not isinstance(label, bool)
+            if not (number and 0 <= label < len(EMOTIONS)):
+                raise DataError(
+                    f"{path}: an utterance of {dialogue} has the label {shown(label)}; labels are whole numbers from "
+                    "0 to 5. Bring other labels in with `mmbench data import plain`."
+                )
+        for place, said in enumerate(made.sentences.get(dialogue, ())):
+            text_of(f"{path}: the sentence of {dialogue}[{place}]", said)
 
 
 def _vector(path: Path, name: str, made: _Dialogues, dialogue: str, place: int) -> Array:
     """Return the vector of an utterance, the mean of the layers where there are several."""
-    try:
-        layers = [np.asarray(column[dialogue][place]) for column in made.features[name]]
-    except ValueError as error:  # lists of lists of different lengths
-        raise DataError(f"{path}: the {name} of {dialogue}[{place}] is no vector ({error}).") from error
+    where = f"{path}: the {name} of {dialogue}[{place}]"
+    layers = [array(where, column[dialogue][place]) for column in made.features[name]]
     if any(layer.ndim != 1 or layer.dtype.kind not in "fiu" or layer.shape != layers[0].shape for layer in layers):
         raise DataError(
-            f"{path}: the {name} of {dialogue}[{place}] is a {layers[0].dtype} array of shape {layers[0].shape}; a "
-            "vector was expected."
+            f"{where} is a {layers[0].dtype} array of shape {layers[0].shape}; a vector was expected, in each layer of "
+            "the same length. Get the file again."
         )
     # Four numbers are added in their order and halved twice: the same on every processor.
     return np.mean(layers, axis=0) if len(layers) > 1 else layers[0]

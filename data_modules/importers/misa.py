@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
@@ -28,16 +28,19 @@ from data_modules.importers.common import (
     cut_by_group,
     foreign,
     outside_scale,
-    sample_name,
     string,
     structure,
 )
+from data_modules.importers.npz import Npz
 from data_modules.importers.pickles import load_pickle
+from data_modules.importers.values import array, column, labels, named, text
 from data_modules.schema import DataError, TargetSpec
 from data_modules.store import SPLITS, Record, StoreInfo
 
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 """Columns 1 to 6 of MOSEI's labels."""
+LONGEST_LINE = 1 << 20
+"""Characters of a line of word vectors; 300 numbers are 3,000."""
 
 Samples = dict[str, list[Any]]
 
@@ -68,10 +71,14 @@ def read(
         DataError: For another layout, a missing part, or words that do not fit their audio and vision.
     """
     parts = _parts(source, split)
-    items = [(part, *_item(source, item)) for part, samples in parts.items() for item in samples]
+    items = [
+        (part, *_item(f"{source}: sample {place} of {part}", item, target))
+        for part, samples in parts.items()
+        for place, item in enumerate(samples)
+    ]
     if not items:
         raise DataError(f"{source} has no samples.")
-    labels = [_label(source, name, label, target) for _, name, _, label in items]
+    values = [value for *_, value in items]
     spec = (
         TargetSpec("multilabel", EMOTIONS)
         if target == "emotions"
@@ -84,25 +91,25 @@ def read(
             f"{embedding} has none of the {len(set(words))} words of {source}: it is another kind of table."
         )
     unknown = [word for word in words if word not in table]
-    notes = outside_scale(np.asarray(labels, float), spec)
+    notes = outside_scale(np.asarray(values, float), spec)
     if unknown:
         notes.append(
             f"text: {len(unknown)} of {len(words)} words ({len(set(unknown))} different) have no vector: zeros."
         )
-    videos = [sample_name(name)[1] for _, name, _, _ in items]
+    videos = [video for _, (_, video), _, _ in items]
     if split == "by-video":
         cut = cut_by_group(videos)
         notes.append("The split was cut by video for this import; scores compare with no published ones.")
 
     def records() -> Iterator[Record]:
-        for (part, name, (spoken, vision, audio), _), label, video in zip(items, labels, videos, strict=True):
+        for part, (name, video), (spoken, vision, audio), value in items:
             text = np.zeros((len(spoken), dim), np.float32)
             for step, word in enumerate(spoken):
                 if word in table:
                     text[step] = table[word]
             inputs = {"text": text, "audio": audio, "vision": vision}
             where = cut[video] if split == "by-video" else part
-            yield Record(sample_name(name)[0], inputs, label, where, video, transcript=" ".join(spoken))
+            yield Record(name, inputs, value, where, video, transcript=" ".join(spoken))
 
     sources = {
         "text": f"word vectors of {Path(embedding).name}",
@@ -126,8 +133,9 @@ def _parts(source: Path, split: str) -> Samples:
             found = {SPLIT_NAMES[key]: samples for key, samples in content.items() if key in SPLIT_NAMES}
         else:
             found = {"train": content}
-    if not source.is_dir() and not (found and all(isinstance(samples, list | tuple) for samples in found.values())):
-        raise foreign(source, content, "misa", wanted)
+    strange = [samples for samples in found.values() if not isinstance(samples, list | tuple)]
+    if strange or not (found or source.is_dir()):
+        raise foreign(source, strange[0] if source.is_dir() else content, "misa", wanted)
     missing = [part for part in SPLITS if part not in found]
     if missing and (split == "published" or not found):
         raise DataError(
@@ -137,37 +145,40 @@ def _parts(source: Path, split: str) -> Samples:
     return {part: list(found[part]) for part in SPLITS if part in found}
 
 
-def _item(source: Path, item: Any) -> tuple[Any, tuple[list[str], Array, Array], Any]:
-    """Return the segment's name, its ``(words, vision, audio)`` and its label."""
+def _item(where: str, item: Any, target: str) -> tuple[tuple[str, str], tuple[list[str], Array, Array], float | Array]:
+    """Return id and video of a segment, its ``(words, vision, audio)`` and its target."""
     whole = isinstance(item, list | tuple) and len(item) == 3 and isinstance(item[0], list | tuple)
     if not whole or len(item[0]) not in (3, 4, 6):
         raise DataError(
-            f"{source}: a sample is {structure(item)}; ((words, visual, acoustic), label, segment), or the same with "
+            f"{where}: a sample is {structure(item)}; ((words, visual, acoustic), label, segment), or the same with "
             "word ids before and words after, was expected. Bring other layouts in with `mmbench data import plain`."
         )
-    features, label, name = item
+    features, label, raw = item
     if len(features) == 6:
         raise DataError(
-            f"{source} is a cache of MMIM, with audio and vision of their own lengths. Bring in the pickle that it was "
-            "made from with `mmbench data import mult`."
+            f"{where} is one of a cache of MMIM, with audio and vision of their own lengths. Bring in the pickle that "
+            "it was made from with `mmbench data import mult`."
         )
-    words = [string(word) for word in features[3 if len(features) == 4 else 0]]
-    visual, acoustic = np.asarray(features[1]), np.asarray(features[2])
-    if not len(words) == len(visual) == len(acoustic) or visual.ndim != 2 or acoustic.ndim != 2:
+    name = named(where, raw)
+    where = f"{where}, {name[0]!r:.100}"
+    spoken = column(f"{where}, its words,", features[3 if len(features) == 4 else 0])
+    words = [text(f"{where}, a word,", word) for word in spoken]
+    visual, acoustic = array(f"{where}, its visual column,", features[1]), array(f"{where}, its acoustic,", features[2])
+    if visual.ndim != 2 or acoustic.ndim != 2 or not len(words) == len(visual) == len(acoustic):
         raise DataError(
-            f"{source}: the sample {string(name)!r} has {len(words)} words, visual {visual.shape} and acoustic "
-            f"{acoustic.shape}; one row per word was expected. Remove the sample or get the file again."
+            f"{where} has {len(words)} words, visual {visual.shape} and acoustic {acoustic.shape}; one row per word "
+            "was expected. Remove the sample or get the file again."
         )
-    return name, (words, visual, acoustic), label
+    return name, (words, visual, acoustic), _target(where, label, target)
 
 
-def _label(source: Path, name: Any, label: Any, target: str) -> float | Array:
-    values = np.asarray(label, float).reshape(-1)
+def _target(where: str, label: Any, target: str) -> float | Array:
+    values = labels(f"{where}, its label,", label).reshape(-1)
     full = 1 + len(EMOTIONS)
     if len(values) != full and (target == "emotions" or len(values) != 1):
         raise DataError(
-            f"{source}: the sample {string(name)!r} has {len(values)} labels; one for sentiment or {full} for "
-            "sentiment and emotions were expected. Without emotions, import with the option `target: sentiment`."
+            f"{where} has {len(values)} labels; one for sentiment or {full} for sentiment and emotions were expected. "
+            "Without emotions, import with the option `target: sentiment`."
         )
     if target == "sentiment":
         return float(values[0])
@@ -187,32 +198,51 @@ def word_vectors(path: Path, words: set[str]) -> tuple[dict[str, Array], int]:
 
 
 def _npz_vectors(path: Path, wanted: set[str]) -> tuple[dict[str, Array], int]:
+    wanted_arrays = "vocab (V,) strings and emb (V, D) were expected"
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            vocab, vectors = file["vocab"], file["emb"]
-    except (KeyError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
+        with ZipFile(path) as archive:
+            file = Npz(path, archive)
+            if not (file.has("vocab") and file.has("emb")):
+                raise DataError(f"{path} is no table of word vectors: {wanted_arrays}.")
+            vocab, vectors = file.load("vocab"), file.load("emb")
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path} is no table of word vectors ({error}): {wanted_arrays}.") from error
+    if vocab.ndim != 1 or vocab.dtype.kind not in "US" or vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
         raise DataError(
-            f"{path} is no table of word vectors ({error}): vocab (V,) strings and emb (V, D) were expected."
-        ) from error
-    if vectors.ndim != 2 or len(vocab) != len(vectors):
+            f"{path}: vocab {vocab.shape} of type {vocab.dtype} and emb {vectors.shape} of type {vectors.dtype}; "
+            "strings of shape (V,) and numbers of shape (V, D) were expected."
+        )
+    if len(vocab) != len(vectors) or not vectors.shape[1]:
         raise DataError(
             f"{path}: vocab {vocab.shape} and emb {vectors.shape} do not fit; (V,) and (V, D) were expected."
         )
-    return {word: vectors[row] for row, word in enumerate(map(str, vocab)) if word in wanted}, vectors.shape[1]
+    found = {word: _vector(vectors[row]) for row, word in enumerate(map(string, vocab)) if word in wanted}
+    return found, vectors.shape[1]
+
+
+def _vector(numbers: Any) -> Array:
+    """Return numbers in single precision; what is too large for it is infinite, and becomes 0 in a store."""
+    with np.errstate(over="ignore"):
+        return np.asarray(numbers, float).astype(np.float32)
 
 
 def _text_vectors(path: Path, wanted: set[str]) -> tuple[dict[str, Array], int]:
     """Read a file of lines ``word number number ...``, as GloVe is released, keeping the wanted words only."""
     found: dict[str, Array] = {}
-    dim = 0
+    dim = number = 0
     with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
+        while line := file.readline(LONGEST_LINE):
+            number += 1
+            if len(line) == LONGEST_LINE:
+                raise DataError(f"{path}, line {number} has no end: it is no table of word vectors.")
             dim = dim or line.count(" ")
             # Some of GloVe's words hold spaces, so the numbers are taken from the right.
             word, *numbers = line.rstrip("\n").rsplit(" ", dim)
             if word in wanted:
                 try:
-                    found[word] = np.asarray(numbers, np.float32).reshape(dim)
+                    found[word] = _vector(numbers).reshape(dim)
                 except ValueError as error:
                     raise DataError(f"{path}, line {number}: {dim} numbers after the word were expected.") from error
     if not dim:

@@ -33,12 +33,12 @@ from data_modules.importers.common import (
     foreign,
     outside_scale,
     published_parts,
-    sample_name,
     sequences,
     shared,
-    string,
 )
 from data_modules.importers.pickles import load_pickle
+from data_modules.importers.values import array, column, labels, named, whole
+from data_modules.importers.values import text as text_of
 from data_modules.schema import MODALITIES, DataError, TargetSpec
 from data_modules.store import Record, StoreInfo
 
@@ -48,11 +48,11 @@ DISAGREEMENT = 0.01
 
 @dataclass
 class _Part:
-    """One split: per modality its padded values and, if there are any, its stored lengths; the mask of the text."""
+    """One split: ids and videos; by modality its padded values and its stored lengths, if any; the mask of the text."""
 
-    ids: Any
+    names: list[tuple[str, str]]
     labels: Array
-    transcripts: Any
+    transcripts: list[str]
     values: dict[str, Array]
     lengths: dict[str, Array]
     mask: Array | None
@@ -109,7 +109,7 @@ def read(
     sims = "sims" in dataset
     end = 1.0 if sims else 3.0
     target = TargetSpec("regression", ("sentiment",), -end, end, "sims" if sims else None)
-    labels = np.concatenate([part.labels for part in parts.values()])
+    targets = np.concatenate([part.labels for part in parts.values()])
     tokens = text == "tokens"
     named = f"{'aligned' if aligned else 'unaligned'}_{next(iter(steps.values()))}{'_tokens' if tokens else ''}"
     info = StoreInfo(
@@ -123,7 +123,7 @@ def read(
         sizes={"text": vocabulary} if tokens else {},
         unknown={"text": UNKNOWN_TOKEN} if tokens else {},
         aligned=aligned,
-        notes=(*_length_notes(parts, measured, trust_stored_lengths), *outside_scale(labels, target)),
+        notes=(*_length_notes(parts, measured, trust_stored_lengths), *outside_scale(targets, target)),
     )
     return Source(info, _records(parts, extents))
 
@@ -144,10 +144,17 @@ def _parts(source: Path, content: Any, text: str) -> dict[str, _Part]:
 
 
 def _part(source: Path, split: str, columns: Mapping[str, Any], text: str) -> _Part:
-    values = {name: sequences(source, split, name, columns[name]) for name in MODALITIES if name in columns}
+    def where(name: str) -> str:
+        return f"{source}: in the split {split!r}, {name!r}"
+
+    values = {
+        name: sequences(source, split, name, array(where(name), columns[name]))
+        for name in MODALITIES
+        if name in columns
+    }
     mask = None
     if "text_bert" in columns:
-        bert = sequences(source, split, "text_bert", columns["text_bert"])
+        bert = sequences(source, split, "text_bert", array(where("text_bert"), columns["text_bert"]))
         if bert.shape[1] != 3:
             raise DataError(f"{source}: 'text_bert' of the split {split!r} has the shape {bert.shape}, not (N, 3, T).")
         mask = bert[:, 1]
@@ -157,18 +164,22 @@ def _part(source: Path, split: str, columns: Mapping[str, Any], text: str) -> _P
                 f"{source} has no 'text_bert' in the split {split!r}. Import with the option `text: features`."
             )
         # Text comes first in a store.
-        values = {"text": bert[:, 0], **{name: array for name, array in values.items() if name != "text"}}
+        tokens = whole(where("text_bert"), bert[:, 0])
+        values = {"text": tokens, **{name: one for name, one in values.items() if name != "text"}}
     lengths: dict[str, Array] = {
-        name: np.asarray(columns[f"{name}_lengths"]).reshape(-1)
+        name: whole(where(f"{name}_lengths"), columns[f"{name}_lengths"]).reshape(-1)
         for name in ("audio", "vision")
         if name in values and f"{name}_lengths" in columns
     }
-    labels = np.asarray(columns["regression_labels"], float).reshape(-1)
-    transcripts = columns.get("raw_text", [""] * len(labels))
-    rows = {"regression_labels": labels, "raw_text": transcripts, **values}
-    rows |= {f"{name}_lengths": column for name, column in lengths.items()}
-    check_rows(source, split, rows if mask is None else {**rows, "text_bert": mask}, len(columns["id"]))
-    return _Part(columns["id"], labels, transcripts, values, lengths, mask)
+    ids = column(where("id"), columns["id"])
+    targets = labels(where("regression_labels"), columns["regression_labels"]).reshape(-1)
+    transcripts = column(where("raw_text"), columns.get("raw_text", [""] * len(targets)))
+    rows = {"regression_labels": targets, "raw_text": transcripts, **values}
+    rows |= {f"{name}_lengths": stored for name, stored in lengths.items()}
+    check_rows(source, split, rows if mask is None else {**rows, "text_bert": mask}, len(ids))
+    names = [named(f"{source}: row {row} of the split {split!r}", raw) for row, raw in enumerate(ids)]
+    said = [text_of(f"{where('raw_text')}, row {row}", raw) for row, raw in enumerate(transcripts)]
+    return _Part(names, targets, said, values, lengths, mask)
 
 
 def _measure(part: _Part, aligned: bool) -> Extents:
@@ -227,13 +238,9 @@ def _length_notes(parts: Mapping[str, _Part], measured: Mapping[str, Extents], t
 
 def _records(parts: Mapping[str, _Part], extents: Mapping[str, Extents]) -> Iterator[Record]:
     for split, part in parts.items():
-        for row, raw in enumerate(part.ids):
-            sample, video = sample_name(raw)
+        for row, (sample, video) in enumerate(part.names):
             inputs: dict[str, Array] = {}
             for name, values in part.values.items():
                 start, stop = extents[split][name][row]
-                kept = values[row, start:stop]
-                inputs[name] = kept.astype(np.int64) if values.ndim == 2 else kept
-            yield Record(
-                sample, inputs, float(part.labels[row]), split, video, transcript=string(part.transcripts[row])
-            )
+                inputs[name] = values[row, start:stop]
+            yield Record(sample, inputs, float(part.labels[row]), split, video, transcript=part.transcripts[row])

@@ -27,11 +27,11 @@ from data_modules.importers.common import (
     foreign,
     outside_scale,
     published_parts,
-    sample_name,
     sequences,
     shared,
 )
 from data_modules.importers.pickles import load_pickle
+from data_modules.importers.values import array, column, labels, named
 from data_modules.schema import MODALITIES, DataError, TargetSpec
 from data_modules.store import Record, StoreInfo
 
@@ -58,10 +58,24 @@ def read(source: Path, *, dataset: str, aligned: bool | None = None, feature_set
     if found is None or not all(isinstance(part, Mapping) and "labels" in part for part in found.values()):
         raise foreign(source, content, "mult", wanted)
     values: dict[str, dict[str, Array]] = {}
+    targets: dict[str, Array] = {}
+    names: dict[str, list[tuple[str, str]]] = {}
     for split, part in found.items():
-        values[split] = {name: sequences(source, split, name, part[name]) for name in MODALITIES if name in part}
-        columns = {key: part[key] for key in ("id",) if key in part}
-        check_rows(source, split, {**values[split], **columns}, len(part["labels"]))
+        where = f"{source}: in the split {split!r}, "
+        values[split] = {
+            name: sequences(source, split, name, array(f"{where}{name!r}", part[name]))
+            for name in MODALITIES
+            if name in part
+        }
+        targets[split] = _labels(source, split, part["labels"])
+        ids = {"id": column(f"{where}'id'", part["id"])} if "id" in part else {}
+        check_rows(source, split, {**values[split], **ids}, len(targets[split]))
+        # Without ids, the split and the row are all there is.
+        names[split] = (
+            [named(f"{where}row {row}", raw) for row, raw in enumerate(ids["id"])]
+            if ids
+            else [(f"{split}_{row}", "") for row in range(len(targets[split]))]
+        )
     if not values["train"] or any(one.keys() != values["train"].keys() for one in values.values()):
         raise foreign(source, content, "mult", f"{wanted}, the same ones in each")
 
@@ -75,7 +89,8 @@ def read(source: Path, *, dataset: str, aligned: bool | None = None, feature_set
         measured: Extents = {name: [extent(sample) for sample in array] for name, array in arrays.items()}
         extents[split] = shared(measured) if aligned else measured
 
-    targets = {split: _labels(source, split, part["labels"]) for split, part in found.items()}
+    if len({one.ndim for one in targets.values()}) > 1:
+        raise DataError(f"{source} has labels of sentiment in one split and of emotions in another. Get it again.")
     binary = targets["train"].ndim == 2
     target = TargetSpec("binary", EMOTIONS) if binary else TargetSpec("regression", ("sentiment",), -3.0, 3.0)
     notes = outside_scale(np.concatenate(list(targets.values())), target)
@@ -89,38 +104,36 @@ def read(source: Path, *, dataset: str, aligned: bool | None = None, feature_set
         aligned=aligned,
         notes=tuple(notes),
     )
-    return Source(info, _records({split: part.get("id") for split, part in found.items()}, values, extents, targets))
+    return Source(info, _records(names, values, extents, targets))
 
 
-def _labels(source: Path, split: str, labels: Any) -> Array:
+def _labels(source: Path, split: str, values: Any) -> Array:
     """Return ``(N,)`` sentiment, or ``(N, 4)`` presences of IEMOCAP's emotions."""
-    array = np.asarray(labels)
-    if array.ndim == 3 and array.shape[1:] == (len(EMOTIONS), 2):
-        if not (np.isin(array, (0, 1)).all() and (array.sum(-1) == 1).all()):
+    found = labels(f"{source}: in the split {split!r}, 'labels'", values)
+    if found.ndim == 3 and found.shape[1:] == (len(EMOTIONS), 2):
+        if not (np.isin(found, (0, 1)).all() and (found.sum(-1) == 1).all()):
             raise DataError(
                 f"{source}: labels of the split {split!r} are not one-hot, as with the label NaN. Remove them."
             )
-        return array.argmax(-1)
-    if array.size == len(array):
-        return array.reshape(-1).astype(float)
+        return found.argmax(-1)
+    if found.ndim and found.size == len(found):
+        return found.reshape(-1)
     raise DataError(
-        f"{source}: the labels of the split {split!r} have the shape {array.shape}; (N, 1, 1) for sentiment or "
+        f"{source}: the labels of the split {split!r} have the shape {found.shape}; (N, 1, 1) for sentiment or "
         f"(N, {len(EMOTIONS)}, 2) for IEMOCAP was expected. Bring other labels in with `mmbench data import plain`."
     )
 
 
 def _records(
-    ids: Mapping[str, Any],
+    names: Mapping[str, list[tuple[str, str]]],
     values: Mapping[str, dict[str, Array]],
     extents: Mapping[str, Extents],
     targets: Mapping[str, Array],
 ) -> Iterator[Record]:
-    for split, labels in targets.items():
-        names = ids[split]
-        for row, label in enumerate(labels):
-            sample, video = (f"{split}_{row}", "") if names is None else sample_name(names[row])
+    for split, own in targets.items():
+        for row, (label, (sample, video)) in enumerate(zip(own, names[split], strict=True)):
             inputs = {}
-            for name, array in values[split].items():
+            for name, padded in values[split].items():
                 start, stop = extents[split][name][row]
-                inputs[name] = array[row, start:stop]
-            yield Record(sample, inputs, label if labels.ndim > 1 else float(label), split, video)
+                inputs[name] = padded[row, start:stop]
+            yield Record(sample, inputs, label if own.ndim > 1 else float(label), split, video)

@@ -288,7 +288,10 @@ FIRST = "Ses02F_impro00x"
         (changed(1, lambda one: {**one, FIRST: ["Ross"] * 4}), "speaks 'Ross'"),
         (changed(2, lambda one: {**one, FIRST: [0, 1, 2, 6]}), f"utterance of {FIRST} has the label 6"),
         (changed(3, lambda one: {**one, FIRST: [np.zeros((2, 2))] * 4}), r"text of .*\[0\] is a float64 array"),
-        (changed(3, lambda one: {**one, FIRST: [[[1.0], [1.0, 2.0]]] * 4}), rf"text of {FIRST}\[0\] is no vector"),
+        (
+            changed(3, lambda one: {**one, FIRST: [[[1.0], [1.0, 2.0]]] * 4}),
+            rf"text of {FIRST}\[0\] is no array of numbers",
+        ),
         (changed(3, lambda one: {**one, FIRST: np.array(1.0)}), "the erc importer expects the tuple"),
         (changed(7, lambda one: np.array(7)), "the erc importer expects the tuple"),
         (changed(7, lambda one: {*one, "Ses01F_impro99"}), "dialogue Ses01F_impro99 has 0 speakers for 0 labels"),

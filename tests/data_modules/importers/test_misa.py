@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_modules.importers import import_store
+from data_modules.importers.misa import word_vectors
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 from tests.data_modules.importers.layouts import Content, check, dump, make_content, mult, words_item
@@ -186,6 +187,48 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=message):
             bring(tmp_path, source, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (b"word1 1 2\nword2 one two\n", "line 2: 2 numbers after the word"),
+        (b"word1 1 2\nword2 1\n", "line 2: 2 numbers after the word"),
+        (b"word1 1 2\n" + b"w" * (1 << 21), "line 2 has no end"),
+        (b"1 " * (1 << 20), "line 1 has no end"),
+        (b"\0\n\n", "no table of word vectors"),
+        (b"", "no table of word vectors"),
+    ],
+)
+def test_texts_that_are_no_table(tmp_path: Path, lines: bytes, message: str) -> None:
+    (tmp_path / "glove.txt").write_bytes(lines)
+    with pytest.raises(DataError, match=rf"glove\.txt.*{message}"):
+        word_vectors(tmp_path / "glove.txt", {"word1", "word2"})
+
+
+@pytest.mark.parametrize(
+    ("vocab", "emb"),
+    [
+        (np.array(1), np.ones((1, 2))),
+        (np.array([1]), np.ones((1, 2))),
+        (np.array([["a"]]), np.ones((1, 2))),
+        (np.array(["a"]), np.array(2.0)),
+        (np.array(["a"]), np.array([["x", "y"]])),
+        (np.array(["a"]), np.ones((1, 0))),
+        (np.array(["a"]), np.ones((1, 2), "c8")),
+    ],
+)
+def test_arrays_that_are_no_table(tmp_path: Path, vocab: np.ndarray, emb: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", vocab=vocab, emb=emb)
+    with pytest.raises(DataError, match=r"a\.npz: vocab .* and emb .* expected"):
+        word_vectors(tmp_path / "a.npz", {"a"})
+
+
+def test_vectors_beyond_single_precision_are_infinite(tmp_path: Path) -> None:
+    """No warning of an overflow; the store counts what is infinite and puts 0."""
+    np.savez(tmp_path / "a.npz", vocab=np.array([b"a"]), emb=np.array([[1e300, -0.5]]))
+    found, dim = word_vectors(tmp_path / "a.npz", {"a"})
+    assert (found["a"].tolist(), found["a"].dtype, dim) == ([np.inf, -0.5], np.float32, 2)
 
 
 @pytest.mark.skipif(REAL is None, reason="needs the real files: set MMBENCH_REAL_DATA to their folder")
