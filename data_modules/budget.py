@@ -12,6 +12,8 @@ VARIABLE = "MMBENCH_MEMORY"
 """The variable that sets the budget, such as ``8GB``."""
 SHARE = 0.8
 """Of the machine's memory what a file may take, where nobody says how much."""
+TEXT_COST = 40
+"""Bytes of memory to a byte of text: a cell of one character is a string of its own."""
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _UNITS = {"": 1e9, "B": 1, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
@@ -48,6 +50,16 @@ def check_size(where: str | Path, what: str, needed: int) -> None:
             f"{where}: {what} would take {_gb(needed)} of memory, and files may take {_gb(allowed)}. The file is "
             f"damaged or hostile, or really that large: then set {VARIABLE}={_gb(needed * 1.2)}."
         )
+
+
+def check_text(path: Path) -> None:
+    """Refuse a text file that would take too much memory, cut into its lines and cells.
+
+    Raises:
+        DataError: With its size in memory and how to allow more.
+        OSError: When there is no such file.
+    """
+    check_size(path, "its text", TEXT_COST * path.stat().st_size)
 
 
 class Allowance:

@@ -6,48 +6,85 @@ Columns are found by name, whatever their order and the blanks around them (Open
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from data_modules.budget import check_text
 from data_modules.schema import DataError
 
 MIN_CONFIDENCE = 0.5
 AU_NAME = re.compile(r"AU\d\d_[rc]")
+EMPTY = ("", "NA", "N/A", "NULL", "null", "None")
+"""What stands for a missing number, beside NaN in any writing."""
+LONGEST_LINE = 1 << 20
+LARGEST = float(np.finfo(np.float32).max)
 _FRAME_EXTRAS = ("success", "confidence")
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{path} has a line of a million characters: it is no table of OpenFace. Make it again.")
+        yield line
 
 
 def _read(path: Path, extras: Sequence[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Return the action units and the named extra columns of a file, and the names of the action units."""
     try:
-        # The first row of numbers is read along, so that one with more fields than the header (decimal commas) fails.
-        start = pd.read_csv(path, header=None, nrows=2, dtype=str, keep_default_na=False)
-        header = [name.strip() for name in start.iloc[0]]
-        units = tuple(sorted((name for name in header if AU_NAME.fullmatch(name)), key=lambda n: (n[-1] == "c", n)))
-        if not units:
-            raise DataError(
-                f"{path} has no action unit column (AU01_r, AU01_c, ...); its columns begin with {header[:5]}. "
-                "Give a file of OpenFace, run with -aus."
-            )
-        wanted = [name for name in header if name in units or name in extras]
-        places = [header.index(name) for name in wanted]
-        table = pd.read_csv(path, header=None, skiprows=1, usecols=places, dtype=str, skipinitialspace=True)
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path} is not readable as a CSV file ({error}).") from error
-    table = table[sorted(places)].set_axis([header[place] for place in sorted(places)], axis="columns")
-    for name in (name for name in wanted if name != "clip"):
+        check_text(path)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(_lines(path, file), skipinitialspace=True)
+            header = [name.strip() for name in next(reader, [])]
+            found = [name for name in header if AU_NAME.fullmatch(name)]
+            units = tuple(sorted(found, key=lambda name: (name[-1] == "c", name)))
+            if not header:
+                raise DataError(f"{path} is not readable as a CSV file: its first line is empty. Make the file again.")
+            if not units:
+                raise DataError(
+                    f"{path} has no action unit column (AU01_r, AU01_c, ...); its columns begin with "
+                    f"{header[:5]!s:.200}. Give a file of OpenFace, run with -aus."
+                )
+            places = {name: header.index(name) for name in (*extras, *units) if name in header}
+            twice = [name for name in places if header.count(name) > 1]
+            if twice:
+                raise DataError(f"{path} has two columns {twice[0]}, and which one counts is unknown. Remove one.")
+            cells: dict[str, list[str]] = {name: [] for name in places}
+            for row in reader:
+                if len(row) > len(header):  # such as decimal commas
+                    raise DataError(
+                        f"{path} is not readable as a CSV file (line {reader.line_num} has {len(row)} cells, its "
+                        f"header has {len(header)}). Make the file again."
+                    )
+                for name, place in places.items() if row else ():
+                    cells[name].append(row[place].strip() if place < len(row) else "")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} is not readable as a CSV file ({error}). It is damaged or not in UTF-8: make the file again."
+        ) from error
+    table = {name: column if name == "clip" else _numbers(path, name, column) for name, column in cells.items()}
+    return pd.DataFrame(table), units
+
+
+def _numbers(path: Path, name: str, cells: list[str]) -> list[float]:
+    numbers = []
+    for cell in cells:
         try:
-            # Python's way of numbers is exact, and so the same everywhere; the reader's may be off in the last digit.
-            table[name] = table[name].to_numpy(object).astype(float)
+            number = float("nan" if cell in EMPTY else cell)
         except ValueError:
             raise DataError(
-                f"{path} has text in the column {name}, which holds numbers. Make the file again."
+                f"{path} has text in the column {name}, which holds numbers: {cell!r:.60}. Make the file again."
             ) from None
-    return table, units
+        if LARGEST < abs(number) < np.inf:
+            raise DataError(f"{path} has {number:g} in the column {name}, which no face has. Make the file again.")
+        numbers.append(number)
+    return numbers
 
 
 def read_clips(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -63,7 +100,6 @@ def read_clips(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
     table, units = _read(path, ("clip", "fold"))
     if "clip" not in table:
         raise DataError(f"{path} has no column 'clip' with the name of the clip of each row.")
-    table["clip"] = table["clip"].str.strip()
     twice = table["clip"][table["clip"].duplicated()]
     if len(twice):
         raise DataError(f"{path} has two rows for the clip {twice.iloc[0]!r}. Keep one.")

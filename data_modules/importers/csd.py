@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 
 from data_modules.importers.clips import listed, progress, refuse_loss
-from data_modules.importers.common import Array, Source, outside_scale
+from data_modules.importers.common import Array, Source, outside_scale, string
 from data_modules.importers.csd_files import NONE, CsdFile, find_files
 from data_modules.importers.csd_folds import TABLES, Segment, segments_in, segments_of, standard_folds
 from data_modules.importers.csd_videos import Alignment, Sequences, Video
@@ -97,7 +97,7 @@ def read(
         sequences = Sequences(sequences.files, align, pauses, table, dim)
         notes += note
     _check(source, sequences)
-    kept, lost = _unify(sequences, segments, missing)
+    kept, lost = _unify(source, sequences, segments, missing)
     notes += lost
     outside = [segment.video for segment in kept if parts[segment.id] is None]
     if outside:
@@ -196,7 +196,9 @@ def _word_vectors(
     return table, dim, [note]
 
 
-def _unify(sequences: Sequences, segments: list[Segment], missing: str) -> tuple[list[Segment], list[str]]:
+def _unify(
+    source: Path, sequences: Sequences, segments: list[Segment], missing: str
+) -> tuple[list[Segment], list[str]]:
     """Return the segments to keep, and notes on those that lack something.
 
     Raises:
@@ -215,7 +217,8 @@ def _unify(sequences: Sequences, segments: list[Segment], missing: str) -> tuple
             if not lacking or missing == "zeros":
                 kept.append(segment)
     named = [f"{name} ({what})" for name, what in lost]
-    refuse_loss("have nothing of some modality", named, len(segments), problems[0] if problems else "")
+    lack = f"of {source} have nothing of some modality"
+    refuse_loss(lack, named, len(segments), problems[0] if problems else "")
     done = "left out" if missing == "drop" else "kept with zeros"
     return kept, [
         *listed("entries of files cannot be used", problems),
@@ -234,9 +237,10 @@ def _records(
         features = whole.features()
         for segment in own:
             inputs, origins = whole.inputs(segment, features)
-            said = segment.transcript or whole.spoken(segment)
+            said = string(segment.transcript or whole.spoken(segment))
+            where = parts[segment.id]
             yield Record(
-                segment.id, inputs, values[segment.id], parts[segment.id], video, transcript=said, origins=origins
+                string(segment.id), inputs, values[segment.id], where, string(video), transcript=said, origins=origins
             )
 
 

@@ -25,6 +25,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from data_modules.budget import budget
+from data_modules.hdf5 import MOST
 from data_modules.importers.common import Array, string
 from data_modules.schema import DataError
 
@@ -32,6 +34,12 @@ EPSILON = 1e-5
 """Seconds: what overlaps by no more does not overlap, as in the SDK."""
 MAX_BYTES = 1 << 30
 """More than any video needs (an hour of 100 Hz COVAREP is 0.2 GB): larger entries are damaged or hostile."""
+MAX_TEXT = 1 << 24
+"""Characters of the words of a video."""
+TIGHTEST = 1100
+"""Deflate packs no more than this many bytes into one."""
+LATEST = 1e9
+"""Seconds that no video has."""
 MAX_VERSION = 1 << 10
 """Bytes: the name of a version is short."""
 ROLES = {
@@ -112,16 +120,19 @@ class CsdFile:
             claimed: Counter[str] = Counter()
             self.videos: dict[str, list[str]] = {}
             self.broken: dict[str, str] = {}
+            if len(data) > MOST:
+                raise DataError(f"{path} has {len(data)} entries, more than any release. It is damaged or hostile.")
+            most = min(MAX_BYTES, budget())
             for key in data:
                 video = key.split("[")[0]
                 try:
                     strings, dim, size = _shape(data, key)
                     claimed[video] += size
-                    if claimed[video] > MAX_BYTES:
+                    if claimed[video] > most:
                         raise DataError(f"{video!r} claims {claimed[video] / 1e9:.1f} GB, more than any video has.")
                     shapes[key] = (strings, dim)
                     self.videos.setdefault(video, []).append(key)
-                except DataError as error:
+                except (DataError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
                     self.broken.setdefault(video, f"{path}: {error}")
         if not shapes:
             raise DataError(f"{next(iter(self.broken.values()))} No entry of the file can be used.")
@@ -131,6 +142,13 @@ class CsdFile:
                 reason = f"{path}: {key!r} has {dim} columns, most entries have {self.dim}."
                 self.broken.setdefault(key.split("[")[0], reason)
         self.videos = {video: keys for video, keys in self.videos.items() if video not in self.broken}
+        # The same bytes may stand for many entries, each of a gigabyte.
+        total = sum(claimed[video] for video in self.videos)
+        if total > TIGHTEST * path.stat().st_size:
+            raise DataError(
+                f"{path} claims {total / 1e9:.1f} GB in {path.stat().st_size} bytes, which cannot be packed so tight. "
+                "It is damaged or hostile: get it from the SDK."
+            )
 
     def intervals(self, video: str) -> Floats:
         """Return the ``(T, 2)`` intervals of a video in seconds, sorted by start.
@@ -150,7 +168,7 @@ class CsdFile:
         intervals, order = self._times(video)
         with self._open() as file:
             data = file[self.root]["data"]
-            parts = [np.asarray(data[key]["features"][()]).reshape(-1, self.dim) for key in self.videos[video]]
+            parts = [self._rows(data[key]["features"]).reshape(-1, self.dim) for key in self.videos[video]]
         numbered = [
             key if key != video and len(part) == 1 else f"{video}[{row}]"
             for key, part in zip(self.videos[video], parts, strict=True)
@@ -161,14 +179,28 @@ class CsdFile:
             features = np.asarray([string(word) for word in features[:, 0]], dtype=object)
         return Entry([numbered[row] for row in order], intervals[order], features[order])
 
+    def _rows(self, features: h5py.Dataset) -> Array:
+        """Return the features of an entry; texts of any length a few at a time, as each may be the whole file."""
+        if features.dtype.kind != "O" or features.ndim == 0:
+            return np.asarray(features[()])
+        step = max(1, budget() // (16 * self.path.stat().st_size))
+        found: list[Array] = []
+        size = 0
+        for start in range(0, len(features), step):
+            found.append(features[start : start + step])
+            size += sum(map(len, found[-1].reshape(-1)))
+            if size > MAX_TEXT:
+                raise DataError(f"{self.path}: {features.name!r} has {size} characters, more than any video says.")
+        return np.concatenate(found)
+
     def _times(self, video: str) -> tuple[Floats, Rows]:
         """Return the intervals as the file has them, and the order of their starts."""
         with self._open() as file:
             data = file[self.root]["data"]
             parts = [np.asarray(data[key]["intervals"][()], float).reshape(-1, 2) for key in self.videos[video]]
         intervals: Floats = np.concatenate(parts)
-        if not np.isfinite(intervals).all():
-            raise DataError(f"{self.path}: {video!r} has a time that is no number.")
+        if not (np.abs(intervals) < LATEST).all():
+            raise DataError(f"{self.path}: {video!r} has a time that is no number of seconds.")
         return intervals, np.argsort(intervals[:, 0], kind="stable")
 
     @contextmanager
@@ -176,7 +208,11 @@ class CsdFile:
         try:
             with h5py.File(self.path, "r") as file:
                 yield file
-        except (OSError, RuntimeError, KeyError) as error:
+        except MemoryError:
+            raise DataError(f"{self.path} does not fit into the memory that is free. Close other programs.") from None
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(
                 f"{self.path} cannot be read as a computational sequence ({error}). It may be cut or another kind of "
                 "file: get it again."
@@ -209,7 +245,8 @@ def _shape(data: h5py.Group, key: str) -> tuple[bool, int, int]:
         parts.append(part)
     features, intervals = parts
     strings = features.dtype.kind in "SO"
-    if features.dtype.kind not in "fiuSO" or intervals.dtype.kind not in "fiu":
+    texts = features.dtype.kind == "S" or h5py.check_string_dtype(features.dtype)
+    if not (texts or features.dtype.kind in "fiu") or intervals.dtype.kind not in "fiu":
         raise DataError(f"{key!r} has features of type {features.dtype} and intervals of type {intervals.dtype}.")
     # One row may come without its axis.
     rows = len(features) if features.ndim > 1 else 1

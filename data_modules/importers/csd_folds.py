@@ -24,9 +24,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data_modules.budget import check_text
 from data_modules.importers.common import SPLIT_NAMES, Array
 from data_modules.importers.csd_files import CsdFile
 from data_modules.importers.misa import EMOTIONS
+from data_modules.importers.values import LARGEST, labels, text
 from data_modules.schema import DataError
 from data_modules.store import SPLITS
 
@@ -42,6 +44,9 @@ _NAMES = {
 }
 _NEEDED = ("vid", "cid", "start", "stop", "label")
 TABLES = (".tsv", ".csv")
+LONGEST_HEADER = 1 << 14
+LARGEST_FOLDS = 1 << 22
+"""Bytes of the SDK's folds; those of CMU-MOSEI are 60,000."""
 
 # The standard folds of CMU-MOSI: 52, 10 and 31 videos with 1,284, 229 and 686 segments.
 _MOSI = {
@@ -104,11 +109,12 @@ def segments_of(file: CsdFile) -> tuple[list[Segment], dict[str, str]]:
     for video in sorted(file.videos):
         try:
             entry = file.entry(video)
+            values = labels(f"{file.path}: {video!r}", entry.features)
         except DataError as error:
             broken[video] = str(error)
             continue
-        for name, (start, stop), labels in zip(entry.names, entry.intervals, entry.features, strict=True):
-            found.append(Segment(name, video, float(start), float(stop), tuple(map(float, labels))))
+        for name, (start, stop), row in zip(entry.names, entry.intervals, values, strict=True):
+            found.append(Segment(name, video, float(start), float(stop), tuple(map(float, row))))
     return found, broken
 
 
@@ -174,7 +180,10 @@ def standard_folds(path: Path | None, dataset: str) -> dict[str, str]:
 
 def _lines(path: Path) -> list[str]:
     try:
+        check_text(path)
         return path.read_text("utf-8-sig").split()
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a list of videos ({error}).") from error
 
@@ -193,11 +202,15 @@ def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     """Return a table of strings under our names of the columns."""
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
+        check_text(path)
+        _check_header(path)
         with warnings.catch_warnings():
             # A line with more cells than the header: pandas would drop the last ones, or take the first as an index.
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # Names of videos may be numbers, and what is said may be "null": every cell is a string.
             table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    except DataError:
+        raise
     except (OSError, ValueError, pd.errors.ParserWarning) as error:  # pandas' other errors are ValueErrors
         raise DataError(f"{path} cannot be read as a table ({error}).") from error
     own = {name: next((other for other in others if other in table), "") for name, others in _NAMES.items()}
@@ -207,16 +220,23 @@ def _table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     return table[[other for other in own.values() if other]].rename(columns={v: k for k, v in own.items() if v})
 
 
+def _check_header(path: Path) -> None:
+    """Refuse a header that has no end: pandas makes a column of each name, and lets none have two."""
+    with path.open("rb") as file:
+        if len(file.readline(LONGEST_HEADER)) == LONGEST_HEADER:
+            raise DataError(f"{path} has a header of more than {LONGEST_HEADER} bytes: it is no table of labels.")
+
+
 def _segments(path: Path, part: str | None) -> list[Segment]:
     table = _table(path, _NEEDED)
     emotions = [emotion for emotion in EMOTIONS if emotion in table]
     columns = ["start", "stop", "label", *(emotions if len(emotions) == len(EMOTIONS) else [])]
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
-    bad = np.argwhere(numbers.isna().to_numpy())
+    numbers = table[columns].apply(pd.to_numeric, errors="coerce").astype(float)
+    bad = np.argwhere(~(numbers.abs() <= LARGEST).to_numpy())
     if len(bad):
         row, column = bad[0]
         cell = table[columns].iloc[row, column]
-        raise DataError(f"{path}, line {row + 2}, column {columns[column]}: {cell!r} is no number.")
+        raise DataError(f"{path}, line {row + 2}, column {columns[column]}: {cell!r:.60} is no number. Mend it.")
     texts = table["text"] if "text" in table else [""] * len(table)
     own = [SPLIT_NAMES.get(name.lower(), name) for name in table["split"]] if "split" in table else [part] * len(table)
     foreign = sorted({str(name) for name in own} - {*SPLITS, "None"})
@@ -224,8 +244,8 @@ def _segments(path: Path, part: str | None) -> list[Segment]:
         raise DataError(f"{path} has the parts {', '.join(foreign)}; train, valid (dev, val) and test were expected.")
     rows: Array = numbers.to_numpy(float)
     return [
-        Segment(f"{video}[{clip}]", video, start, stop, tuple(labels), where, text)
-        for video, clip, (start, stop, *labels), where, text in zip(
+        Segment(f"{video}[{clip}]", video, start, stop, tuple(values), where, said)
+        for video, clip, (start, stop, *values), where, said in zip(
             table["vid"], table["cid"], rows.tolist(), own, texts, strict=True
         )
     ]
@@ -234,6 +254,8 @@ def _segments(path: Path, part: str | None) -> list[Segment]:
 def _sdk_folds(path: Path) -> dict[str, list[str]]:
     """Read the lists ``standard_{train,valid,test}_fold`` of a Python file as literals."""
     try:
+        if path.stat().st_size > LARGEST_FOLDS:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
         tree = ast.parse(path.read_text("utf-8"))
         lists = {
             target.id: ast.literal_eval(node.value)
@@ -242,9 +264,9 @@ def _sdk_folds(path: Path) -> dict[str, list[str]]:
             for target in node.targets
             if isinstance(target, ast.Name)
         }
-        return {part: [str(video) for video in lists[f"standard_{part}_fold"]] for part in SPLITS}
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, RecursionError) as error:
+        return {part: [text(f"{path}: a video", one) for one in lists[f"standard_{part}_fold"]] for part in SPLITS}
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, RecursionError, MemoryError) as error:
         raise DataError(
-            f"{path} has no standard folds ({error}): lists named standard_train_fold, standard_valid_fold and "
+            f"{path} has no standard folds ({error!s:.200}): lists named standard_train_fold, standard_valid_fold and "
             "standard_test_fold were expected, as in the CMU-MultimodalSDK."
         ) from error

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -200,8 +201,11 @@ def _usable(turns: Sequence[Turn], made: Mapping[str, Decoded]) -> tuple[list[Tu
     if "vision" in made:
         shown: set[str] = set()
         for path in made["vision"].clips.values():
-            with np.load(path) as arrays:
-                shown |= set(arrays.files)
+            try:
+                with np.load(path) as arrays:
+                    shown |= set(arrays.files)
+            except (OSError, ValueError, EOFError, BadZipFile) as error:
+                raise DataError(f"{path} cannot be read ({error}). Remove it and start again.") from error
         late = [turn.name for turn in turns if turn.dialog in made["vision"].clips and turn.name not in shown]
         notes += listed("turns begin after the end of their video and were left out", late)
         kept = [turn for turn in kept if turn.name in shown]

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from data_modules.budget import check_text
 from data_modules.importers.clips import WORST_LOSS, listed
 from data_modules.importers.common import SPLIT_NAMES
 from data_modules.importers.iemocap_tables import SESSIONS
@@ -103,6 +104,7 @@ def read_lists(folder: Path) -> dict[str, str]:
         if split in lists:
             raise DataError(f"{folder} has two lists of the split {split}: {lists[split].name} and {path.name}.")
         lists[split] = path
+        check_text(path)
         for turn in path.read_text(encoding="utf-8-sig", errors="replace").split():
             if turn in found:
                 raise DataError(f"{path} lists the turn {turn}, which is in the split {found[turn]} already.")

@@ -7,6 +7,7 @@ name of a turn that of the one who speaks. Of the picture, the left half shows t
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from data_modules.budget import check_text
 from data_modules.importers.clips import WORST_LOSS, listed
 from data_modules.schema import DataError
 
@@ -43,7 +45,7 @@ _HEAD = re.compile(
     r"\[(?P<vad>[0-9]+\.[0-9]+, [0-9]+\.[0-9]+, [0-9]+\.[0-9]+)\]"
 )
 _SPOKEN = re.compile(r"(?P<turn>Ses\S+) \[[0-9.]+-[0-9.]+\]:\s*(?P<text>.*)")
-_TAG = re.compile(r"\s*\[[A-Z]+\]")
+_TAG = re.compile(r"(?<!\s)\s*\[[A-Z]+\]")  # from the first blank only, or a million of them take for ever
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def _text_files(folder: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    check_text(path)
     with path.open(encoding="utf-8", errors="replace") as file:
         yield from (line.strip() for line in file)
 
@@ -202,7 +205,7 @@ def _read_labels(path: Path) -> tuple[list[Turn], list[str]]:
         start, end = float(head["start"]), float(head["end"])
         if head["turn"] in turns:
             raise DataError(f"{path}, line {number}: the turn {head['turn']} has a label already. Keep one.")
-        if end <= start:
+        if not start < end < math.inf:
             unread.append(f"{path.name} line {number} (it ends before it starts)")
             continue
         valence, activation, dominance = (float(value) for value in head["vad"].split(", "))

@@ -214,10 +214,40 @@ def test_clip_names_keep_their_zeros(tmp_path: Path) -> None:
         ("clip,AU01_r\na,high\n", "text in the column AU01_r"),
         ("clip,AU01_r\na,0,25\nb,0,50\n", "not readable as a CSV"),
         ("", "not readable as a CSV"),
+        ("clip,AU01_r,AU01_r\na,1,2\n", "two columns AU01_r.*Remove one"),
+        ("clip,AU01_r,clip\na,1,b\n", "two columns clip"),
+        ("clip,AU01_r\na,1e39\n", r"1e\+39 in the column AU01_r"),
+        ("clip,AU01_r\na," + "9" * 5000 + "\n", "empty action units for 1 clips"),
+        ("clip,AU01_r\na,1\n" + "x" * (1 << 20), "a line of a million characters"),
+        ("clip,AU01_r" + ",x" * (1 << 19) + "\n", "a line of a million characters"),
+        ("clip,AU01_r\na\0,1\n\0,\0\n", "text in the column AU01_r"),
+        ('clip,AU01_r\n"a,1\nb,2\n' + "c,3\n" * 40_000, "not readable as a CSV"),
     ],
 )
 def test_bad_tables_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "c.csv"
     path.write_text(text)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as caught:
         read_clips(path)
+    assert "c.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("data", ["clip,AU01_r\né,1\n".encode("latin-1"), bytes(range(256)) * 9])
+def test_tables_in_other_encodings_are_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "c.csv").write_bytes(data)
+    with pytest.raises(DataError, match=r"c\.csv (is not readable as a CSV|has no action unit)"):
+        read_clips(tmp_path / "c.csv")
+
+
+def test_tables_larger_than_the_budget_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text(FRAMES)
+    monkeypatch.setenv("MMBENCH_MEMORY", "0.00001GB")
+    with pytest.raises(DataError, match=r"f\.csv: its text would take .*MMBENCH_MEMORY"):
+        read_frames(path)
+
+
+def test_a_frame_that_was_cut_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text(FRAMES[: FRAMES.index("0.50, 0.75")])
+    assert read_frames(path)[2] == 3

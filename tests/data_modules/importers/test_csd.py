@@ -232,7 +232,7 @@ def test_a_segment_without_a_modality_is_left_out(tmp_path: Path, world: World, 
 def test_losing_more_than_five_per_cent_is_an_error(tmp_path: Path, world: World, missing: str) -> None:
     video = sorted(VIDEOS)[1]
     source = hidden(world, (video, 2), (video, 4)).write(tmp_path / "files")
-    with pytest.raises(DataError, match=rf"2 of 24 clips have nothing .* {video}\[2\] \(vision\), .*5% would"):
+    with pytest.raises(DataError, match=rf"2 of 24 clips of .* have nothing .* {video}\[2\] \(vision\), .*5% would"):
         bring(tmp_path, source, missing=missing)
 
 

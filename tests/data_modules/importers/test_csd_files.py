@@ -165,6 +165,12 @@ def broken(path: Path, what: str) -> None:
             del entry["features"], entry["intervals"]
             entry.create_dataset("features", (10**10, 2), "f4", chunks=(1000, 2))
             entry.create_dataset("intervals", (10**10, 2), "f8", chunks=(1000, 2))
+        elif what == "ragged":
+            del entry["features"]
+            entry.create_dataset("features", (1, 2), h5py.vlen_dtype("i4"))
+        elif what == "group":
+            del entry["features"]
+            entry.create_group("features")
         elif what == "columns":
             del entry["features"]
             entry["features"] = np.ones((1, 3), np.float32)
@@ -181,6 +187,8 @@ def broken(path: Path, what: str) -> None:
         ("external storage", "'v' has no data set 'features' of its own"),
         ("too large", "'v' claims 240.0 GB, more than any video has"),
         ("columns", "'v' has 3 columns, most entries have 2"),
+        ("ragged", "'v' has features of type object"),
+        ("group", "'v' has no data set 'features' of its own"),
     ],
 )
 def test_a_damaged_entry_does_not_take_the_others_along(tmp_path: Path, what: str, message: str) -> None:
@@ -275,3 +283,37 @@ def test_a_damaged_block_is_no_traceback(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match="get it again"):
         CsdFile(path).entry("v")
+
+
+def test_one_array_under_many_names_is_no_larger_file(tmp_path: Path) -> None:
+    """Each entry is allowed; all of them are more than the file can hold."""
+    path = write_csd(tmp_path / "a.csd", "COVAREP", {"v": ROW})
+    with h5py.File(path, "r+") as file:
+        data = file["COVAREP/data"]
+        big = data.create_group("w")
+        big.create_dataset("features", (4_000_000, 2), "f4", chunks=(1000, 2))
+        big.create_dataset("intervals", (4_000_000, 2), "f8", chunks=(1000, 2))
+        for number in range(50):
+            data[f"w{number}"] = big
+    with pytest.raises(DataError, match=r"a\.csd claims 4\.9 GB in \d+ bytes, which cannot be packed so tight"):
+        CsdFile(path)
+
+
+def test_one_text_many_times_is_refused_before_it_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_csd(tmp_path / "a.csd", "words", {"v": (tokens(["a"] * 40), np.tile([0.0, 1.0], (40, 1)))})
+    with h5py.File(path, "r+") as file:
+        del file["words/data/v/features"]
+        file.create_dataset("words/data/v/features", data=[["x" * 1_000_000]] * 40, dtype=h5py.string_dtype())
+    monkeypatch.setenv("MMBENCH_MEMORY", "1GB")
+    with pytest.raises(DataError, match=r"'/words/data/v/features' has 17000000 characters"):
+        CsdFile(path).entry("v")
+
+
+def test_words_of_any_length_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"word{number}" for number in range(30)]
+    path = write_csd(tmp_path / "a.csd", "words", {"v": (tokens(words), np.tile([0.0, 1.0], (30, 1)))})
+    with h5py.File(path, "r+") as file:
+        del file["words/data/v/features"]
+        file.create_dataset("words/data/v/features", data=[[word] for word in words], dtype=h5py.string_dtype())
+    monkeypatch.setenv("MMBENCH_MEMORY", "1MB")  # a few at a time
+    assert CsdFile(path).entry("v").features.tolist() == words

@@ -146,3 +146,41 @@ def test_real_tables_have_the_published_counts(real_data: Path) -> None:
     assert counts == {"mosi": [1284, 229, 686], "mosei": [16326, 1871, 4659]}
     folds = standard_folds(None, "mosi")
     assert all(folds[segment.video] == segment.part for segment in segments_in(real_data / "mosi" / "transcripts"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("v,0,0,1,1e39\n", r"line 2, column label: '1e39' is no number"),
+        ("v,0,0,inf,1\n", r"line 2, column stop: 'inf' is no number"),
+        ("v,0,0," + "9" * 5000 + ",1\n", "line 2, column stop: '9{50,60} is no number"),
+    ],
+)
+def test_numbers_beyond_single_precision(tmp_path: Path, rows: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text("vid,cid,start,stop,label\n" + rows)
+    with pytest.raises(DataError, match=message):
+        segments_in(tmp_path / "a.csv")
+
+
+def test_a_header_without_end(tmp_path: Path) -> None:
+    """pandas would give each of the columns a name of its own, which takes minutes."""
+    (tmp_path / "a.csv").write_text("vid,cid,start,stop,label" + ",x" * 100_000 + "\nv,0,0,1,1\n")
+    with pytest.raises(DataError, match=r"a\.csv has a header of more than 16384 bytes"):
+        segments_in(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "text", ["(" * 100_000, "standard_train_fold = " + "[" * 5000, "-" * 9999 + "1", "x" * (1 << 23)]
+)
+def test_folds_that_are_no_list(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.py").write_text(text)
+    with pytest.raises(DataError, match=r"a\.py has no standard folds") as caught:
+        standard_folds(tmp_path / "a.py", "mosei")
+    assert len(str(caught.value)) < 600
+
+
+def test_tables_larger_than_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text("vid,cid,start,stop,label\n" + "v,0,0,1,1\n" * 1000)
+    monkeypatch.setenv("MMBENCH_MEMORY", "0.1MB")
+    with pytest.raises(DataError, match=r"a\.csv: its text would take"):
+        segments_in(tmp_path / "a.csv")

@@ -235,3 +235,33 @@ def test_a_file_is_no_release(tmp_path: Path) -> None:
     (tmp_path / "IEMOCAP.tar.gz").write_bytes(b"")
     with pytest.raises(DataError, match="is no IEMOCAP release"):
         read_turns(tmp_path / "IEMOCAP.tar.gz")
+
+
+def test_a_turn_without_end_is_no_turn(tmp_path: Path) -> None:
+    """Digits enough are infinity, and pictures are taken every half second until the end of a turn."""
+    dialog = "Ses01F_impro01"
+    write_dialog(tmp_path, dialog, [Said(f"{dialog}_F{n:03d}", n, n + 0.5, "neu") for n in range(40)])
+    path = tmp_path / "Session1" / "dialog" / "EmoEvaluation" / f"{dialog}.txt"
+    path.write_text(path.read_text().replace("3.5000]", "9" * 400 + ".5000]", 1))
+    turns, notes = read_turns(tmp_path)
+    assert len(turns) == 39
+    assert any("lines of label files cannot be read" in note for note in notes)
+
+
+@pytest.mark.timeout(20)
+def test_tags_after_a_million_blanks_are_found_at_once(tmp_path: Path) -> None:
+    dialog = "Ses01F_impro01"
+    blanks = " " * 1_000_000
+    write_dialog(
+        tmp_path, dialog, [Said(f"{dialog}_F000", 0, 1, "neu", f"Well,{blanks}said [LAUGHTER] I {blanks}[BREATHING]")]
+    )
+    turns, _ = read_turns(tmp_path, keep_tags=False)
+    assert turns[0].text == f"Well,{blanks}said I"
+
+
+def test_texts_larger_than_the_budget_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dialog = "Ses01F_impro01"
+    write_dialog(tmp_path, dialog, [Said(f"{dialog}_F000", 0, 1, "neu", "x" * 10_000)])
+    monkeypatch.setenv("MMBENCH_MEMORY", "0.1MB")
+    with pytest.raises(DataError, match=f"transcriptions/{dialog}.txt: its text would take"):
+        read_turns(tmp_path)
