@@ -53,8 +53,7 @@ def string(value: Any) -> str:
     if not isinstance(value, str | bytes | int | float | np.generic):
         raise DataError(f"A name or a text is a {type(value).__name__}; strings were expected.")
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    # Half a surrogate pair is no character, and no file of ours can hold it.
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
+    return text.replace("\0", "")
 
 
 def sample_name(raw: Any) -> tuple[str, str]:

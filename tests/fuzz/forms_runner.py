@@ -25,9 +25,9 @@ from mmbench.runner.settings import Suite, load_suite, shipped_settings
 from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.verify import verify
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.fuzz.harness import Form
 from tests.fuzz.mutations import ODD_JSON, Rng, damage_json
-from tests.methods.factories import make_spec, write_toy_store
 from tests.methods.training import fit
 
 SUITE = """title: Short

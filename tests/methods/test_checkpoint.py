@@ -18,7 +18,7 @@ from data_modules.budget import VARIABLE
 from mmbench.methods import ConfigError, method
 from mmbench.methods.lf_dnn import LFDNN
 from mmbench.methods.lmf import LMF
-from tests.methods.factories import make_spec, write_toy_store
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.methods.training import fit
 
 SMALL = dict.fromkeys(("text_hidden", "text_width", "audio_width", "vision_width", "post_width"), 4)

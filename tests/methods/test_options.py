@@ -11,7 +11,7 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from data_modules import FusionDataModule
 from mmbench.methods import ConfigError, method
-from tests.methods.factories import make_spec, write_toy_store
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.methods.training import fit
 
 SHORT = {"unimodal_epochs": 0, "cross_epochs": 1, "fused_epochs": 1}
