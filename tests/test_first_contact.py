@@ -50,11 +50,10 @@ def test_help_answers_without_what_is_heavy() -> None:
 UNIX = ("fcntl", "resource", "termios", "pwd", "grp")
 
 
-def test_no_file_imports_what_only_unix_has() -> None:
+def test_no_file_needs_at_import_what_only_unix_has() -> None:
+    """What stands in a ``try`` may be missing."""
     for path in (*ROOT.glob("mmbench/**/*.py"), *ROOT.glob("data_modules/**/*.py")):
-        nodes = [
-            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
+        nodes = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
         assert not names & set(UNIX), path

@@ -7,7 +7,7 @@ import pickletools
 import reprlib
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -85,20 +85,14 @@ def restore(cls: type[Method], path: str | PathLike[str], saved: Mapping[str, An
         ConfigError: When it is of another method or version, or damaged.
         DataError: When its text encoder cannot be loaded.
     """
-    name = saved.get("method", cls.__name__)
-    if name not in [base.__name__ for base in cls.__mro__]:
-        raise ConfigError(f"{path} is of the method {reprlib.repr(name)}, not of {cls.__name__}.")
     try:
         spec, task, config = _plain(cls, saved["hyper_parameters"])
     except Exception as error:  # whatever is missing, left over or of another type
         raise _misfit(cls, path, saved, f"its data or settings cannot be read ({_said(error)})") from error
     state = saved["state_dict"]
     try:
-        if not config.text_encoder:  # which is read from files, and fits them
-            with torch.device("meta"), _Counted(_STEPS * (len(state) + 50)):
-                reason = _difference(cls(spec, task, config), state)
-            if reason:
-                raise ConfigError(reason)
+        if not config.text_encoder and (reason := _before_building(lambda: cls(spec, task, config), state)):
+            raise ConfigError(reason)  # an encoder is read from files, and fits them
         method = cls(spec, task, config)
         method.load_state_dict(state)
     except DataError:
@@ -175,6 +169,21 @@ class _Counted(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def _before_building(build: Callable[[], FusionMethod], state: Mapping[str, Any]) -> str:
+    """Return where weights are not those of a method, without memory for it; empty when they are, or nobody can say.
+
+    Raises:
+        ConfigError: When the network would be far larger than its weights.
+    """
+    try:
+        with torch.device("meta"), _Counted(_STEPS * (len(state) + 50)):
+            return _difference(build(), state)
+    except ConfigError:
+        raise
+    except Exception:  # a method that computes with constants of its own cannot be built without memory
+        return ""
+
+
 def _difference(method: FusionMethod, state: Mapping[str, Any]) -> str:
     """Return where the weights of a checkpoint are not those of a method, empty when they are."""
     own = method.state_dict()
@@ -212,7 +221,10 @@ def _unreadable(path: Path, error: Exception) -> ConfigError:
 
 
 def _misfit(cls: type[FusionMethod], path: str | PathLike[str], saved: Mapping[str, Any], reason: str) -> ConfigError:
-    """Return the error of a checkpoint that another version wrote, or that was changed."""
+    """Return the error of a checkpoint that another method or version wrote, or that was changed."""
+    name = saved.get("method", cls.__name__)
+    if name not in [base.__name__ for base in cls.__mro__]:
+        return ConfigError(f"{path} is of the method {reprlib.repr(name)}, not of {cls.__name__}: {reason}.")
     return ConfigError(f"{path} does not fit {cls.__name__}: {reason}. {remedy(saved)}")
 
 

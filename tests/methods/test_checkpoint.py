@@ -79,7 +79,7 @@ def test_a_checkpoint_says_which_version_wrote_it_and_comes_back(whole: Path) ->
             "lacks the weights",
         ),
         (lambda saved: saved["state_dict"].update(more=torch.zeros(1)), "has the weights 'more'"),
-        (lambda saved: saved.update(method="LMF"), "is of the method 'LMF', not of LFDNN"),
+        (lambda saved: saved.update(method="LMF", state_dict={}), "is of the method 'LMF', not of LFDNN"),
         (lambda saved: next(iter(saved["state_dict"].values())).fill_(torch.nan), "are no finite numbers"),
     ],
 )
