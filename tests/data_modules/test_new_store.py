@@ -83,6 +83,15 @@ def test_what_found_no_room_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert path.read_bytes() == b"abcdef"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts are heard, which those of a process that was started in the background are not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_hdf5_writes_waits_until_it_has_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +115,7 @@ def test_an_interrupt_while_hdf5_writes_waits_until_it_has_written(
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_any_other_time_is_one_at_once(tmp_path: Path) -> None:
     def interrupted() -> Iterator[Record]:
         yield from records(1)
