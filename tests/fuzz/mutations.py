@@ -127,7 +127,7 @@ def _foreign() -> tuple[bytes, ...]:
     np.savez(npz, x=np.arange(3))
     return (
         npz.getvalue(),
-        gzip.compress(bytes(1000)),
+        gzip.compress(bytes(1000), mtime=0),
         pickle.dumps({"train": {"text": [1, 2]}}),
         b"\x89HDF\r\n\x1a\n" + bytes(40),
         b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0",

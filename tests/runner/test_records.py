@@ -207,6 +207,16 @@ def test_predictions_keep_every_float32(tmp_path: Path) -> None:
         (gzip.compress(b"id,group,fold,target0,prediction0\na,,0,1,x\n"), "no table of numbers"),
         (gzip.compress(b"id,group,fold,target0,prediction0\na,,0\n"), "no whole table"),
     ],
+    ids=[
+        "bomb",
+        "cut",
+        "text",
+        "empty",
+        "not Unicode",
+        "endless",
+        "words",
+        "short",
+    ],  # packed bytes have the time in them
 )
 def test_what_is_no_table_of_predictions_is_refused_in_little_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
