@@ -88,7 +88,8 @@ class Allowance:
 
 
 def _gb(size: float) -> str:
-    return f"{size / 1e9:.3g}GB"
+    digits = f"{size / 1e9:.3g}" if size < 1e12 else f"{size / 1e9:.0f}"
+    return f"{digits}GB"
 
 
 def _memory() -> int:

@@ -7,6 +7,7 @@ go on. What is decoded stays on disk until the store is whole, so that a run tha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -51,6 +52,7 @@ from data_modules.importers.clips import (
     listed,
     work_folder,
 )
+from data_modules.names import LONGEST, check_name
 from data_modules.new_store import check_output
 from data_modules.own_clips import find_clips, flaw_of, read_transcripts
 from data_modules.provenance import Recipe, digest
@@ -114,7 +116,8 @@ class Extractors:
     @property
     def feature_set(self) -> str:
         """Name of the feature set: the extractors, joined."""
-        return "-".join(title(name).replace("/", "_") for name in (self.text, self.audio, self.vision) if name != NONE)
+        names = [title(name) for name in (self.text, self.audio, self.vision) if name != NONE]
+        return re.sub(r"[^\w.+-]+", "_", "-".join(names)).lstrip(".+-")[:LONGEST]
 
     @cached_property
     def text_encoder(self) -> TextEncoder:
@@ -238,6 +241,7 @@ def extract_store(
         DataError: When no clip can be used, an extractor cannot be had, or something else is where the store would be.
     """
     check_output(out)
+    check_name("data set", dataset, "the option dataset")
     clips, others = find_clips(sources, sound_alone=extractors.vision == NONE)
     texts = read_transcripts(transcripts, clips)
     # Before hours of decoding, whatever is not installed says so.

@@ -7,7 +7,8 @@ import re
 from data_modules.schema import DataError
 
 LONGEST = 100
-"""Characters of a name; file systems take 255 bytes, and a name is often only a part of one."""
+"""Characters of a name; a file system takes 255 bytes, and a name is often only a part of one."""
+_BYTES = 200
 _NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -22,7 +23,7 @@ def check_name(what: str, name: str, where: str = "") -> str:
     Raises:
         DataError: When it is another.
     """
-    if len(name) > LONGEST or not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or len(name) > LONGEST or len(name.encode()) > _BYTES:
         shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
         raise DataError(
             f"{f'{where}: ' if where else ''}the {what} cannot be named {shown!r}. Give up to {LONGEST} letters, "

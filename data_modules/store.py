@@ -53,7 +53,7 @@ __all__ = [
 
 FORMAT, VERSION = "mmbench-store", 2
 CHUNK_BYTES = 1 << 20
-REMEDY = "Make it again with `mmbench data import`."
+REMEDY = "Remove it and make it again with `mmbench data import`."
 
 
 UNLABELLED = TargetSpec("regression", ())

@@ -233,7 +233,9 @@ def _check_texts(record: Record) -> None:
         raise DataError("A sample has an empty id. Give every sample a name of its own.")
     for name in ("id", "group", "speaker", "transcript"):
         text = getattr(record, name)
-        if "\0" in text or printable(text) != text:
+        if "\0" in text:
+            raise DataError(f"Sample {record.id!r} has a {name} with a NUL in it, {text[:100]!r}. Take it out.")
+        if printable(text) != text:
             raise DataError(
                 f"Sample {record.id!r} has the {name} {text[:100]!r}, which is no Unicode text. Save it as UTF-8."
             )

@@ -27,9 +27,9 @@ LONGEST_LINE = 1 << 16
 LONGEST_INTEGER = 255
 """Bytes of a whole number."""
 WIDEST_KEY = 1 << 60
-"""Larger whole numbers can be chosen to share one hash, and a dict of them takes for ever."""
-LARGE = 1 << 12
-"""Bytes of a value that are worth a look at what is left of the file."""
+"""Larger whole numbers, and complex ones, can be chosen to share one hash, and a dict of them takes for ever."""
+SMALL, LARGE = 1 << 6, 1 << 12
+"""Bytes of a value that the cost of its step covers, and that are worth a look at what is left of the file."""
 _FLOATS = re.compile(rb"(?:G.{8})+", re.DOTALL)
 
 
@@ -71,8 +71,8 @@ def check_key(key: Any) -> Any:
         Refused: When it is something else.
     """
     for one in key if type(key) is tuple else (key,):
-        plain = isinstance(one, str | bytes | int | float | complex | np.generic | None)
-        if not plain or (isinstance(one, int) and abs(one) >= WIDEST_KEY):
+        plain = isinstance(one, str | bytes | int | float | np.generic | None) and not isinstance(one, complex)
+        if not plain or np.iscomplexobj(one) or (isinstance(one, int) and abs(one) >= WIDEST_KEY):
             raise Refused(f"a key with a {type(one).__name__} in it")
     return key
 
@@ -118,9 +118,9 @@ class Machine:
 
     def take(self, size: int) -> bytes:
         """Return the next bytes; nothing is allocated for bytes that are not there."""
-        if size > LARGE:
-            if size > self.size - self.file.tell():
-                raise EOFError(f"{size} bytes are announced, and the file ends before")
+        if size > LARGE and size > self.size - self.file.tell():
+            raise EOFError(f"{size} bytes are announced, and the file ends before")
+        if size > SMALL:
             self.account.spend(size)
         data = self.file.read(size)
         if len(data) < size:
@@ -142,7 +142,7 @@ class Machine:
     def text(self, data: bytes, codec: str = "utf-8") -> None:
         """Put text on the stack."""
         text = data.decode(codec, "surrogatepass" if codec == "utf-8" else "strict")
-        if len(data) > LARGE:
+        if len(data) > SMALL:
             self.account.spend(sys.getsizeof(text))
         self.stack.append(text)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,7 +273,7 @@ class _Walk:
             self.size = 8 * len(items)
         kinds = set(map(type, items))
         if kinds & _TEXTS:
-            self.size += sum(len(item) for item in items if type(item) in _TEXTS)
+            self.size += sum(sys.getsizeof(item) for item in items if type(item) in _TEXTS)
         if kinds & _CONTAINERS:
             self.inner = (item for item in items if type(item) in _CONTAINERS)
 

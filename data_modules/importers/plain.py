@@ -150,11 +150,18 @@ def _load(source: Path, fields: Mapping[str, str]) -> dict[str, Array]:
     return found
 
 
+def _is_store(contents: Contents) -> bool:
+    try:
+        return contents.attribute("format") == FORMAT
+    except DataError:  # an attribute of the user's own
+        return False
+
+
 def _open(source: Path, stack: ExitStack) -> Npz | Contents:
     try:
         if h5py.is_hdf5(source):
             contents = Contents(source, stack.enter_context(open_hdf5(source)), REMEDY)
-            if contents.attribute("format") == FORMAT:
+            if _is_store(contents):
                 raise DataError(f"{source} is a feature store already: use it as it is.")
             return contents
         with source.open("rb") as file:

@@ -14,7 +14,7 @@ import yaml
 
 MOST_YAML = 1 << 20
 """Bytes of a file of settings."""
-MOST_JSON = 1 << 26
+MOST_JSON = 1 << 23
 """Bytes of a record or of a baseline."""
 _MOST_VALUES, _DEEPEST = 10_000, 20
 _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}

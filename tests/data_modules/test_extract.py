@@ -220,6 +220,14 @@ def test_a_full_disk_says_so_and_keeps_what_is_decoded(tmp_path: Path, monkeypat
     assert list((tmp_path / "own.h5.clips").rglob("*.npz"))
 
 
+def test_names_are_looked_at_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "decode_clips", lambda *_, **__: pytest.fail("it decodes"))
+    with pytest.raises(DataError, match="the option dataset: the data set cannot be named 'my data'"):
+        extract_store([make_wav(tmp_path / "a.wav")], tmp_path / "out.h5", Extractors(vision="none"), dataset="my data")
+    (tmp_path / "my encoder (2)").mkdir()
+    assert Extractors(vision=str(tmp_path / "my encoder (2)")).feature_set == "logmel-my_encoder_2_"
+
+
 def test_a_missing_library_is_said_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "librosa", None)
     monkeypatch.setattr(extract, "read_sound", lambda *_: pytest.fail("decoded"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import tracemalloc
 import zipfile
@@ -204,6 +205,29 @@ def test_a_million_layers_are_not_built(tmp_path: Path, key: str) -> None:
     torch.save(saved, tmp_path / "deep.ckpt")
     with pytest.raises(ConfigError, match=r"deep\.ckpt does not fit .*: its settings ask for a far larger network"):
         cls.load_from_checkpoint(tmp_path / "deep.ckpt")
+
+
+class Waves(LFDNN):
+    """A method that computes a table number by number, and has complex weights."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        table = torch.zeros(60, 30)
+        for step in range(60):
+            for column in range(30):
+                table[step, column] = math.sin(step / 10 ** (column / 30))
+        self.register_buffer("table", table)
+        self.waves = torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))
+
+
+def test_methods_that_compute_tables_and_have_complex_weights_come_back(whole: Path, tmp_path: Path) -> None:
+    saved = torch.load(whole, weights_only=True)
+    like = LFDNN.load_from_checkpoint(whole)
+    model = Waves(like.spec, like.task, like.config)
+    torch.save({**saved, "method": "Waves", "state_dict": model.state_dict()}, tmp_path / "waves.ckpt")
+    again = Waves.load_from_checkpoint(tmp_path / "waves.ckpt")
+    assert torch.equal(again.table, model.table)
+    assert torch.equal(again.waves, model.waves)
 
 
 def test_what_is_shared_a_trillion_times_is_not_walked(change: Callable[..., Path]) -> None:

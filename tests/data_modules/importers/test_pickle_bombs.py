@@ -74,7 +74,7 @@ def laughs(kind: bytes, depth: int) -> bytes:
         pytest.param(b"](" + b"K\x01" * 9999 + b"eq\x00" + (BUILTIN + b"list\nh\x00\x85R") * 99 + b".", "would take",
                      id="copies"),
         pytest.param(laughs(b"l", 9), "all parts written out would take 8.*GB", id="laughing lists"),
-        pytest.param(laughs(b"t", 25), "all parts written out would take 8.*e\\+", id="laughing tuples"),
+        pytest.param(laughs(b"t", 25), r"all parts written out would take 8\d{10,}GB", id="laughing tuples"),
         pytest.param(b"X" + struct.pack("<I", 5000) + b"x" * 5000 + b"q\x00](" + b"h\x00" * 9000 + b"e.",
                      "written out would take", id="one text often"),
         pytest.param(b"]q\x00h\x00a.", "more than 30 deep", id="itself"),
@@ -131,6 +131,19 @@ def test_large_file_is_refused_with_how_to_allow_it(tmp_path: Path, monkeypatch:
         load(tmp_path, data)
     monkeypatch.setenv(VARIABLE, "0.0384GB")
     assert load(tmp_path, data).shape == (4_000_000,)
+
+
+@pytest.mark.parametrize("piece", ["😀" * 500, b"x" * 1500, "x" * 1500])
+def test_many_small_pieces_count_as_they_are_made(tmp_path: Path, piece: str | bytes) -> None:
+    data = pickle.dumps([piece[:-1] + piece[-1:] for _ in range(20_000)])  # each an object of its own
+    with pytest.raises(DataError, match="its content would take"):
+        load(tmp_path, data[2:])
+
+
+def test_complex_keys_are_refused_for_they_can_share_one_hash(tmp_path: Path) -> None:
+    for key in (1 + 2j, np.complex64(1 + 2j)):
+        with pytest.raises(DataError, match="a key with a complex"):
+            load(tmp_path, pickle.dumps({key: 1})[2:])
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -41,6 +41,14 @@ def test_columns_of_another_kind(tmp_path: Path, change: dict[str, Any], message
     assert not (tmp_path / "out.h5").exists()
 
 
+def test_attributes_of_the_user_are_their_own(tmp_path: Path) -> None:
+    for value in (np.bytes_(b"v1"), np.arange(3), "v1"):
+        path = save(tmp_path / "mine.h5", columns())
+        with h5py.File(path, "r+") as file:
+            file.attrs["format"] = value
+        import_store("plain", path, tmp_path / "out.h5", dataset="mine", options={})
+
+
 @pytest.mark.parametrize("label", [1e300, -1.0, np.nan, np.inf, 10_000.0, 0.5])
 def test_class_numbers_that_are_none(tmp_path: Path, label: float) -> None:
     with pytest.raises(DataError, match=r"mine.npz: 12 labels are not class numbers below 10000, the first in row 0"):
