@@ -17,12 +17,13 @@ help: ## list the targets
 
 # Asked of the interpreter that is to be used before anything is made, in words that every Python understands.
 NEW_ENOUGH = import sys; sys.exit(0 if sys.version_info >= (3, 11) else "mmbench needs Python 3.11 or newer, and " + \
-	sys.executable + " is " + sys.version.split()[0] + ". Name another: make setup PYTHON=python3.11")
+	sys.executable + " is " + sys.version.split()[0] + ". $(1)")
 
 # What an earlier set-up left unfinished is made anew. An environment that was there before is kept and completed.
 $(BIN)/.done: pyproject.toml constraints.txt
 	@if test -e $(VENV)/.unfinished; then rm -rf $(VENV); fi
-	@if test -e $(BIN)/python; then $(BIN)/python -c '$(NEW_ENOUGH)'; else $(PYTHON) -c '$(NEW_ENOUGH)'; fi
+	@if test -e $(BIN)/python; then $(BIN)/python -c '$(call NEW_ENOUGH,Remove $(VENV): make clean)'; \
+		else $(PYTHON) -c '$(call NEW_ENOUGH,Name another: make setup PYTHON=python3.11)'; fi
 	@if ! test -e $(BIN)/python; then mkdir -p $(VENV) && touch $(VENV)/.unfinished && $(PYTHON) -m venv $(VENV); fi
 	@$(BIN)/pip install --quiet --upgrade --constraint constraints.txt --editable '.[dev]' || \
 		{ if test -e $(VENV)/.unfinished; then rm -rf $(VENV); fi; exit 1; }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from data_modules.schema import MODALITIES, DataError, TargetKind, unknown
@@ -43,7 +44,17 @@ class DataCard:
     forms: tuple[Form, ...] = ("features",)
 
     def __post_init__(self) -> None:
-        """Check the names of modalities, task and forms."""
+        """Check the texts, and the names of modalities, task and forms."""
+        for item in fields(self):
+            given = getattr(self, item.name)
+            if item.type == "str" and not isinstance(given, str):
+                raise DataError(f"The {item.name} of a card is a text, and here it is {reprlib.repr(given)}.")
+        if not self.title:
+            raise DataError("A card needs a title.")
+        for name, example in (("modalities", ("text", "audio")), ("forms", ("features",))):
+            given = getattr(self, name)
+            if not isinstance(given, tuple | list) or not given:
+                raise DataError(f"The {name} of a card are {reprlib.repr(given)}; give one or more, such as {example}.")
         checks: tuple[tuple[str, Sequence[str], Sequence[str]], ...] = (
             ("modality", self.modalities, MODALITIES),
             ("kind of target", (self.task,), get_args(TargetKind)),

@@ -98,7 +98,7 @@ def files() -> tuple[Path, ...]:
 def from_files() -> Iterator[Source]:
     """Yield the files that the variable names as sources."""
     for path in files():
-        yield Source(path.stem, shown(path), path.stem, partial(load_file, path), asked=True)
+        yield Source(path.stem, shown_path(path), path.stem, partial(load_file, path), asked=True)
 
 
 def installed(group: str) -> Iterator[Source]:
@@ -178,7 +178,7 @@ def defined(module: ModuleType, base: type[T]) -> list[type[T]]:
 # What is said of a mistake
 
 
-def shown(path: Path | str) -> str:
+def shown_path(path: Path | str) -> str:
     """Return a path as a user finds it: from the working folder, where it is below."""
     path = Path(path).absolute()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
@@ -186,7 +186,7 @@ def shown(path: Path | str) -> str:
 
 def line(path: str | Path, number: int | None, text: str | None) -> str:
     """Return a place in a source file with what stands there: ``my_fusion.py:12: `self.head = ...```."""
-    return f"{shown(path)}:{number}" + (f": `{text.strip()}`" if text and text.strip() else "")
+    return f"{shown_path(path)}:{number}" + (f": `{text.strip()}`" if text and text.strip() else "")
 
 
 def line_of(error: BaseException, module: str) -> str:

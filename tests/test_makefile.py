@@ -52,6 +52,16 @@ def test_an_old_python_is_said_first_and_leaves_nothing_behind(clone: Path) -> N
     assert not (clone / "asked-for-venv").exists()
 
 
+def test_an_old_environment_is_to_be_removed(clone: Path) -> None:
+    """Another PYTHON would not be asked."""
+    (clone / ".venv/bin").mkdir(parents=True)
+    (clone / ".venv/bin/python").symlink_to(clone / "old")
+    ran = make(clone, "setup", "PYTHON=./new")
+    assert ran.returncode != 0
+    assert "Remove .venv: make clean" in ran.stderr
+    assert "PYTHON=" not in ran.stderr
+
+
 def test_a_set_up_that_fails_leaves_no_half_environment(clone: Path) -> None:
     (clone / "broken").touch()
     assert make(clone, "setup", "PYTHON=./new").returncode != 0

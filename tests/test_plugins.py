@@ -15,6 +15,7 @@ from data_modules import DataError, FeatureStore, broken_datasets, datasets, plu
 from mmbench.cli import main
 from mmbench.methods import ConfigError, broken_methods, method, methods
 from mmbench.runner.code import code_files, code_hash
+from mmbench.runner.settings import load_suite
 from tests.plugin_files import commands, method_file, python
 
 SHORT = ["--max-epochs", "1", "--seeds", "1", "--jobs", "1", "--accelerator", "cpu"]
@@ -46,7 +47,9 @@ def test_the_method_of_the_readme_is_listed_tested_trained_and_ranked(
     assert rows["my_fusion"]["title"] == "My fusion"
     assert len(rows) == len(methods()) + 1
     assert main([*tested, "--select", "card or shape"]) == 0
-    assert " passed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert " passed" in said
+    assert "arning" not in said
     assert main([*trained, *SHORT]) == 0
     (table,) = (plugged / "leaderboard" / "local").glob("synthetic*.md")
     assert "my_fusion [max_epochs=1, width=128]" in table.read_text()
@@ -94,6 +97,12 @@ def test_a_broken_file_says_so_and_disturbs_nobody(
         assert line in capsys.readouterr().err
     assert main(["run", "--dataset", "broken_one"]) == 2
     assert line in capsys.readouterr().err
+    assert main(["show", "broken_one"]) == 2
+    assert line in capsys.readouterr().err
+    suite = plugged / "mine.yaml"
+    suite.write_text("methods: [broken_one]\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: methods: .*broken_one\.py:2"):
+        load_suite(suite)
     assert main(["run", "--store", store, "--dry-run"]) == 0
     assert f"broken_one is left out: {line}" in " ".join(capsys.readouterr().out.split())
 
@@ -113,6 +122,16 @@ def test_a_taken_name_is_refused_with_both_places(
     said = capsys.readouterr().err
     assert words in said
     assert f"one of {name}.py" in said
+
+
+@pytest.mark.parametrize("option", ["--plug", "--plugi=mine.py", "--p"])
+def test_a_part_of_the_option_is_refused(option: str, plugged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([option, *(["mine.py"] if "=" not in option else []), "list", "methods"])
+    assert ended.value.code == 2
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "null" not in capsys.readouterr().out
 
 
 def test_a_file_that_cannot_be_a_plugin_says_why(plugged: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,6 +157,9 @@ def test_a_file_that_cannot_be_a_plugin_says_why(plugged: Path, capsys: pytest.C
         ('key = "interviews"', 'key = "../up"', "the data set cannot be named '../up'"),
         ('task="regression"', 'task="ranking"', "There is no kind of target 'ranking'"),
         ('("text", "audio")', '("words",)', "There is no modality 'words'"),
+        ('("text", "audio")', "()", "The modalities of a card are (); give one or more, such as ('text', 'audio')"),
+        ('("text", "audio")', '"text"', "The modalities of a card are 'text'; give one or more"),
+        ('licence="..."', "licence=3", "The licence of a card is a text, and here it is 3"),
     ],
 )
 def test_a_data_set_that_breaks_the_contract_says_so(named: Named, old: str, new: str, words: str) -> None:

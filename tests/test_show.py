@@ -13,10 +13,12 @@ from data_modules import FeatureStore
 from mmbench.cli import main
 from mmbench.cli.common import console
 from mmbench.methods import MethodConfig, methods, setting
+from mmbench.report.rows import UNKNOWN_HERE
 from mmbench.runner.facts import Failure
 from mmbench.runner.records import Records, read_record
-from mmbench.show import find_records, settings
+from mmbench.show import find_records, settings, show_trial
 from mmbench.show.trial import curve
+from tests.report.factory import record as made
 
 ROOT = Path(__file__).parents[1]
 
@@ -153,6 +155,17 @@ def test_a_trial_by_the_first_letters_of_its_id(here: Path, capsys: pytest.Captu
     assert "the present code" in text
     assert max(map(len, text.partition("Files")[0].splitlines())) <= 80
     assert curve(record)[1 + record.selection.epoch][0] == f"{record.selection.epoch}*"
+
+
+def test_which_code_made_a_trial() -> None:
+    def said(code: str, present: str) -> str:
+        (head, *_) = show_trial("yours", Path("x.json"), made(code=code), Path("runs"), present)
+        return dict(head.rows)["code"]
+
+    assert said("a" * 16, "a" * 16) == f"{'a' * 16}, the present code"
+    assert said("a" * 16, "b" * 16) == f"{'a' * 16}, other code than the present one"
+    assert said("", "b" * 16) == "unknown"
+    assert said("a" * 16, "").endswith(UNKNOWN_HERE)
 
 
 def test_a_failed_trial_with_its_trace(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

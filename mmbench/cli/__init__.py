@@ -95,7 +95,10 @@ def _run(argv: list[str]) -> int:
         with plugins.plugged(argv) as given:
             arguments, dotted = split_dotted(given)
             parser = ArgumentParser(
-                prog="mmbench", description="A benchmark of multimodal fusion methods.", version=__version__
+                prog="mmbench",
+                description="A benchmark of multimodal fusion methods.",
+                version=__version__,
+                allow_abbrev=False,  # `--plug` would be taken, and name no plug-in
             )
             plugins.add_plugin_option(parser)
             names, handler = add_commands(parser, COMMANDS, arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from argparse import SUPPRESS
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,11 @@ from mmbench.cli.common import console_of_errors
 from mmbench.cli.run import add_benchmarks
 
 OPTION = "--plugin"
+INI = """[pytest]
+filterwarnings =
+    ignore::FutureWarning:lightning
+    ignore::pytest.PytestAssertRewriteWarning
+"""
 TESTS = '''"""The tests of one method."""
 
 from pathlib import Path
@@ -29,7 +35,11 @@ class TestMethod(MethodTests):
 def add_plugin_option(parser: ArgumentParser) -> None:
     """Show the option in the help; :func:`plugged` reads it, wherever it stands."""
     parser.add_argument(
-        OPTION, action="append", metavar="FILE.py", help="a file with a method or a data set of yours; may be repeated"
+        OPTION,
+        action="append",
+        default=SUPPRESS,
+        metavar="FILE.py",
+        help="a file with a method or a data set of yours; may be repeated",
     )
 
 
@@ -86,7 +96,7 @@ def test_method(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         raise ConfigError("`mmbench test-method` needs pytest: pip install pytest.") from error
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = ignore::FutureWarning:lightning\n")
+        (folder / "pytest.ini").write_text(INI)
         tests = folder / "test_method.py"
         tests.write_text(TESTS.format(name=arguments.method, benchmarks=str(benchmarks.absolute())))
         options = ["-q", "--import-mode=importlib", "-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider"]

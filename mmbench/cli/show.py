@@ -35,7 +35,7 @@ def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     from data_modules import FusionDataModule
     from data_modules.names import check_name
     from data_modules.schema import DataError, unknown
-    from mmbench.methods import ConfigError, methods
+    from mmbench.methods import ConfigError, broken_methods, methods
     from mmbench.runner.code import code_hash
     from mmbench.runner.settings import benchmarks_folder
     from mmbench.show import find_records, show_dataset, show_method, show_trial
@@ -47,6 +47,8 @@ def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         print_parts(show_method(name, benchmarks_folder(), published, own, code_hash))
         return 0
     known = [*methods(), *data_modules.datasets()]
+    if name not in known and (why := broken_methods().get(name) or data_modules.broken_datasets().get(name)):
+        raise ConfigError(why)
     try:
         there = name in known or FusionDataModule.place(check_name("name", name)).is_file()
     except DataError:

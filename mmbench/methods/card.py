@@ -8,9 +8,16 @@ from itertools import chain
 from typing import Literal, get_args
 
 from data_modules.schema import MODALITIES, DataSpec, ModalityKind, TargetKind, unknown
-from mmbench.methods.config import ConfigError
+from mmbench.methods.config import ConfigError, shown
 
 Fidelity = Literal["official-code", "paper", "abstract", "own"]
+FIDELITY: dict[Fidelity, str] = {
+    "official-code": "the mechanism was read in the authors' code",
+    "paper": "built from the equations of the paper",
+    "abstract": "a reconstruction, of which only the idea is the authors'",
+    "own": "a baseline of this suite",
+}
+"""What the word promises."""
 VECTORS: tuple[ModalityKind, ...] = ("features", "tokens")
 
 
@@ -128,8 +135,13 @@ class MethodCard:
         """Check that everything is what it is called."""
         if self.fidelity not in get_args(Fidelity):
             raise ConfigError(unknown("fidelity", self.fidelity, get_args(Fidelity)))
-        if not (self.title and self.authors and isinstance(self.year, int)):
+        year = isinstance(self.year, int) and not isinstance(self.year, bool)
+        if not (self.title and self.authors and year):
             raise ConfigError("A card needs a title, authors and the year as a number.")
+        for name in ("title", "authors", "venue", "arxiv", "code"):
+            given = getattr(self, name)
+            if not isinstance(given, str) and not (given is None and name in ("arxiv", "code")):
+                raise ConfigError(f"The {name} of a card is a text, and here it is {shown(given)}.")
         for name, kind in (("deviations", str), ("published", PublishedResult)):
             given = getattr(self, name)
             if not isinstance(given, tuple | list) or not all(isinstance(item, kind) for item in given):

@@ -60,7 +60,9 @@ class MethodConfig:
     weight_decay: float = setting(0.0, "L2 penalty inside Adam", low=0.0)
     gradient_clip: float = setting(1.0, "largest L2 norm of the gradient of all parameters; 0 for no limit", low=0.0)
     plateau_patience: int = setting(0, "epochs without gain before the learning rate drops; 0 for never", low=0)
-    plateau_factor: float = setting(0.1, "factor by which the learning rate drops", low=0.0, high=1.0)
+    plateau_factor: float = setting(
+        0.1, "factor by which the learning rate drops", low=0.0, high=1.0, needs="plateau_patience"
+    )
     text_encoder: str = setting("", "Hugging Face model (name or folder) that reads text tokens; empty for none")
     text_lr: float = setting(5e-5, "learning rate of the text encoder; 0 freezes it", low=0.0)
 
@@ -71,8 +73,7 @@ class MethodConfig:
             if not _fits(_kind(item), value):
                 raise ConfigError(f"{self.where(item.name)} is {shown(value)}; it must be {_allowed(item)}.")
             if rule.get("choices") and value not in rule["choices"]:
-                allowed = ", ".join(map(str, rule["choices"]))
-                raise ConfigError(f"{self.where(item.name)} is {shown(value)}; it must be one of: {allowed}.")
+                raise ConfigError(f"{self.where(item.name)} is {shown(value)}; it must be {_allowed(item)}.")
             for edge, wrong in (("low", lambda v, e: v < e), ("high", lambda v, e: v > e)):
                 if rule.get(edge) is not None and wrong(value, rule[edge]):
                     side = "at least" if edge == "low" else "at most"
@@ -183,14 +184,22 @@ def _finite(value: Real) -> bool:
 
 def _allowed(item: dataclasses.Field[Any]) -> str:
     """Return in words what a setting may be."""
-    low, high = item.metadata.get("low"), item.metadata.get("high")
-    if choices := item.metadata.get("choices"):
-        return f"one of: {', '.join(map(str, choices))}"
+    span = allowed_range(item.metadata)
+    if item.metadata.get("choices"):
+        return span
     kinds = {"bool": "true or false", "int": "a whole number", "float": "a finite number", "str": "a text"}
     words = kinds.get(_kind(item), f"like {item.default!r}")
+    return f"{words} of {span}" if span.startswith("at ") else f"{words} {span}".rstrip()
+
+
+def allowed_range(rule: Mapping[str, Any]) -> str:
+    """Return in words the choices or the range that the metadata of a setting give, nothing where it has neither."""
+    if rule.get("choices"):
+        return f"one of: {', '.join(str(choice) or repr(choice) for choice in rule['choices'])}"
+    low, high = (None if rule.get(edge) is None else f"{rule[edge]:g}" for edge in ("low", "high"))
     if low is not None and high is not None:
-        return f"{words} from {low:g} to {high:g}"
-    return words + (f" of at least {low:g}" if low is not None else f" of at most {high:g}" if high is not None else "")
+        return f"from {low} to {high}"
+    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else ""
 
 
 def shown(value: Any) -> str:

@@ -13,6 +13,8 @@ from mmbench.runner.record import Record
 
 EARLIER = ", earlier code"
 """What stands behind the label of own trials that the present code did not make."""
+UNKNOWN = ", unknown code"
+"""Likewise, where nobody noted which code did."""
 
 Code = Callable[[str], str]
 """Hash of the present code of a method; may raise, or be empty, for a method that is not there any more."""
@@ -83,7 +85,9 @@ def _board(track: str, identity: str, by_origin: dict[Origin, list[Record]], pre
 def _state(origin: Origin, group: Sequence[Record], present: dict[str, str | None]) -> str:
     """Return what of a row's label says that the present code did not make one's own trials."""
     code = present[group[0].method]
-    return EARLIER if origin == "own" and code is not None and not of_code(group[0], code) else ""
+    if origin != "own" or not code or of_code(group[0], code):  # a method that is not known here has no present code
+        return ""
+    return EARLIER if group[0].code else UNKNOWN
 
 
 def _key(record: Record, origin: Origin, present: str | None) -> str:

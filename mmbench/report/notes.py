@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mmbench.report.boards import Board
 from mmbench.report.cells import ranges, several
 from mmbench.report.markdown import printable
-from mmbench.report.rows import FEWEST_SEEDS, Cell, Row
+from mmbench.report.rows import FEWEST_SEEDS, UNKNOWN_HERE, Cell, Row
 
 SHOWN = 3
 """Trials of one kind that are named in a note; of more, the number is given."""
@@ -63,7 +63,7 @@ def made_by(row: Row) -> list[str]:
     if row.present is None:
         return []
     if not row.present:
-        return ["the method is not part of this version"]
+        return [UNKNOWN_HERE]
     made = {cell: record for cell, record in row.records.items() if record.code != row.present}
     again = [cell for cell, record in made.items() if row.current(record)]
     if len(again) == len(made):

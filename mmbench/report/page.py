@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from data_modules import datasets
+from mmbench.methods.card import FIDELITY
 from mmbench.metrics import DESCRIPTIONS
 from mmbench.report import cells
 from mmbench.report.boards import FEWEST_FOR_OUTLIER, Board
@@ -15,14 +16,6 @@ from mmbench.report.markdown import NONE, code, escape, table
 from mmbench.report.notes import notes
 from mmbench.report.rows import FEWEST_SEEDS, Origin, Row
 from mmbench.report.statistics import FEWEST_PAIRS, LEVEL
-
-FIDELITY = {
-    "official-code": "the mechanism was read in the authors' code",
-    "paper": "built from the equations of the paper",
-    "abstract": "a reconstruction, of which only the idea is the authors'",
-    "own": "a baseline of this suite",
-}
-"""What the word beside a number promises."""
 
 
 def page(boards: Sequence[Board], csv_name: str, links: Mapping[Origin, str]) -> list[str]:

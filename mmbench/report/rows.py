@@ -22,6 +22,9 @@ Origin = Literal["published", "own"]
 YOURS = " (yours)"
 """What stands after the label of an own row."""
 
+UNKNOWN_HERE = "its method is not known here; one of a plug-in is when its file is named (--plugin)"
+"""What is said where there is no code to hold a trial's against."""
+
 FEWEST_SEEDS = 3
 """Whole seeds from which on a row is ranked."""
 
@@ -156,7 +159,7 @@ class Row:
         if self.present is None:
             return ""
         kinds = {
-            "present" if self.current(record) else "earlier" if record.code else "unknown"
+            "present" if self.current(record) else "earlier" if record.code and self.present else "unknown"
             for record in self.records.values()
         }
         return kinds.pop() if len(kinds) == 1 else "mixed"

@@ -252,7 +252,15 @@ def _configs(
             continue
         if tokens and not config["text_encoder"]:
             raise ConfigError(f"The text of {spec.track} is tokens: give --method.text_encoder, a Hugging Face model.")
-        rows.append((variant, config, {name: value for name, value in config.items() if value != base[name]}))
+        changed = {name: value for name, value in config.items() if value != base[name]}
+        if not tokens and "text_encoder" in changed:
+            raise ConfigError(
+                f"{cls.Config.where('text_encoder')} has no effect on {spec.track}, which has no text tokens: leave it "
+                "out."
+            )
+        if not config["text_encoder"] and "text_lr" in changed:  # shipped settings name it for those who give one
+            raise ConfigError(f"{cls.Config.where('text_lr')} has no effect without a text_encoder: leave it out.")
+        rows.append((variant, config, changed))
     if not rows:
         raise ConfigError(
             f"No variant of {key} has the settings {dict(overrides)}; it has: {', '.join(cls.variants(spec))}."

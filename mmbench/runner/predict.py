@@ -44,7 +44,7 @@ def load_method(checkpoint: Path) -> tuple[FusionMethod, dict[str, Any]]:
     if name not in found:
         raise ConfigError(
             f"{checkpoint} is of the method {name[:80]}, which is not among {', '.join(found)}. Name the file of a "
-            f"method of yours by --plugin. {remedy(saved)}"
+            "method of yours by --plugin."
         )
     model = restore(found[name], checkpoint, saved)
     return model, _preparation(checkpoint, saved, model.spec)

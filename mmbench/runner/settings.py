@@ -12,7 +12,7 @@ from data_modules import FusionDataModule
 from data_modules.corruption import Corruption
 from data_modules.names import check_name
 from data_modules.schema import DataError, unknown
-from mmbench.methods import ConfigError, method, methods
+from mmbench.methods import ConfigError, broken_methods, method, methods
 from mmbench.methods.config import parse_values, shown
 from mmbench.runner.reading import ReadingError, read_yaml
 from mmbench.runner.training import Training
@@ -151,7 +151,7 @@ def _check(suite: Suite, name: str) -> None:
     check_seeds(suite.seeds)
     for key in suite.methods:
         if key not in methods():
-            raise ConfigError(f"methods: {unknown('method', key, methods())}")
+            raise ConfigError(f"methods: {broken_methods().get(key) or unknown('method', key, methods())}")
     corruption = (suite.data or {}).get("corruption", {})
     if not isinstance(corruption, dict):
         raise ConfigError("data: corruption must be a mapping of names to values.")

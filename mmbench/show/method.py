@@ -6,23 +6,17 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from mmbench.listing import list_methods, on, wants
 from mmbench.methods import MethodCard, MethodConfig, method
+from mmbench.methods.card import FIDELITY
+from mmbench.methods.config import allowed_range
 from mmbench.report import boards
 from mmbench.report.cells import number, spread
 from mmbench.report.grouping import Code
 from mmbench.runner.record import Record
 from mmbench.runner.settings import read_yaml
 from mmbench.show.parts import Part, facts, pairs, spelled
-
-FIDELITY = {
-    "official-code": "the mechanism was read in the authors' code",
-    "paper": "the equations of the paper",
-    "abstract": "only the idea is the authors'",
-    "own": "a baseline of this suite",
-}
 
 
 def show_method(
@@ -60,19 +54,13 @@ def show_method(
 def settings(config: type[MethodConfig]) -> tuple[tuple[str, str, str], ...]:
     """Return name, default, and meaning with range of every setting."""
     return tuple(
-        (item.name, spelled(item.default), "; ".join(filter(None, (item.metadata.get("text"), allowed(item.metadata)))))
+        (
+            item.name,
+            spelled(item.default),
+            "; ".join(filter(None, (item.metadata.get("text"), allowed_range(item.metadata)))),
+        )
         for item in fields(config)
     )
-
-
-def allowed(rule: Mapping[str, Any]) -> str:
-    """Return the range of a setting in words, nothing where it has none."""
-    if rule.get("choices"):
-        return f"one of: {', '.join(map(spelled, rule['choices']))}"
-    low, high = (None if rule.get(edge) is None else f"{rule[edge]:g}" for edge in ("low", "high"))
-    if low is not None and high is not None:
-        return f"from {low} to {high}"
-    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else ""
 
 
 def _card(key: str, card: MethodCard, text: str) -> Part:

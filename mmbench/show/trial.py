@@ -9,7 +9,7 @@ from typing import Any
 
 from mmbench.methods import ConfigError, methods
 from mmbench.report.cells import number
-from mmbench.report.rows import of_code
+from mmbench.report.rows import UNKNOWN_HERE, of_code
 from mmbench.runner.callbacks import best_checkpoint
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import predictions_path, read_record
@@ -81,8 +81,6 @@ def curve(record: Record) -> tuple[tuple[str, ...], ...]:
 
 
 def _head(whose: str, record: Record, present: str) -> Part:
-    code = record.code or "unknown"
-    made = "the present code" if present and of_code(record, present) else "other code than the present one"
     chosen = record.selection
     return Part(
         f"{record.id}: {record.title}",
@@ -96,11 +94,20 @@ def _head(whose: str, record: Record, present: str) -> Part:
                 "samples": ", ".join(f"{count} {split}" for split, count in record.samples.items()),
                 "selected": chosen
                 and f"epoch {chosen.epoch}, whose {chosen.metric} on validation is {number(chosen.value)}",
-                "code": f"{code}, {made}",
+                "code": _code(record, present),
                 "when": record.environment.date,
             }
         ),
     )
+
+
+def _code(record: Record, present: str) -> str:
+    """Return which code made a trial, and whether it is the present one."""
+    if present and of_code(record, present):
+        return f"{record.code or 'unknown'}, the present code"
+    if not present:
+        return f"{record.code or 'unknown'}; {UNKNOWN_HERE}"
+    return f"{record.code}, other code than the present one" if record.code else "unknown"
 
 
 def _settings(record: Record) -> tuple[tuple[str, str, str], ...]:

@@ -10,15 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import mmbench
 from data_modules.schema import MEDIA, MODALITIES, Batch, DataSpec, ModalityKind, TargetKind
 from mmbench.methods import FusionMethod, method
 from mmbench.methods.card import Needs
-from mmbench.runner.settings import shipped_settings
+from mmbench.runner.settings import benchmarks_folder, shipped_settings
 from mmbench.testing.builders import KINDS, make_batch, make_spec
 
 SUBSETS = (MODALITIES, ("text", "audio"), ("audio", "vision"), ("text",), ("vision",))
-BENCHMARKS = Path(mmbench.__file__).parents[1] / "benchmarks"
+BENCHMARKS = benchmarks_folder().absolute()
 
 
 @dataclass(frozen=True)

@@ -190,8 +190,10 @@ class MethodTests:
         batch = case.batch()
         output = build(case).eval()(batch)
         units = batch.target.shape[:2] if case.spec.dialogue else (4,)
-        assert output.prediction.shape == (*units, Task.of(case.spec).outputs)
-        assert output.prediction.isfinite().all()
+        expected = (*units, Task.of(case.spec).outputs)
+        given = tuple(output.prediction.shape)
+        assert given == expected, f"the prediction has the shape {given}; for {case} it must be {expected}"
+        assert output.prediction.isfinite().all(), "the prediction holds values that are not finite"
 
     def test_every_parameter_gets_a_finite_gradient(self, case: Case) -> None:
         """In some stage, with clean or corrupted data, at once or when a memory has filled."""

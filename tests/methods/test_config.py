@@ -64,6 +64,12 @@ def test_python_values_are_checked_too(values: dict[str, Any], message: str) -> 
         LFDNN.Config(**values)
 
 
+def test_a_factor_of_a_drop_that_never_comes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'plateau_factor' has no effect while plateau_patience is 0"):
+        LFDNN.Config.parse({"plateau_factor": 0.5})
+    assert LFDNN.Config.parse({"plateau_factor": 0.5, "plateau_patience": 2}).plateau_factor == 0.5
+
+
 def test_other_kinds_are_described_by_their_default() -> None:
     assert ScaleVLAD.Config.parse({"scales": "[1, 3]"}).scales == (1, 3)
     with pytest.raises(ConfigError, match=r"'scales' is 'wide'; it must be like \(1, 2, 3, 10\)"):

@@ -4,6 +4,7 @@ import pytest
 
 from mmbench.report.grouping import boards
 from mmbench.report.notes import notes
+from mmbench.report.rows import UNKNOWN_HERE
 from tests.report.factory import by_label, folded, only, record, reproduced, runs
 
 NOW, THEN = "c" * 16, "b" * 16
@@ -123,10 +124,22 @@ def test_a_method_that_is_gone_keeps_its_numbers() -> None:
 
     board = only([*runs("a", [0.7] * 3), *runs("b", [0.8] * 3)], code=gone)
     assert [(row.label, notes(board, row)) for row in board.rows] == [
-        ("a", ["the method is not part of this version"]),
-        ("b", ["the method is not part of this version"]),
+        ("a", [UNKNOWN_HERE]),
+        ("b", [UNKNOWN_HERE]),
     ]
+    assert [row.made_by for row in board.rows] == ["unknown", "unknown"]
+    assert "(--plugin)" in UNKNOWN_HERE
     assert [board.rank(row) for row in board.rows] == [1, 2]
+
+
+def test_own_rows_of_other_code_are_called_what_they_are() -> None:
+    def label(code: str, present: str) -> str:
+        (row,) = only([], runs("a", [0.7] * 3, code=code), lambda method: present).rows
+        return row.label
+
+    assert label(THEN, "") == label("", "") == label(NOW, NOW) == "a (yours)"
+    assert label(THEN, NOW) == "a, earlier code (yours)"
+    assert label("", NOW) == "a, unknown code (yours)"
 
 
 def test_nothing_is_said_of_code_where_nobody_asked() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,3 +187,9 @@ def test_an_idle_rank_is_refused(key: str, switch: str, value: str) -> None:
 def test_cards_are_checked() -> None:
     with pytest.raises(ConfigError, match="needs a title, authors and the year"):
         MethodCard(title="", authors="A", year=2026, fidelity="own")
+    with pytest.raises(ConfigError, match="needs a title, authors and the year"):
+        MethodCard(title="T", authors="A", year=True, fidelity="own")
+    for name, value in (("title", 3), ("authors", ["A"]), ("venue", None), ("arxiv", 2401.1), ("code", True)):
+        card: dict[str, Any] = {"title": "T", "authors": "A", "year": 2026, "fidelity": "own", name: value}
+        with pytest.raises(ConfigError, match=f"The {name} of a card is a text, and here it is "):
+            MethodCard(**card)

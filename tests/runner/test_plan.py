@@ -195,6 +195,24 @@ def test_tokens_without_an_encoder_are_refused_before_training(plan: Planner, tm
     store = write_store(tmp_path / "tokens.h5", info, records)
     with pytest.raises(ConfigError, match=r"method\.text_encoder"):
         plan("lf_dnn", path=store.path)
+    (trial,) = plan("lf_dnn", path=store.path, overrides={"text_encoder": "some", "text_lr": 1e-4})
+    assert trial.changed["text_lr"] == 1e-4
+
+
+def test_settings_of_an_encoder_make_no_row_where_there_is_none(plan: Planner, tmp_path: Path) -> None:
+    """What is shipped may name a rate for those who give an encoder."""
+    shipped = tmp_path / "methods" / "lf_dnn.yaml"
+    shipped.parent.mkdir()
+    shipped.write_text("default: {text_lr: 0.3}\n")
+    (trial,) = plan("lf_dnn", benchmarks=tmp_path)
+    assert trial.config["text_lr"] == 0.3
+    (same,) = plan("lf_dnn", benchmarks=tmp_path, overrides={"text_lr": "0.3"})
+    assert same.id == trial.id
+    with pytest.raises(ConfigError, match=r"LFDNN: setting 'text_lr' has no effect without a text_encoder"):
+        plan("lf_dnn", benchmarks=tmp_path, overrides={"text_lr": 0.1})
+    for overrides in ({"text_encoder": "some"}, {"text_encoder": "some", "text_lr": 0.1}):
+        with pytest.raises(ConfigError, match=r"'text_encoder' has no effect on synthetic/.* no text tokens"):
+            plan("lf_dnn", overrides=overrides)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Suite files: what they may say, and that a wrong one is named and leaves the others alone."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from mmbench.methods import ConfigError
 from mmbench.runner.settings import find_suite, shipped_settings, suites
 from mmbench.runner.training import Training
+from mmbench.testing import cases
 
 
 def write(folder: Path, name: str, text: str) -> None:
@@ -112,3 +114,12 @@ def test_a_folder_in_the_place_of_settings_is_refused(tmp_path):
     (tmp_path / "methods" / "lf_dnn.yaml").mkdir(parents=True)
     with pytest.raises(ConfigError, match=r"lf_dnn\.yaml: it is no file"):
         shipped_settings(tmp_path, "lf_dnn", "toy", "random", "ci")
+
+
+def test_the_tests_of_methods_read_the_settings_of_an_installed_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "package/benchmarks").mkdir(parents=True)
+    monkeypatch.setattr("mmbench.runner.settings.PACKAGE", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    assert runpy.run_path(cases.__file__)["BENCHMARKS"] == tmp_path / "package/benchmarks"
