@@ -2,10 +2,14 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from mmbench.report import render
+from mmbench.runner.again import trials_again
 from mmbench.runner.code import code_hash
-from mmbench.runner.records import Records
+from mmbench.runner.records import Records, read_record
 from mmbench.runner.settings import load_suite
 from mmbench.runner.verify import verify
 
@@ -29,6 +33,17 @@ def test_tables_are_those_of_the_records() -> None:
     found, problems = verify(Records(LEADERBOARD / "records"))
     made = render(found, None, problems, code_hash)
     assert {name: text.encode() for name, text in made.items()} == committed, "run `mmbench publish`"
+
+
+def test_a_published_trial_of_every_method_can_be_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {path.parent.name: path for path in Records(LEADERBOARD / "records").paths()}
+    for path in paths.values():
+        record = read_record(path)
+        store = SimpleNamespace(identity=record.identity, content="", path=path, verify_once=lambda: None)
+        monkeypatch.setattr("mmbench.runner.again.FeatureStore", lambda where, store=store: store)
+        (trial,), left_out = trials_again([record])
+        assert (trial.id, left_out) == (record.id, [])
+    assert "scalevlad" in paths, "whose settings hold a tuple"
 
 
 def test_the_seeds_of_the_default_suite_are_the_first_of_the_published_ones() -> None:

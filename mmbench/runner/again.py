@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -50,7 +51,7 @@ def _trial(record: Record, store: FeatureStore) -> Trial:
             "in the same sources by the same command."
         )
     config = method(record.method).Config.parse(record.config).to_dict()
-    if config != record.config:
+    if json.loads(json.dumps(config)) != record.config:  # where a tuple is a list
         new = ", ".join(sorted(set(config) - set(record.config)))
         raise ConfigError(f"{record.method} has settings that it did not have then: {new}.")
     known = {item.name for item in dataclasses.fields(Trial)} - {"path", "content", "code"}
