@@ -91,11 +91,14 @@ def _shipped() -> dict[str, type[FusionDataModule]]:
 
 def _take(source: plugins.Source, loaded: Any) -> dict[str, type[FusionDataModule]]:
     """Return the data sets of what a source has loaded."""
-    if isinstance(loaded, dict):
-        return loaded
+    if source.load is _shipped:
+        return dict(loaded)
     given: list[type[FusionDataModule]] = [loaded]
     if isinstance(loaded, ModuleType):
         given = plugins.defined(loaded, FusionDataModule)
+        if given and not any(cls.key for cls in given):
+            where = plugins.line_of_class(given[-1])
+            raise DataError(f'{where}: the data set has no key: give key = "...", the name that commands call it by.')
     elif not (isinstance(loaded, type) and issubclass(loaded, FusionDataModule) and loaded.key == source.name):
         raise DataError(f"{source.place} must be a FusionDataModule whose key is {source.name!r}.")
     for cls in given:

@@ -6,14 +6,17 @@ that this one starts find it too. Whatever goes wrong in one of them is told of 
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
@@ -75,7 +78,8 @@ def collect(sources: Iterable[Source], take: Callable[[Source, Any], Mapping[str
     places: dict[str, str] = {}
     for source in sources:
         try:
-            given = take(source, source.load())
+            with redirect_stdout(sys.stderr):  # what it prints is no part of the answer
+                given = take(source, source.load())
         except (Exception, SystemExit) as error:
             found.broken[source.name] = told(error, source)
             continue
@@ -113,13 +117,15 @@ def extended(paths: Iterable[str]) -> Iterator[None]:
     """Add files to those that the variable names, for a while.
 
     Raises:
-        DataError: When a file is missing.
+        DataError: When a file is missing, or its path cannot be part of the variable.
     """
     before = os.environ.get(VARIABLE)
     added = [Path(path).resolve() for path in paths]
     for path in added:
         if not path.is_file():
             raise DataError(f"There is no plug-in {path}: give a Python file that defines a method or a data set.")
+        if os.pathsep in str(path):
+            raise DataError(f"{path} cannot be a plug-in: {os.pathsep!r} separates files in {VARIABLE}. Rename it.")
     if added:
         os.environ[VARIABLE] = os.pathsep.join(dict.fromkeys(map(str, (*files(), *added))))
     try:
@@ -135,7 +141,7 @@ def load_file(path: Path) -> ModuleType:
     """Import a file by its name.
 
     Raises:
-        DataError: When it is missing, or its name is not one or is taken.
+        DataError: When it is missing, or its name is not one or is taken, or that of a file that it imports.
     """
     name = path.stem
     if not path.is_file():
@@ -148,7 +154,21 @@ def load_file(path: Path) -> ModuleType:
     importlib.invalidate_caches()
     if not (origin := _origin(name)) or not path.samefile(origin):
         raise DataError(f"{path} has the name of another module ({origin or 'a part of Python'}): rename the file.")
+    if taken := _taken(path):
+        raise DataError(f"{path} would import {taken[1]} in place of {taken[0]} beside it: rename one of the two.")
     return importlib.import_module(name)
+
+
+def _taken(path: Path) -> tuple[Path, Path] | None:
+    """Return what lies beside a file and is imported there, and what lies beside another plug-in and is found first."""
+    others = {file.parent for file in files()} - {path.parent}
+    for name, near in _near(path).items():
+        found = _place(name)
+        if found and found.parent in others:
+            imports = re.compile(rf"^\s*(?:import|from)\s(?:.*,)?\s*{name}\b", re.MULTILINE)
+            if any(imports.search(file.read_text("utf-8", "replace")) for file in (path, *path.parent.glob("*.py"))):
+                return near, found
+    return None
 
 
 def _origin(name: str) -> str:
@@ -162,10 +182,26 @@ def _origin(name: str) -> str:
 
 def beside(path: Path) -> dict[str, Path]:
     """Return the folder of every module and package that a plug-in file finds beside itself, by top-level name."""
-    folder = path.parent
-    near = [*folder.glob("*.py"), *folder.glob("*/__init__.py")]
-    names = {file.stem if file.parent == folder else file.parent.name: file for file in near}
-    return {name: folder for name, file in names.items() if name.isidentifier() and _origin(name) == str(file)}
+    return {name: path.parent for name, near in _near(path).items() if _place(name) == near}
+
+
+def _near(path: Path) -> dict[str, Path]:
+    """Return what can be imported beside a file, by name: files, and folders with or without ``__init__.py``."""
+    near = {file.parent.name: file.parent for file in path.parent.glob("*/*.py")}
+    near |= {file.stem: file for file in path.parent.glob("*.py")}  # which Python finds first
+    near |= {file.parent.name: file.parent for file in path.parent.glob("*/__init__.py")}  # and these before it
+    return {name: place for name, place in near.items() if name.isidentifier()}
+
+
+def _place(name: str) -> Path | None:
+    """Return the file, or the folder of the package, that a top-level name is imported from."""
+    if origin := _origin(name):
+        return Path(origin).parent if Path(origin).name == "__init__.py" else Path(origin)
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:
+        return None
+    return next(map(Path, spec.submodule_search_locations or ()), None) if spec else None
 
 
 def defined(module: ModuleType, base: type[T]) -> list[type[T]]:
@@ -221,6 +257,22 @@ def line_of_class(cls: type[Any]) -> str:
         return line(inspect.getfile(cls), number, lines[0])
     except (OSError, TypeError):  # typed in, not written to a file
         return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def line_of_setting(cls: type[Any], name: str) -> str:
+    """Return where a dataclass gives a field, or where it is defined itself."""
+    for owner in cls.__mro__:
+        if name not in inspect.get_annotations(owner):
+            continue
+        try:
+            lines, first = inspect.getsourcelines(owner)
+            nodes = ast.walk(ast.parse(textwrap.dedent("".join(lines))))
+        except (OSError, TypeError, SyntaxError):  # typed in, or a part of a line
+            return line_of_class(owner)
+        for node in nodes:
+            if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == name:
+                return line(inspect.getfile(owner), first + node.lineno - 1, lines[node.lineno - 1])
+    return line_of_class(cls)
 
 
 def told(error: BaseException, source: Source) -> str:

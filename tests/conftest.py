@@ -13,8 +13,9 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from data_modules import FeatureStore, verified
+from data_modules import FeatureStore, plugins, verified
 from data_modules.generator import write_synthetic
+from tests.plugin_files import Named
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -104,3 +105,15 @@ def plugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - before:
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
             del sys.modules[name]
+
+
+@pytest.fixture
+def named(plugged: Path, monkeypatch: pytest.MonkeyPatch) -> Named:
+    """Write files and name them as plug-ins."""
+
+    def name(**files: str) -> None:
+        for stem, text in files.items():
+            (plugged / f"{stem}.py").write_text(text)
+        monkeypatch.setenv(plugins.VARIABLE, os.pathsep.join(str(plugged / f"{stem}.py") for stem in files))
+
+    return name

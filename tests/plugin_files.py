@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+Named = Callable[..., None]
 SECTION = r"## {}\n(.*?)\n## "
 
 

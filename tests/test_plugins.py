@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,22 +15,9 @@ from mmbench.cli import main
 from mmbench.methods import ConfigError, broken_methods, method, methods
 from mmbench.runner.code import code_files, code_hash
 from mmbench.runner.settings import load_suite
-from tests.plugin_files import commands, method_file, python
+from tests.plugin_files import Named, commands, method_file, python
 
 SHORT = ["--max-epochs", "1", "--seeds", "1", "--jobs", "1", "--accelerator", "cpu"]
-Named = Callable[..., None]
-
-
-@pytest.fixture
-def named(plugged: Path, monkeypatch: pytest.MonkeyPatch) -> Named:
-    """Write files and name them as plug-ins."""
-
-    def name(**files: str) -> None:
-        for stem, text in files.items():
-            (plugged / f"{stem}.py").write_text(text)
-        monkeypatch.setenv(plugins.VARIABLE, os.pathsep.join(str(plugged / f"{stem}.py") for stem in files))
-
-    return name
 
 
 def test_the_method_of_the_readme_is_listed_tested_trained_and_ranked(

@@ -48,7 +48,7 @@ def plugged(argv: list[str]) -> Iterator[list[str]]:
     """Take ``--plugin FILE`` out of the arguments, wherever it stands, and let the registries know the files.
 
     Raises:
-        DataError: When a file is missing.
+        DataError: When a file is missing, or none is given.
     """
     files: list[str] = []
     rest: list[str] = []
@@ -56,7 +56,12 @@ def plugged(argv: list[str]) -> Iterator[list[str]]:
     for item in items:
         name, equals, value = item.partition("=")
         if name == OPTION:
-            files.append(value if equals else next(items, ""))
+            file = value if equals else next(items, "")
+            if not file or file.startswith("--"):
+                from data_modules.schema import DataError
+
+                raise DataError(f"{OPTION} needs a file.")
+            files.append(file)
         else:
             rest.append(item)
     with ExitStack() as stack:

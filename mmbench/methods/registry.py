@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -103,14 +104,41 @@ def check_class(cls: type[FusionMethod], key: str) -> None:
         raise DataError(f"{where} has no forward: give def forward(self, batch), which returns an Output.")
     if not (isinstance(cls.Config, type) and issubclass(cls.Config, MethodConfig)):
         raise DataError(f"{where}: its Config is no subclass of MethodConfig.")
-    known = {item.name for item in fields(cls.Config)}
-    if lost := [name for name in inspect.get_annotations(cls.Config) if name not in known]:
-        raise DataError(
-            f"{plugins.line_of_class(cls.Config)}: the setting {lost[0]!r} is none yet: decorate the class with "
-            "@dataclass(frozen=True)."
-        )
+    _check_settings(cls, key)
     try:
         inspect.signature(cls).bind(None, None, None)
         inspect.signature(cls).bind(None, task=None, config=None)
     except TypeError as error:
         raise DataError(f"{where} must be made by (spec, task=None, config=None): {error}.") from error
+
+
+def _check_settings(cls: type[FusionMethod], key: str) -> None:
+    """Check that the settings of a method have defaults that can be used, and need only what there is.
+
+    Raises:
+        DataError: When something is missing.
+    """
+    known = cls.Config.__dataclass_fields__  # those of classes, too
+    if lost := [name for name in inspect.get_annotations(cls.Config) if name not in known]:
+        raise DataError(
+            f"{plugins.line_of_class(cls.Config)}: the setting {lost[0]!r} is none yet: decorate the class with "
+            "@dataclass(frozen=True)."
+        )
+    for item in fields(cls.Config):
+        needs = item.metadata.get("needs") or {}
+        what = ""
+        if item.init and item.default is MISSING and item.default_factory is MISSING:
+            what = f'has no default: give it one, {item.name}: int = setting(1, "meaning").'
+        elif not isinstance(needs, str | Mapping):
+            what = f"has needs={needs!r}: give the name of a setting, or values by name."
+        elif wrong := [name for name in ([needs] if isinstance(needs, str) else needs) if name not in known]:
+            what = f"needs another that is not there. {unknown('setting', str(wrong[0]), known)}"
+        if what:
+            where = plugins.line_of_setting(cls.Config, item.name)
+            raise DataError(f"{where}: the setting {item.name!r} of {key} {what}")
+    try:
+        cls.Config()
+    except Exception as error:
+        what = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        where = plugins.line_of_class(cls.Config)
+        raise DataError(f"{where}: the settings of {key} cannot have their own defaults: {what}") from error

@@ -17,8 +17,9 @@ from typing import Any
 
 import data_modules
 from data_modules import Corruption, DataError, DataSpec, FusionDataModule
+from data_modules.plugins import line_of, line_of_class
 from data_modules.schema import unknown
-from mmbench.methods import ConfigError, broken_methods, method, methods
+from mmbench.methods import ConfigError, FusionMethod, broken_methods, method, methods
 from mmbench.runner.code import code_hash
 from mmbench.runner.settings import (
     Suite,
@@ -32,6 +33,10 @@ from mmbench.runner.training import Training
 
 DECIDES = ("track", "fold", "method", "config", "data", "training", "seed", "identity")
 """What of a trial decides its result, beside the code."""
+
+
+class BrokenVariants(ConfigError):
+    """The code of a method fails when it is asked for its variants; the message names the line."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,14 @@ def make_plan(
             left_out[key] = "; ".join(reasons)
             continue
         own = {**settings, **({"dialogue": True} if needs.dialogue else {})}
-        for variant, config, changed in _configs(key, seen, suite.name, overrides or {}, benchmarks):
+        try:
+            rows = _configs(key, seen, suite.name, overrides or {}, benchmarks)
+        except BrokenVariants as error:
+            if key in methods_wanted:
+                raise
+            left_out[key] = str(error).rstrip(".")
+            continue
+        for variant, config, changed in rows:
             trials += [
                 Trial(
                     track=spec.track,
@@ -245,7 +257,8 @@ def _configs(
     shipped = shipped_settings(benchmarks, key, spec.dataset, spec.feature_set, suite)
     tokens = "text" in spec.modalities and spec.modalities["text"].kind == "tokens"
     rows = []
-    for variant, preset in cls.variants(spec).items():
+    variants = _variants(cls, spec)
+    for variant, preset in variants.items():
         base = cls.Config.parse({**shipped, **preset}).to_dict()
         config = cls.Config.parse({**shipped, **preset, **overrides}).to_dict()
         if any(config[name] != base[name] for name in preset):
@@ -262,10 +275,25 @@ def _configs(
             raise ConfigError(f"{cls.Config.where('text_lr')} has no effect without a text_encoder: leave it out.")
         rows.append((variant, config, changed))
     if not rows:
-        raise ConfigError(
-            f"No variant of {key} has the settings {dict(overrides)}; it has: {', '.join(cls.variants(spec))}."
-        )
+        raise ConfigError(f"No variant of {key} has the settings {dict(overrides)}; it has: {', '.join(variants)}.")
     return rows
+
+
+def _variants(cls: type[FusionMethod], spec: DataSpec) -> dict[str, dict[str, Any]]:
+    """Return the variants of a method.
+
+    Raises:
+        BrokenVariants: When they, or their settings, cannot be had.
+    """
+    try:
+        variants = cls.variants(spec)
+        for preset in variants.values():
+            cls.Config.parse(preset)
+    except Exception as error:  # whatever an author writes there concerns no other method
+        where = line_of(error, cls.__module__) or line_of_class(cls)
+        what = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        raise BrokenVariants(f"{where}: the variants of {cls.__name__} cannot be had: {what}") from error
+    return variants
 
 
 def _changed_training(used: Training, usual: Training) -> dict[str, Any]:
