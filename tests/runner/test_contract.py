@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from data_modules import FeatureStore
+from data_modules.plugins import extended
 from mmbench.cli import main
 from mmbench.methods import ConfigError, MethodCard, method
 from mmbench.runner.contract import unread, watched
@@ -63,6 +64,28 @@ TRAINS = {
     ),
 }
 """Likewise, where it takes data to see it."""
+EARLY = f"if batch.size < 1:\n            {RETURN}\n        "
+LATER = {
+    "two_returns": ((RETURN, f"{EARLY}return Output(3.0)"), "return Output(3.0)", "predicts float: give a tensor"),
+    "nested": (
+        (RETURN, f"def inner():\n            return 3\n        {RETURN.replace('Output(', '(')}"),
+        "return (self.head",
+        "gives a Tensor: return Output(prediction)",
+    ),
+    "wide_when_predicting": (
+        (RETURN, f"if not self.training:\n            return Output(torch.zeros(batch.size, 5))\n        {RETURN}"),
+        "return Output(torch.zeros",
+        "the shape (24, 5), and (24, 1) is wanted",
+    ),
+    "called_loss": ((LOSS, LOSS.replace('"task"', '"loss"')), 'return {"loss"', "gives a term called 'loss'"),
+    "misspelled": (
+        (RETURN, f'batch.inputs["smell"]\n        {RETURN}'),
+        '["smell"]',
+        "The modalities are called text,",
+    ),
+}
+"""Likewise: of several returns the one that ran, when it predicts, names that mean something else."""
+TRAINS |= LATER
 
 
 @pytest.mark.parametrize("name", LOOKS)
@@ -182,6 +205,17 @@ def test_an_idle_rank_is_refused(key: str, switch: str, value: str) -> None:
         config.parse({"rank": 7})
     assert config.parse({"rank": 7, switch: value}).rank == 7
     assert config.parse({"rank": config.rank}) == config()
+
+
+def test_settings_are_found_however_they_are_written(plugged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = method_file("spaced", (SETTING, SETTING.replace("width:", "width :"))).replace("self.config.width", "64")
+    (plugged / "spaced.py").write_text(text)
+    with extended([str(plugged / "spaced.py")]):
+        found = unread(method("spaced"), [plugged / "spaced.py"])
+        assert list(found) == ["width"]
+        assert f"spaced.py:{line_with(text, 'width :')}: `" in found["width"]
+        (plugged / "reads.py").write_text("pair = (config, 'width')\nx = getattr(*pair)\n")
+        assert unread(method("spaced"), [plugged / "reads.py"]) == {}
 
 
 def test_cards_are_checked() -> None:
