@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.budget import Allowance, budget
-from data_modules.hdf5_heap import texts_size
+from data_modules.hdf5_heap import AGAIN, check_heaps, texts_size
 from data_modules.names import printable
 from data_modules.schema import DataError
 
@@ -27,7 +27,6 @@ TEXT_BYTES = 128
 LONGEST_TEXT = 1 << 32
 NOTES = 4096
 """What the library keeps of a block while it reads."""
-AGAIN = "Get the file again, or make it again from its source."
 
 Array = npt.NDArray[Any]
 
@@ -47,6 +46,7 @@ def open_hdf5(path: Path, remedy: str = AGAIN) -> Iterator[h5py.File]:
     """
     with h5py.File(path, "r") as file:
         with reading(path, remedy=remedy):
+            check_heaps(path, file, remedy)
             _refuse_others(path, file, remedy)
         yield file
 

@@ -21,6 +21,7 @@ from typing import TypeVar
 import h5py
 
 from data_modules.files import atomic_path, explained, write_error
+from data_modules.hdf5 import Contents, open_hdf5
 from data_modules.schema import DataError
 from data_modules.store import FORMAT
 
@@ -43,10 +44,10 @@ def check_output(out: Path) -> None:
 
 
 def _is_store(path: Path) -> bool:
-    with suppress(OSError, KeyError, RuntimeError, ValueError):
+    with suppress(OSError, ValueError):  # a DataError is of the second kind
         if path.is_file() and h5py.is_hdf5(path):
-            with h5py.File(path, "r") as file:
-                return bool(file.attrs["format"] == FORMAT)
+            with open_hdf5(path) as file:
+                return Contents(path, file).attribute("format") == FORMAT
     return False
 
 

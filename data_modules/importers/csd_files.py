@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from data_modules.budget import budget
 from data_modules.hdf5 import MOST
+from data_modules.hdf5_heap import AGAIN, check_heaps, texts_size
 from data_modules.importers.common import Array, string
 from data_modules.schema import DataError
 
@@ -105,6 +106,7 @@ class CsdFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._open() as file:
+            check_heaps(path, file, AGAIN)
             # The metadata say the name too, but in old files as the text of a bytes object.
             self.root = next(iter(file), "")
             group = _own(file, self.root)
@@ -183,6 +185,7 @@ class CsdFile:
         """Return the features of an entry; texts of any length a few at a time, as each may be the whole file."""
         if features.dtype.kind != "O" or features.ndim == 0:
             return np.asarray(features[()])
+        texts_size(self.path, features)  # refuses those that cannot be
         step = max(1, budget() // (16 * self.path.stat().st_size))
         found: list[Array] = []
         size = 0

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
+from data_modules import hdf5_heap, verified
 from data_modules import store as module
-from data_modules import verified
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 from data_modules.verified import _place as usual_place
@@ -120,6 +120,22 @@ def test_it_is_compared_once(store: FeatureStore, compared: list[str], memory: P
     assert list(json.loads(memory.read_text())) == [str(store.path)]
     store.verify()  # this one never trusts what is remembered
     assert len(compared) == 2
+
+
+def test_heaps_of_a_file_that_was_compared_are_sound(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large stores are not read whole each time that a program starts."""
+    looked: list[int] = []
+    once = hdf5_heap._signatures
+    monkeypatch.setattr(hdf5_heap, "_signatures", lambda file: looked.append(1) or once(file))
+    monkeypatch.setattr(hdf5_heap, "_sound_files", {})
+    FeatureStore(store.path).verify_once()
+    assert len(looked) == 1
+    hdf5_heap._sound_files.clear()  # as in another process
+    FeatureStore(store.path)
+    assert len(looked) == 1
+    os.utime(store.path, (1, 1))
+    FeatureStore(store.path)
+    assert len(looked) == 2
 
 
 def test_a_file_that_was_touched_or_moved_is_compared_again(

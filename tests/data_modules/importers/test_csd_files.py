@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import h5py
@@ -317,3 +318,21 @@ def test_words_of_any_length_are_read_in_pieces(tmp_path: Path, monkeypatch: pyt
         file.create_dataset("words/data/v/features", data=[[word] for word in words], dtype=h5py.string_dtype())
     monkeypatch.setenv("MMBENCH_MEMORY", "1MB")  # a few at a time
     assert CsdFile(path).entry("v").features.tolist() == words
+
+
+def test_words_in_a_heap_without_end_are_not_followed(tmp_path: Path) -> None:
+    path = write_csd(tmp_path / "a.csd", "words", {"v": (tokens(["a"]), np.array([[0.0, 1.0]]))})
+    with h5py.File(path, "r+") as file:
+        del file["words/data/v/features"]
+        data = file.create_dataset("words/data/v/features", data=[["word"]], dtype=h5py.string_dtype())
+        file.flush()
+        place = data.id.get_offset()
+    whole = path.read_bytes()
+    assert CsdFile(path).entry("v").features.tolist() == ["word"]
+    for heap in (at.start() for at in re.finditer(b"GCOL", whole)):
+        path.write_bytes(whole[: heap + 16] + bytes(16) + whole[heap + 32 :])
+        with pytest.raises(DataError, match=rf"a\.csd: the texts at byte {heap} are damaged"):
+            CsdFile(path)
+    path.write_bytes(whole[: place + 3] + b"\xf0" + whole[place + 4 :])
+    with pytest.raises(DataError, match=r"a\.csd: '/words/data/v/features' is damaged: it has a text larger than"):
+        CsdFile(path).entry("v")
