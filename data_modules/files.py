@@ -23,6 +23,8 @@ LONGEST = 150
 WEEK = 7 * 24 * 3600
 """Seconds without a change after which the part of another machine is left; by the clock of the file system."""
 _HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "-"
+_swept: set[str] = set()
+"""Folders where this process has removed what was left: once, as some have many thousands of files."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -82,8 +84,8 @@ def explained(path: Path, part: Path | None = None) -> Iterator[None]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that replaces it only when the block ends well.
 
-    Folders above it are made. What processes that were killed have left unfinished there is removed; what another one
-    is writing is not.
+    Folders above it are made. What processes that were killed have left unfinished there is removed before this process
+    writes there first; what another one is writing is not.
 
     Raises:
         WriteError: When it cannot be written.
@@ -129,7 +131,11 @@ def _hold(handle: int) -> bool:
 
 
 def _sweep(part: Path) -> None:
-    """Remove what dead processes left unfinished beside a part that was just begun."""
+    """Remove what dead processes left unfinished beside the first part that this process begins in a folder."""
+    folder = os.path.abspath(part.parent)
+    if folder in _swept:
+        return
+    _swept.add(folder)
     with suppress(OSError):
         now = part.stat().st_mtime
         for other in os.scandir(part.parent):

@@ -1,6 +1,6 @@
-"""Files from a server: what pooch does (known checksums, files that are right or not there), and what it does not.
+"""Files from a server: right by their checksum (of pooch), or not there.
 
-That is going on where a transfer broke (``<name>.part``, HTTP ranges), in this call and the next; limits on what a
+This is going on where a transfer broke (``<name>.part``, HTTP ranges), in this call and the next; limits on what a
 server may send; and the word for each thing that goes wrong. Needs the extra ``media`` (pooch, requests).
 """
 
@@ -120,23 +120,20 @@ def fetch(url: str, folder: Path, file: RemoteFile, session: Session, bar: Progr
         OSError: When the folder cannot be written.
     """
     pooch = media_library("pooch", "Downloading")
-    pooch.get_logger().setLevel("WARNING")
-    part = file.part(folder)
-
-    def downloader(url: str, output: str, _: Any) -> None:
-        task = bar.add_task(file.name, total=file.size, completed=_size(part))
-        _resume(url, part, file.size, session, partial(bar.update, task))
-        part.replace(output)
-
-    try:
-        return Path(pooch.retrieve(url, file.checksum, file.name, folder, downloader=downloader))
-    except DataError:
-        raise
-    except ValueError as error:  # what pooch raises for another checksum, after removing the file
+    part, path = file.part(folder), folder / file.name
+    # Not by pooch.retrieve, which lets it come into a file of another name that stays when the process is killed.
+    if path.exists() and pooch.hashes.hash_matches(path, file.checksum):
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    task = bar.add_task(file.name, total=file.size, completed=_size(part))
+    _resume(url, part, file.size, session, partial(bar.update, task))
+    if not pooch.hashes.hash_matches(part, file.checksum):
+        part.unlink()
         raise DataError(
             f"{file.name} from {url} is not the file of the record: its {file.checksum.partition(':')[0]} is another. "
             "It was removed; the same command loads it anew."
-        ) from error
+        )
+    return part.replace(path)
 
 
 def _resume(url: str, part: Path, size: int, session: Session, show: Callable[..., Any]) -> None:

@@ -21,6 +21,12 @@ def write(path: Path, text: str = "all") -> None:
         part.write_text(text)
 
 
+def write_first(path: Path) -> None:
+    """Write as a process that has not written there before."""
+    files._swept.clear()
+    write(path)
+
+
 def write_half(path: Path, error: Exception) -> None:
     with atomic_path(path) as part:
         part.write_text("half")
@@ -84,7 +90,7 @@ def killed(tmp_path: Path) -> Path:
         os._exit(1)
     os.read(ready, 1)
     (part,) = tmp_path.iterdir()
-    write(tmp_path / "b.txt")
+    write_first(tmp_path / "b.txt")
     assert part.exists(), "what a living process writes stays"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -96,22 +102,32 @@ def killed(tmp_path: Path) -> Path:
 def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path, killed: Path) -> None:
     assert PART.fullmatch(killed.name)
     assert killed.exists()
-    write(tmp_path / "a.txt")
+    write_first(tmp_path / "a.txt")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_a_folder_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be one of many thousands of clips."""
+    looked: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: looked.append(str(folder)) or scandir(folder))
+    for name in ("a.txt", "b.txt", "deeper/a.txt", "c.txt", "deeper/b.txt"):
+        write(tmp_path / name)
+    assert looked == [str(tmp_path), str(tmp_path / "deeper")]
 
 
 def test_parts_of_this_process_and_of_other_machines_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / OTHER).touch()
     (tmp_path / ".mine.part").touch()
     with atomic_path(tmp_path / "a.txt") as part:
-        write(tmp_path / "b.txt")
+        write_first(tmp_path / "b.txt")
         assert part.exists()
         part.write_text("all")
     assert (tmp_path / "a.txt").read_text() == "all"
     assert {OTHER, ".mine.part"} < {one.name for one in tmp_path.iterdir()}
     # After a week without a change it is left, whoever made it; this is by the clock that dates files.
     os.utime(tmp_path / OTHER, times=(0, (tmp_path / "b.txt").stat().st_mtime - files.WEEK - 1))
-    write(tmp_path / "b.txt")
+    write_first(tmp_path / "b.txt")
     assert {one.name for one in tmp_path.iterdir()} == {".mine.part", "a.txt", "b.txt"}
 
 
@@ -123,10 +139,10 @@ def test_a_file_system_without_locks_keeps_what_is_left(tmp_path: Path, monkeypa
     left.touch()
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", none)
-        write(tmp_path / "a.txt")
+        write_first(tmp_path / "a.txt")
     with monkeypatch.context() as patch:
         patch.setattr(files, "fcntl", None)
-        write(tmp_path / "a.txt")
+        write_first(tmp_path / "a.txt")
     assert left.exists()
-    write(tmp_path / "a.txt")
+    write_first(tmp_path / "a.txt")
     assert not left.exists()

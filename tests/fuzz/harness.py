@@ -39,6 +39,8 @@ ALLOWED = 1.25
 """What a process may really take, over the budget."""
 REACH = 6
 """What a process can have at all, over the budget, so that no case takes the memory of the machine."""
+NO_MEMORY = ("memory allocation failed", "needs more memory than there is")
+"""What is said where far more than the budget was asked for and refused."""
 SECONDS = 20.0
 
 Damage = Callable[[Path, np.random.Generator], None]
@@ -75,7 +77,7 @@ class Outcome:
         number: Number of the case.
         how: What was done to the file.
         kind: ``ok``, a ``message`` that names the file, a ``nameless`` one, a ``traceback``, a ``hang``, ``memory``
-            over the budget, or a ``crash`` of the process.
+            over the budget (taken, or asked for in vain), or a ``crash`` of the process.
         text: The message, the traceback, or how the process ended.
     """
 
@@ -220,6 +222,8 @@ def _read(form: Form, path: Path, names: set[str]) -> tuple[Kind, str]:
         form.read(path)
     except (DataError, ConfigError) as error:
         text = str(error)
+        if isinstance(error.__cause__, MemoryError) or any(words in text for words in NO_MEMORY):
+            return "memory", text
         return ("message" if any(name in text for name in names) else "nameless"), text
     except MemoryError:
         return "memory", traceback.format_exc(limit=-6)

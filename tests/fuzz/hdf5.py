@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import h5py
@@ -24,6 +25,31 @@ def damage_hdf5(path: Any, rng: Rng) -> None:
                 _attribute(file[holders[rng.integers(len(holders))]].attrs, rng)
             elif places:
                 _object(file, places[rng.integers(len(places))], rng)
+
+
+def heaps(path: Any, rng: Rng) -> None:
+    """Bend the heaps in which texts are kept: the size of one, or the number or size of an object in it."""
+    content = bytearray(path.read_bytes())
+    places = [found.start() for found in re.finditer(b"GCOL", content)]
+    for _ in range(int(rng.integers(1, 4)) if places else 0):
+        heap = places[rng.integers(len(places))]
+        size = int.from_bytes(content[heap + 8 : heap + 16], "little")
+        at, sizes = heap + 8, [heap + 8]
+        while (at := at + 8) + 16 <= min(heap + size, len(content)):
+            sizes.append(at + 8)
+            length = int.from_bytes(content[at + 8 : at + 16], "little")
+            if content[at : at + 2] == b"\0\0" or length > size:
+                break
+            at += 8 + (length + 7) // 8 * 8
+        place = sizes[rng.integers(len(sizes)) if rng.random() < 0.5 else -1]
+        value = int(rng.choice([0, 1, 8, 16, 24, 4096, 1 << 31, 1 << 32, 1 << 62]))
+        if rng.random() < 0.2:  # the number of the object, or how the heap begins
+            content[place - 8 : place - 6] = bytes(2)
+        else:
+            content[place : place + 8] = ((1 << 64) - value if rng.random() < 0.3 and value else value).to_bytes(
+                8, "little"
+            )
+    path.write_bytes(content)
 
 
 def _attribute(attrs: h5py.AttributeManager, rng: Rng) -> None:

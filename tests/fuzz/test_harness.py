@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_modules.hdf5 import reading
 from data_modules.schema import DataError
 from tests.fuzz.harness import BUDGET, REACH, Form, cases
 from tests.fuzz.mutations import mutate
@@ -28,6 +29,11 @@ def refuse_something(path: Path) -> None:
     raise DataError("It is damaged.")
 
 
+def refuse_for_memory(path: Path) -> None:
+    with reading(path):
+        take(2 * REACH * BUDGET)
+
+
 def fail(path: Path) -> None:
     raise KeyError("text")
 
@@ -43,6 +49,7 @@ def take(size: int) -> None:
         (refuse, "message", "a.txt is damaged"),
         (refuse_something, "nameless", "It is damaged"),
         (fail, "traceback", "KeyError: 'text'"),
+        (refuse_for_memory, "memory", "a.txt needs more memory than there is"),
         (lambda path: time.sleep(60), "hang", "of 0.2 s"),
         (lambda path: take(2 * BUDGET), "memory", "1.0"),
         (lambda path: take(2 * REACH * BUDGET), "memory", "Unable to allocate"),
