@@ -87,6 +87,22 @@ def test_a_later_call_goes_on_too(tmp_path: Path, server: Server) -> None:
     assert contents(tmp_path) == {SPEECH}
 
 
+def test_nothing_but_the_part_is_there_while_it_comes(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no file stays for ever where the process is killed."""
+    seen: list[set[str]] = []
+    load = transfer._load
+
+    def seen_after(*arguments: Any) -> None:
+        load(*arguments)
+        seen.append(contents(tmp_path))
+
+    monkeypatch.setattr(transfer, "_load", seen_after)
+    download_ravdess(tmp_path, ["audio-speech"], url=server.url, unpack=False)
+    assert seen == [{f"{SPEECH}.part"}]
+
+
 def test_a_connection_that_always_breaks(tmp_path: Path, server: Server) -> None:
     """Five attempts in a row that bring nothing end it; what came before is kept."""
     server.cuts = [3000, *[100] * 20]

@@ -30,7 +30,7 @@ from tests.data_modules.importers.iemocap_layouts import (
 )
 from tests.data_modules.importers.layouts import dump, make_content, mmsa, mult, words_item
 from tests.fuzz.harness import Form
-from tests.fuzz.hdf5 import damage_hdf5
+from tests.fuzz.hdf5 import damage_hdf5, damage_heaps
 from tests.fuzz.mutations import Rng
 from tests.fuzz.pickles import bomb, damage_pickle
 
@@ -96,7 +96,8 @@ def _csd(folder: Path, columns: int = 1) -> Path:
 
 def damage_csd(path: Path, rng: Rng) -> None:
     files = sorted(path.glob("*.csd"))
-    damage_hdf5(files[rng.integers(len(files))], rng)
+    file = files[rng.integers(len(files))]
+    damage_heaps(file, rng) if rng.random() < 0.3 else damage_hdf5(file, rng)
 
 
 def _table(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_modules.importers import import_store
 from tests.fuzz.harness import Form
-from tests.fuzz.hdf5 import damage_hdf5
+from tests.fuzz.hdf5 import damage_hdf5, damage_heaps
 from tests.fuzz.mutations import Rng, mutate
 
 N = 8
@@ -117,5 +117,5 @@ def _header(text: str) -> bytes:
 FORMS = [
     Form("plain-npz", _npz, _import, (damage_npz,)),
     Form("plain-classes", _classes, lambda path: _import(path, task="multiclass"), (damage_npz,)),
-    Form("plain-hdf5", _hdf5, _import, (damage_hdf5,)),
+    Form("plain-hdf5", _hdf5, _import, (damage_hdf5, damage_heaps)),
 ]

@@ -14,7 +14,7 @@ from data_modules.digests import digests
 from data_modules.provenance import Recipe, digest
 from data_modules.summary import summary
 from tests.fuzz.harness import Form
-from tests.fuzz.hdf5 import damage_hdf5
+from tests.fuzz.hdf5 import damage_hdf5, damage_heaps
 from tests.fuzz.mutations import Rng
 
 INFO = StoreInfo(
@@ -76,6 +76,6 @@ def signed(path: Path, rng: Rng) -> None:
 
 
 FORMS = [
-    Form("store", lambda folder: _make(folder, INFO), read_store, (damage_hdf5, signed)),
+    Form("store", lambda folder: _make(folder, INFO), read_store, (damage_hdf5, damage_heaps, signed)),
     Form("store-classes", lambda folder: _make(folder, CLASSES), read_store, (damage_hdf5, signed)),
 ]

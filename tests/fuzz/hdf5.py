@@ -27,7 +27,7 @@ def damage_hdf5(path: Any, rng: Rng) -> None:
                 _object(file, places[rng.integers(len(places))], rng)
 
 
-def heaps(path: Any, rng: Rng) -> None:
+def damage_heaps(path: Any, rng: Rng) -> None:
     """Bend the heaps in which texts are kept: the size of one, or the number or size of an object in it."""
     content = bytearray(path.read_bytes())
     places = [found.start() for found in re.finditer(b"GCOL", content)]
@@ -46,9 +46,8 @@ def heaps(path: Any, rng: Rng) -> None:
         if rng.random() < 0.2:  # the number of the object, or how the heap begins
             content[place - 8 : place - 6] = bytes(2)
         else:
-            content[place : place + 8] = ((1 << 64) - value if rng.random() < 0.3 and value else value).to_bytes(
-                8, "little"
-            )
+            value = (1 << 64) - value if value and rng.random() < 0.3 else value
+            content[place : place + 8] = value.to_bytes(8, "little")
     path.write_bytes(content)
 
 
