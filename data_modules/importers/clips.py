@@ -26,6 +26,7 @@ from rich.progress import track
 from data_modules.features.audio import NoSoundError
 from data_modules.features.faces import NoFaceError
 from data_modules.files import WriteError, atomic_path
+from data_modules.names import printable
 from data_modules.provenance import file_digest
 from data_modules.schema import DataError
 
@@ -177,7 +178,7 @@ def decode_clips(
             arrays = None if _whole(path) else {**decode(clip), ORIGINS: np.asarray(list(map(file_digest, clip.files)))}
         except DataError as error:
             # A copy: the error itself holds on to everything that was in memory where it was raised.
-            made.lost[_shown(clip.id)] = _kind(error)(str(error))
+            made.lost[printable(clip.id)] = _kind(error)(str(error))
             continue
         if arrays is not None:
             _keep(path, arrays)
@@ -221,13 +222,8 @@ def _refuse_flaws(clip: Clip) -> None:
     """Refuse a clip with a flaw, or with a name that no store can hold."""
     if clip.flaw:
         raise DataError(clip.flaw)
-    if clip.id != _shown(clip.id):
-        raise DataError(f"The name of the clip {_shown(clip.id)} is no text in UTF-8. Rename it.")
-
-
-def _shown(name: str) -> str:
-    """Return the name of a file as text, with what is none spelled out."""
-    return name.encode(errors="backslashreplace").decode()
+    if clip.id != printable(clip.id):
+        raise DataError(f"The name of the clip {printable(clip.id)} is no text in UTF-8. Rename it.")
 
 
 def _kind(error: DataError) -> type[DataError]:
