@@ -147,3 +147,13 @@ def test_only_a_store_gives_way_to_a_store(tmp_path: Path) -> None:
         check_output(tmp_path / "link")
     with pytest.raises(DataError, match="exists and is no store"):
         check_output(Path(os.devnull))
+
+
+def test_a_store_with_damaged_texts_is_no_store(tmp_path: Path) -> None:
+    """To tell what it is takes one of them, which may be without end."""
+    out = write_store(tmp_path / "s.h5", INFO, records(3)).path
+    content = out.read_bytes()
+    heap = content.index(b"GCOL")
+    out.write_bytes(content[: heap + 16] + bytes(16) + content[heap + 32 :])
+    with pytest.raises(DataError, match="exists and is no store"):
+        check_output(out)
