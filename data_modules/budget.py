@@ -87,6 +87,11 @@ class Allowance:
         check_size(self.where, f"what is read of it up to {what!r}", self.taken + at_once)
 
 
+def no_memory(what: str | Path) -> DataError:
+    """Return the error for what does not fit into the memory that is free, though files may take as much."""
+    return DataError(f"{what} needs more memory than there is. Close other programs, or use a larger machine.")
+
+
 def _gb(size: float) -> str:
     digits = f"{size / 1e9:.3g}" if size < 1e12 else f"{size / 1e9:.0f}"
     return f"{digits}GB"

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.budget import Allowance, budget
+from data_modules.budget import Allowance, budget, no_memory
 from data_modules.hdf5_heap import AGAIN, check_heaps, texts_size
 from data_modules.names import printable
 from data_modules.schema import DataError
@@ -59,9 +59,7 @@ def reading(path: Path, place: str = "", remedy: str = AGAIN) -> Iterator[None]:
     except DataError:
         raise
     except MemoryError as error:
-        raise DataError(
-            f"{path}{_of(place)} needs more memory than there is. Close other programs, or use a larger machine."
-        ) from error
+        raise no_memory(f"{path}{_of(place)}") from error
     except Exception as error:  # HDF5 says damage in OSError, KeyError, RuntimeError, ValueError, TypeError and others
         raise DataError(f"{path}{_of(place)} is damaged ({error}). {remedy}") from error
 

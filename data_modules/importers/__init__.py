@@ -18,6 +18,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from data_modules.budget import no_memory
 from data_modules.importers.clips import discard, work_folder
 from data_modules.importers.common import Source
 from data_modules.names import check_name
@@ -134,6 +135,4 @@ def _about(source: Path) -> Iterator[None]:
             raise
         raise DataError(f"{source}: {error}") from error
     except MemoryError as error:
-        raise DataError(
-            f"{source} needs more memory than there is. Close other programs, or use a larger machine."
-        ) from error
+        raise no_memory(source) from error

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.budget import Allowance
+from data_modules.budget import Allowance, no_memory
 from data_modules.schema import DataError
 
 SUFFIX = ".npy"
@@ -81,9 +81,7 @@ class Npz:
         except DataError:
             raise
         except MemoryError as error:
-            raise DataError(
-                f"{self.path}: {name!r} needs more memory than there is. Close other programs, or use a larger machine."
-            ) from error
+            raise no_memory(f"{self.path}: {name!r}") from error
         except Exception as error:  # what the many packings of zip and the outline of an array come to
             raise DataError(
                 f"{self.path}: {name!r} cannot be read ({error or type(error).__name__}). Save strings as "
