@@ -86,7 +86,7 @@ def _odd(value: Any, rng: Rng) -> Any:
     return odd[rng.integers(len(odd))]
 
 
-def _array(shape: bytes, dtype: bytes, data: bytes) -> bytes:
+def pickled_array(shape: bytes, dtype: bytes, data: bytes) -> bytes:
     """An array of pickle protocol 2; ``shape`` are the opcodes of the tuple."""
     return (
         b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + shape
@@ -101,7 +101,7 @@ def _laughs(many: bytes, depth: int) -> bytes:
     return b"K\x01q\x00" + (b"h\x00" + many[:-1] + level + many[-1:] + b"q\x00") * depth + b"."
 
 
-_PRIME = (1 << 61) - 1
+PRIME = (1 << 61) - 1
 """Whole numbers that it divides have the hash 0."""
 _THREE_GB = b"J" + struct.pack("<i", 2_000_000_000)
 _CALL = b"\x8c\x08builtins\x8c"
@@ -135,19 +135,19 @@ BOMBS = (
     b"I" + b"9" * 200_000 + b"\n.",
     b"L" + b"9" * 200_000 + b"L\n.",
     b"F1e999999999\n.",
-    _array(b"J\xff\xff\xff\x7f\x85", b"f4", b""),
-    _array(b"J\x00\x00\x00\x80\x85", b"f4", b""),
-    _array(b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x87", b"f8", bytes(64)),
-    _array(b"J\xff\xff\xff\x7fK\x00K\x05\x87", b"f4", b""),
-    _array(b"J\xff\xff\xff\x7f\x85", b"U0", b""),
-    _array(b"K\x01\x85", b"U100000000", bytes(4)),
-    _array(b"K\x01\x85", b"U9999999999999", bytes(4)),
-    _array(b"]\x85", b"f4", bytes(4)),
-    _array(b"K\x01", b"f4", bytes(4)),
-    _array(b"K\x01\x85", b"O", bytes(8)),
-    _array(b"K\x04\x85", b"c8", bytes(32)),
+    pickled_array(b"J\xff\xff\xff\x7f\x85", b"f4", b""),
+    pickled_array(b"J\x00\x00\x00\x80\x85", b"f4", b""),
+    pickled_array(b"J\xff\xff\xff\x7fJ\xff\xff\xff\x7fJ\xff\xff\xff\x7f\x87", b"f8", bytes(64)),
+    pickled_array(b"J\xff\xff\xff\x7fK\x00K\x05\x87", b"f4", b""),
+    pickled_array(b"J\xff\xff\xff\x7f\x85", b"U0", b""),
+    pickled_array(b"K\x01\x85", b"U100000000", bytes(4)),
+    pickled_array(b"K\x01\x85", b"U9999999999999", bytes(4)),
+    pickled_array(b"]\x85", b"f4", bytes(4)),
+    pickled_array(b"K\x01", b"f4", bytes(4)),
+    pickled_array(b"K\x01\x85", b"O", bytes(8)),
+    pickled_array(b"K\x04\x85", b"c8", bytes(32)),
     _CALL + b"\x07complex\x93U\x01x\x85R.",
     _CALL + b"\x04list\x93U\x01x\x85R.",
     b"c_codecs\nencode\nU\x01aU\x08punycode\x86R.",
-    b"}(" + b"".join(b"\x8a\x0b" + (k * _PRIME).to_bytes(11, "little") + b"N" for k in range(1, 40_000)) + b"u.",
+    b"}(" + b"".join(b"\x8a\x0b" + (k * PRIME).to_bytes(11, "little") + b"N" for k in range(1, 40_000)) + b"u.",
 )  # fmt: skip

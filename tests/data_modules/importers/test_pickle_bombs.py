@@ -14,11 +14,10 @@ import pytest
 from data_modules.budget import VARIABLE
 from data_modules.importers.pickles import DEEPEST, load_pickle
 from data_modules.schema import DataError
+from tests.fuzz.pickles import PRIME, pickled_array
 
 BUILTIN = b"cbuiltins\n"
 LARGE = b"J" + struct.pack("<i", 2_000_000_000)
-PRIME = (1 << 61) - 1
-"""Whole numbers that it divides have the hash 0."""
 MOST = 64e6
 
 
@@ -38,15 +37,6 @@ def load(tmp_path: Path, data: bytes) -> Any:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < MOST
-
-
-def array(shape: bytes, dtype: bytes, data: bytes) -> bytes:
-    """An array of pickle protocol 2; ``shape`` are the operations that make it."""
-    return (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + shape
-        + b"cnumpy\ndtype\nU" + bytes([len(dtype)]) + dtype + b"K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
-        + b"J\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<I", len(data)) + data + b"tb."
-    )  # fmt: skip
 
 
 def laughs(kind: bytes, depth: int) -> bytes:
@@ -84,14 +74,14 @@ def laughs(kind: bytes, depth: int) -> bytes:
         pytest.param(b")" + b"\x85" * 20_000 + b"K\x01\x93.", "named by a tuple and a int", id="deep name"),
         pytest.param(b"}(" + b"".join(b"\x8a\x0b" + (k * PRIME).to_bytes(11, "little") + b"N" for k in range(2, 20_000))
                      + b"u.", "asks for a key with a int", id="keys of one hash"),
-        pytest.param(array(b"J\xff\xff\xff\x7f\x85", b"f4", b""), "made of 0 bytes", id="huge shape"),
-        pytest.param(array(b"J\x00\x00\x00\x80\x85", b"f4", b""), "no tuple of sizes", id="negative shape"),
-        pytest.param(array(b"K\x01", b"f4", bytes(4)), "no tuple of sizes", id="shape of a number"),
-        pytest.param(array(b"K\x02\x85", b"f4", bytes(4)), r"shape \(2,\) .*made of 4 bytes", id="short"),
-        pytest.param(array(b"J\xff\xff\xff\x7fK\x00K\x05\x87", b"f4", b""), "without values", id="rows of nothing"),
-        pytest.param(array(b"J\xff\xff\xff\x7f\x85", b"U0", b""), "without values", id="texts of nothing"),
-        pytest.param(array(b"K\x01\x85", b"U100000000", bytes(4)), "made of 4 bytes", id="wide text"),
-        pytest.param(array(b"K\x01\x85", b"U9999999999999", bytes(4)), "asks for the dtype", id="wider text"),
+        pytest.param(pickled_array(b"J\xff\xff\xff\x7f\x85", b"f4", b""), "made of 0 bytes", id="huge shape"),
+        pytest.param(pickled_array(b"J\x00\x00\x00\x80\x85", b"f4", b""), "no tuple of sizes", id="negative shape"),
+        pytest.param(pickled_array(b"K\x01", b"f4", bytes(4)), "no tuple of sizes", id="shape of a number"),
+        pytest.param(pickled_array(b"K\x02\x85", b"f4", bytes(4)), r"shape \(2,\) .*made of 4 bytes", id="short"),
+        pytest.param(pickled_array(b"J\xff\xff\xff\x7fK\x00K\x05\x87", b"f4", b""), "without values", id="empty rows"),
+        pytest.param(pickled_array(b"J\xff\xff\xff\x7f\x85", b"U0", b""), "without values", id="texts of nothing"),
+        pytest.param(pickled_array(b"K\x01\x85", b"U100000000", bytes(4)), "made of 4 bytes", id="wide text"),
+        pytest.param(pickled_array(b"K\x01\x85", b"U9999999999999", bytes(4)), "asks for the dtype", id="wider text"),
         pytest.param(b"ccollections\nOrderedDict\n)R}U\x05itemsK\x01sb.", "a change of a OrderedDict", id="attribute"),
         pytest.param(b"(\x8c\x01a\x8c\x01b\x93.", "asks for a.b", id="name from the stack"),
         pytest.param(b"\x87.", "cannot be read as a pickle", id="empty stack"),
