@@ -186,6 +186,26 @@ def test_equally_named_files_that_are_not_imported_do_no_harm(plugged: Path, mon
     assert {"first_one", "second_one"} <= set(methods())
 
 
+@pytest.mark.parametrize(("text", "words"), [(b"WIDTH = (\n", "sizes.py:1"), (b"\xff\xfe", "sizes.py")])
+def test_a_file_that_is_imported_late_and_is_no_python_leaves_the_method_out(
+    plugged: Path, named: Named, small_store: FeatureStore, text: bytes, words: str
+) -> None:
+    late = ("        return Output(", "        from sizes import WIDTH  # noqa: F401\n\n        return Output(")
+    (plugged / "sizes.py").write_bytes(text)
+    named(my_fusion=method_file("my_fusion", late))
+    trials, left_out = make_plan(Suite("default"), dataset="synthetic", path=small_store.path)
+    assert f"{words} cannot be read as Python" in left_out["my_fusion"]
+    assert "lf_dnn" in {trial.method for trial in trials}
+    with pytest.raises(ConfigError, match=r"sizes\.py"):
+        make_plan(Suite("default"), dataset="synthetic", methods_wanted=["my_fusion"], path=small_store.path)
+
+
+def test_a_file_in_another_encoding_is_read_as_python_reads_it(plugged: Path, named: Named) -> None:
+    (plugged / "sizes.py").write_bytes("# coding: latin-1\nNAME = 'M\xfcller'\n".encode("latin-1"))
+    named(my_fusion=method_file("my_fusion", ("import torch\n", "from sizes import NAME\nimport torch\n")))
+    assert code_hash("my_fusion")
+
+
 def test_an_edit_in_a_folder_without_init_trains_again(plugged: Path, named: Named) -> None:
     edits = (("import torch\n", "from parts.sizes import WIDTH\nimport torch\n"), ("self.config.width,", "WIDTH,"))
     (plugged / "parts").mkdir()

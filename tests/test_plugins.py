@@ -14,7 +14,8 @@ from data_modules import DataError, FeatureStore, broken_datasets, datasets, plu
 from mmbench.cli import main
 from mmbench.methods import ConfigError, broken_methods, method, methods
 from mmbench.runner.code import code_files, code_hash
-from mmbench.runner.settings import load_suite
+from mmbench.runner.plan import make_plan
+from mmbench.runner.settings import Suite, load_suite
 from tests.plugin_files import Named, commands, method_file, python
 
 SHORT = ["--max-epochs", "1", "--seeds", "1", "--jobs", "1", "--accelerator", "cpu"]
@@ -174,6 +175,31 @@ def test_an_edit_of_the_file_or_of_one_beside_it_trains_again(plugged: Path, nam
     second = code_hash("my_fusion")
     (plugged / "my_fusion.py").write_text((plugged / "my_fusion.py").read_text().replace("relu", "tanh"))
     assert len({first, second, code_hash("my_fusion")}) == 3
+
+
+def test_an_edit_of_a_data_set_trains_again(plugged: Path, named: Named) -> None:
+    made, described = python("Add a data set")
+    exec(compile(made, "README.md", "exec"), {})
+    file = plugged / "interviews.py"
+    named(interviews=f"import sizes\n{described}")
+    (plugged / "sizes.py").write_text("STEPS = 3\n")
+    assert main(commands("Add a data set")[0]) == 0
+
+    def codes() -> set[str]:
+        """Return the hash of each step; trials of before count for those with the same one."""
+        trials, _ = make_plan(Suite("default"), dataset="interviews", methods_wanted=["lmf"], seeds=[1])
+        (own,) = {trial.code for trial in trials}
+        return {own, code_hash("lmf", "interviews"), code_hash("lmf"), code_hash("lmf", "synthetic")}
+
+    first, of_lmf = codes(), {code_hash("lmf")}
+    assert len(first) == 2, "a data set of this project adds nothing, one from elsewhere itself"
+    file.write_text(f"# a remark\n{file.read_text()}")
+    assert codes() == first
+    (plugged / "sizes.py").write_text("STEPS = 4\n")
+    second = codes()
+    file.write_text(f"{file.read_text()}\nLATER = 1\n")
+    assert first & second & codes() == of_lmf
+    assert len(first | second | codes()) == 4
 
 
 def test_the_hash_does_not_depend_on_the_folder(plugged: Path, named: Named, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mmbench.cli.common import Command, console
+from mmbench.cli.common import Command, console, say
 
 
 def data_commands() -> dict[str, Command]:
@@ -110,7 +110,7 @@ def download_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> in
 
     options = arguments.as_dict()
     for path in download(options.pop("dataset"), options.pop("out"), **options):
-        console.print(str(path), markup=False, soft_wrap=True)
+        say(str(path))
     return 0
 
 
@@ -123,7 +123,7 @@ def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str
     source, out, dataset = (options.pop(key) for key in ("source", "out", "dataset"))
     store = import_store(form, source, out, dataset=dataset, options=options)
     console.print(summary(store))
-    console.print(f"Wrote {out}.", markup=False)
+    say(f"Wrote {out}.")
     return 0
 
 
@@ -135,7 +135,7 @@ def extract(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     options = arguments.as_dict()
     clips, out, transcripts, dataset = (options.pop(key) for key in ("clips", "out", "transcripts", "dataset"))
     console.print(summary(extract_store(clips, out, Extractors(**options), transcripts=transcripts, dataset=dataset)))
-    console.print(f"Wrote {out}.", markup=False)
+    say(f"Wrote {out}.")
     return 0
 
 
@@ -145,7 +145,7 @@ def keyframes(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     from data_modules.summary import summary
 
     console.print(summary(keyframe_store(arguments.source, arguments.out, arguments.variant)))
-    console.print(f"Wrote {arguments.out}.", markup=False)
+    say(f"Wrote {arguments.out}.")
     return 0
 
 
@@ -164,10 +164,9 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 
     store = FeatureStore(arguments.file)
     store.verify()
-    console.print(
+    say(
         f"{arguments.file}: {len(store)} samples, identity {store.identity[:12]}, content {store.content[:12]}, "
-        "unchanged.",
-        markup=False,
+        "unchanged."
     )
     return 0
 
@@ -192,5 +191,5 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
         "clips": write_clips,
     }
     console.print(summary(makers[form](out, seed=arguments.seed)))
-    console.print(f"Wrote {out}.", markup=False)
+    say(f"Wrote {out}.")
     return 0

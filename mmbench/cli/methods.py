@@ -106,7 +106,7 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     found = numbers(ran.records)
     if arguments.accept:
         save_baseline(path, found, arguments.method or None)
-        console.print(f"{path} has {len(found)} new rows.", markup=False)
+        say(f"{path} has {len(found)} new rows.")
         return 0
     if arguments.method:
         baseline = {row: names for row, names in baseline.items() if row in {trial.label for trial in trials}}
@@ -137,7 +137,7 @@ def predict(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     console.print(shown)
     if arguments.out:
         write_table(table, arguments.out)
-        console.print(f"Wrote {len(table)} predictions to {arguments.out}.", markup=False, soft_wrap=True)
+        say(f"Wrote {len(table)} predictions to {arguments.out}.")
     elif len(table) > SHOWN:
         console.print(f"{SHOWN} of {len(table)} predictions; give --out for all of them.")
     return 0

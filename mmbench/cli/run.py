@@ -84,7 +84,7 @@ def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     check_machine(arguments.accelerator, training.precision, arguments.logger)
     trials, left_out = _plan(arguments, dotted, suite, training, benchmarks)
     for method, why in left_out.items():
-        console.print(f"{method} is left out: {why}.", markup=False)
+        say(f"{method} is left out: {why}.")
     if not trials:
         raise ConfigError("No method fits these data: nothing to run.")
     if arguments.dry_run:

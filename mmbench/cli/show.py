@@ -36,6 +36,7 @@ def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     from data_modules.names import check_name
     from data_modules.schema import DataError, unknown
     from mmbench.methods import ConfigError, broken_methods, methods
+    from mmbench.report.grouping import present_code
     from mmbench.runner.code import code_hash
     from mmbench.runner.settings import benchmarks_folder
     from mmbench.show import find_records, show_dataset, show_method, show_trial
@@ -64,8 +65,8 @@ def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         return 0
     found = find_records(name, folders)
     for whose, path, record in found:
-        present = code_hash(record.method) if record.method in methods() else ""
-        print_parts(show_trial(whose, path, record, arguments.runs, present))
+        present = present_code(code_hash, record.method, record.dataset)
+        print_parts(show_trial(whose, path, record, arguments.runs, present or ""))
     if not found:
         raise ConfigError(
             f"{unknown('method or data set', name, known)} Nor does the id of a trial with a record, published or "

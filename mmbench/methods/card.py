@@ -58,7 +58,20 @@ class Needs:
     dialogue: bool = False
 
     def __post_init__(self) -> None:
-        """Check the names of modalities, tasks and kinds."""
+        """Check the names of modalities, tasks and kinds.
+
+        Raises:
+            ConfigError: When there is none of a name, or something is not of its type.
+        """
+        lists = [self.modalities, self.tasks]
+        lists += self.kinds.values() if isinstance(self.kinds, Mapping) else [self.kinds]
+        for names in lists:
+            if not isinstance(names, tuple | list):
+                raise ConfigError(f"Needs: {names!r} is no tuple of names, such as ('text',).")
+        if type(self.at_least) is not int or type(self.dialogue) is not bool:
+            raise ConfigError(
+                f"Needs: at_least is a number and dialogue True or False, not {self.at_least!r} and {self.dialogue!r}."
+            )
         by_modality = self.kinds if isinstance(self.kinds, Mapping) else {"": self.kinds}
         checks: tuple[tuple[str, Iterable[str], Sequence[str]], ...] = (
             ("modality", (*self.modalities, *filter(None, by_modality)), MODALITIES),

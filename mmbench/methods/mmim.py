@@ -175,7 +175,9 @@ class MMIM(FusionMethod):
 
         weight_decay: float = setting(1e-4, "L2 penalty inside Adam, in both optimisers", low=0.0)
         plateau_patience: int = setting(20, "epochs without gain before the learning rate drops; 0 for never", low=0)
-        plateau_factor: float = setting(0.5, "factor by which the learning rate drops", low=0.0, high=1.0)
+        plateau_factor: float = setting(
+            0.5, "factor by which the learning rate drops", low=0.0, high=1.0, needs="plateau_patience"
+        )
         lr_mmilb: float = setting(1e-3, "learning rate of the first pass (Gaussians of the bound)", low=0.0)
         alpha: float = setting(0.1, "weight of the contrastive loss", low=0.0)
         beta: float = setting(0.1, "weight of the inter-modality bound", low=0.0)

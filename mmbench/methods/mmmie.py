@@ -213,7 +213,9 @@ class MMMIE(FusionMethod):
 
         weight_decay: float = setting(1e-4, "L2 penalty inside Adam, in both optimisers", low=0.0)
         plateau_patience: int = setting(5, "epochs without gain before the learning rate drops; 0 for never", low=0)
-        plateau_factor: float = setting(0.5, "factor by which the learning rate drops", low=0.0, high=1.0)
+        plateau_factor: float = setting(
+            0.5, "factor by which the learning rate drops", low=0.0, high=1.0, needs="plateau_patience"
+        )
         lr_estimator: float = setting(1e-3, "learning rate of the Gaussians q(h | x)", low=0.0)
         alpha: float = setting(0.1, "weight of the maximisation between modalities; 0 for none", low=0.0)
         beta: float = setting(0.01, "weight of the minimisation between input and feature; 0 for none", low=0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mmbench.report.boards import Board
 from mmbench.report.markdown import printable
@@ -16,8 +16,11 @@ EARLIER = ", earlier code"
 UNKNOWN = ", unknown code"
 """Likewise, where nobody noted which code did."""
 
-Code = Callable[[str], str]
-"""Hash of the present code of a method; may raise, or be empty, for a method that is not there any more."""
+Code = Callable[[str, str], str]
+"""Hash of the present code of a method on a data set; may raise, or be empty, where one of them is gone."""
+
+Present = Mapping[tuple[str, str], str | None]
+"""By method and data set what :func:`present_code` returns."""
 
 
 def boards(published: Iterable[Record], own: Iterable[Record] = (), code: Code | None = None) -> list[Board]:
@@ -26,14 +29,15 @@ def boards(published: Iterable[Record], own: Iterable[Record] = (), code: Code |
     Args:
         published: Published records in any order; one that occurs twice counts once.
         own: Records of the person who reads the tables, likewise.
-        code: Hash of the present code of a method, for notes of what other code made.
+        code: Hash of the present code of a method on a data set, for notes of what other code made.
     """
     unique = {
         (origin, record.track, record.id, record.code): record
         for origin, records in (("published", published), ("own", own))
         for record in records
     }
-    present = {method: _present(code, method) for method in {record.method for record in unique.values()}}
+    every = {(record.method, record.dataset) for record in unique.values()}
+    present = {keys: present_code(code, *keys) for keys in every}
     groups: dict[tuple[str, str], dict[Origin, list[Record]]] = {}
     for (origin, *_), record in sorted(unique.items()):
         group = groups.setdefault((record.track, record.identity), {"published": [], "own": []})
@@ -42,16 +46,17 @@ def boards(published: Iterable[Record], own: Iterable[Record] = (), code: Code |
     return sorted(made, key=lambda board: (board.track, -len(board.records), board.identity))
 
 
-def _present(code: Code | None, method: str) -> str | None:
+def present_code(code: Code | None, method: str, dataset: str) -> str | None:
+    """Return the hash of the present code, empty where there is none, None where nobody asked."""
     if code is None:
         return None
     try:
-        return code(method)
-    except Exception:  # whatever is wrong with a method's code, its numbers are still to be shown
+        return code(method, dataset)
+    except Exception:  # whatever is wrong with the code, its numbers are still to be shown
         return ""
 
 
-def _board(track: str, identity: str, by_origin: dict[Origin, list[Record]], present: dict[str, str | None]) -> Board:
+def _board(track: str, identity: str, by_origin: dict[Origin, list[Record]], present: Present) -> Board:
     # What was published decides what is measured; own records of something else do not turn the table around.
     completed = [record for records in by_origin.values() for record in records if record.completed]
     deciding = [record for record in by_origin["published"] if record.completed] or completed
@@ -60,7 +65,7 @@ def _board(track: str, identity: str, by_origin: dict[Origin, list[Record]], pre
     groups: dict[tuple[Origin, str], list[Record]] = {}
     for origin, records in by_origin.items():
         for record in records:
-            groups.setdefault((origin, _key(record, origin, present[record.method])), []).append(record)
+            groups.setdefault((origin, _key(record, origin, present[record.method, record.dataset])), []).append(record)
     labels = {
         (origin, key): printable(commonest(record.label for record in group)) + _state(origin, group, present)
         for (origin, key), group in groups.items()
@@ -75,16 +80,16 @@ def _board(track: str, identity: str, by_origin: dict[Origin, list[Record]], pre
             {record.cell: record for record in group},
             metric,
             origin,
-            present[group[0].method],
+            present[group[0].method, group[0].dataset],
         )
         for (origin, key), group in groups.items()
     ]
     return Board(track, identity, family, metric, mode == "max", _in_order(rows, mode == "max"))
 
 
-def _state(origin: Origin, group: Sequence[Record], present: dict[str, str | None]) -> str:
+def _state(origin: Origin, group: Sequence[Record], present: Present) -> str:
     """Return what of a row's label says that the present code did not make one's own trials."""
-    code = present[group[0].method]
+    code = present[group[0].method, group[0].dataset]
     if origin != "own" or not code or of_code(group[0], code):  # a method that is not known here has no present code
         return ""
     return EARLIER if group[0].code else UNKNOWN

@@ -71,7 +71,7 @@ def build(
         own: Records of the person who runs the command. With them there are only the tracks that they are of, with what
             was published merged in; without them all that is published.
         published: Published records; None where there are none, as in an installed package.
-        code: Hash of the present code of a method.
+        code: Hash of the present code of a method on a data set.
         load: How records are read.
 
     Raises:
@@ -133,7 +133,7 @@ def render(
         published: Published records.
         own: One's own records; with them there are only their tracks.
         problems: Lines about records that cannot be read.
-        code: Hash of the present code of a method.
+        code: Hash of the present code of a method on a data set.
         links: Where the records lie, from the folder of the tables.
     """
     own = None if own is None else list(own)

@@ -22,7 +22,7 @@ Origin = Literal["published", "own"]
 YOURS = " (yours)"
 """What stands after the label of an own row."""
 
-UNKNOWN_HERE = "its method is not known here; one of a plug-in is when its file is named (--plugin)"
+UNKNOWN_HERE = "its method or data set is not known here; one of a plug-in is when its file is named (--plugin)"
 """What is said where there is no code to hold a trial's against."""
 
 FEWEST_SEEDS = 3

@@ -49,7 +49,7 @@ def your_runs(
         everything_own: All own records, of which a row may have more than this command made.
         checkpoints: Checkpoint by trial id, of those that have one.
         console: Where to print; 80 columns suffice.
-        code: Hash of the present code of a method.
+        code: Hash of the present code of a method on a data set.
         out: Folder of one's own tables.
     """
     here = published is not None

@@ -31,7 +31,7 @@ def trials_again(records: Iterable[Record], path: Path | None = None) -> tuple[l
     left_out: list[tuple[Record, str]] = []
     for record in records:
         try:
-            trials.append(_trial(record, store(record.track.split("/")[0])))
+            trials.append(_trial(record, store(record.dataset)))
         except (ConfigError, DataError) as error:
             left_out.append((record, str(error)))
     return trials, left_out
@@ -58,6 +58,6 @@ def _trial(record: Record, store: FeatureStore) -> Trial:
     return Trial(
         **{name: getattr(record, name) for name in known},
         content=store.content,
-        code=code_hash(record.method),
+        code=code_hash(record.method, record.dataset),
         path=str(store.path),
     )

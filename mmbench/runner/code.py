@@ -1,5 +1,8 @@
 """A hash of the code that decides a result: a method, what it imports of this project, and how it is trained.
 
+A data set of this project has no code that decides beside the stores that it imports; one from elsewhere may do
+anything with its samples, so its file counts too.
+
 The sources are read, not run, and nothing heavy is imported to do so. Imports inside functions count, those for type
 checkers do not. Of a package counts what is taken from it: ``from mmbench.metrics import SplitMetric`` leads to the
 file that defines it and not to the other metrics. What is imported by a computed name cannot be seen, and a test
@@ -10,11 +13,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+from mmbench.methods.config import ConfigError
 from mmbench.runner.syntax import assigned, digest, idle, only_describe
 
 BASE = ("mmbench.methods.base", "mmbench.runner.training")
@@ -28,54 +33,62 @@ Places = Mapping[str, Path]
 """The folder of every top-level package whose files count."""
 
 
-def code_hash(method: str, root: Path = ROOT) -> str:
-    """Return a hash of the code that decides the results of a method, equal on every Python.
+def code_hash(method: str, dataset: str = "", root: Path = ROOT) -> str:
+    """Return a hash of the code that decides the results of a method on a data set, equal on every Python.
 
     It is of the files as they lie there now, so ask before the first trial: what runs was imported when it began.
 
     Args:
         method: Key of the method.
+        dataset: Key of the data set; without one only the method counts.
         root: Folder of this project's packages.
 
     Raises:
-        ConfigError: When there is no such method.
-        FileNotFoundError: When its source is missing.
+        ConfigError: When there is no such method, or a file beside a plug-in cannot be read as Python.
+        DataError: When there is no such data set.
+        FileNotFoundError: When a source is missing.
     """
-    begin, places = _begin(method, root)
+    begin, places = _begin(method, dataset, root)
     total = hashlib.sha256()
     for module, taken in sorted(_closure(begin, places).items()):
         total.update(f"{module} {_find(module, places).digest(taken)}\n".encode())
     return total.hexdigest()[:16]
 
 
-def code_files(method: str, root: Path = ROOT) -> list[str]:
-    """Return the dotted names of the files that decide the results of a method; see :func:`code_hash`."""
-    return sorted(code_sources(method, root))
+def code_files(method: str, dataset: str = "", root: Path = ROOT) -> list[str]:
+    """Return the dotted names of the files that decide such results; see :func:`code_hash`."""
+    return sorted(code_sources(method, dataset, root))
 
 
-def code_sources(method: str, root: Path = ROOT) -> dict[str, Path]:
+def code_sources(method: str, dataset: str = "", root: Path = ROOT) -> dict[str, Path]:
     """Return by dotted name where the files of :func:`code_files` lie."""
-    begin, places = _begin(method, root)
+    begin, places = _begin(method, dataset, root)
     return {module: _find(module, places).path for module in _closure(begin, places)}
 
 
-def _begin(method: str, root: Path) -> tuple[list[str], Places]:
+def _begin(method: str, dataset: str, root: Path) -> tuple[list[str], Places]:
     """Return the files to begin with, and where files lie."""
+    import data_modules
     from data_modules import plugins
     from mmbench.methods import method as find
 
-    module = find(method).__module__
-    places = dict.fromkeys(PROJECT, root)
-    top = module.partition(".")[0]
-    if top not in places:
+    begin, places = [*BASE], dict.fromkeys(PROJECT, root)
+    wanted = {f"The method {method!r}": find(method).__module__}
+    if dataset and (module := data_modules.dataset(dataset).__module__).partition(".")[0] not in PROJECT:
+        wanted[f"The data set {dataset!r}"] = module
+    for what, module in wanted.items():
+        begin.append(module)
+        top = module.partition(".")[0]
+        if top in places:
+            continue
         source = getattr(sys.modules[module], "__file__", None)
         if source is None:
-            raise FileNotFoundError(f"The method {method!r} is defined in {module}, which has no source file.")
+            raise FileNotFoundError(f"{what} is defined in {module}, which has no source file.")
         depth = module.count(".") + Path(source).name.startswith("__init__.")
         places[top] = Path(source).parents[depth]
         if Path(source) in plugins.files():  # not of an installed package: what lies beside is the author's, too
             places = {**plugins.beside(Path(source)), **places}
-    return [*BASE, module], places
+    return begin, places
 
 
 def _closure(begin: Iterable[str], places: Places) -> dict[str, set[str]]:
@@ -188,7 +201,19 @@ class _Source:
         return digest(tree, () if ALL in taken else only_describe(tree, taken))
 
     def _tree(self) -> ast.Module:
-        return ast.parse(self.path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"), str(self.path))
+        """Return what the file says.
+
+        Raises:
+            ConfigError: When it is no Python; one that is imported late can be so for long.
+        """
+        try:
+            return ast.parse(importlib.util.decode_source(self.path.read_bytes()), str(self.path))
+        except (SyntaxError, ValueError) as error:
+            said = error.msg if isinstance(error, SyntaxError) else error
+            number = error.lineno if isinstance(error, SyntaxError) else None
+            raise ConfigError(
+                f"{self.path}{f':{number}' if number else ''} cannot be read as Python: {said}"
+            ) from error
 
 
 _read = cache(_Source)

@@ -258,11 +258,11 @@ def _worker(trials: list[Trial], options: Options, events: Events, given_up: Mut
 
 
 def _edited(trials: Sequence[Trial]) -> Trial | None:
-    """Return a trial whose method was loaded by this process in another state than the plan knows."""
+    """Return a trial whose method or data set was loaded by this process in another state than the plan knows."""
     methods()  # loads them
-    codes = {trial.method: trial.code for trial in trials}
-    changed = {key for key, code in codes.items() if code_hash(key) != code}
-    return next((trial for trial in trials if trial.method in changed), None)
+    codes = {(trial.method, trial.dataset): trial.code for trial in trials}
+    changed = {keys for keys, code in codes.items() if code_hash(*keys) != code}
+    return next((trial for trial in trials if (trial.method, trial.dataset) in changed), None)
 
 
 def _die_with_parent() -> None:

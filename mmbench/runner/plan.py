@@ -81,6 +81,11 @@ class Trial:
         return trial_id({name: getattr(self, name) for name in DECIDES})
 
     @property
+    def dataset(self) -> str:
+        """Key of the data set."""
+        return self.track.split("/")[0]
+
+    @property
     def title(self) -> str:
         """Short name for progress and summaries."""
         return title(self.label, self.fold, self.folds, self.seed)
@@ -93,7 +98,7 @@ class Trial:
     def datamodule(self, batch_size: int) -> FusionDataModule:
         """Return the data module of this trial."""
         return make_datamodule(
-            self.track.split("/")[0],
+            self.dataset,
             self.path,
             {**self.data, "fold": self.fold, "batch_size": batch_size, "seed": self.seed},
         )
@@ -174,8 +179,17 @@ def make_plan(
         ConfigError: When a named method does not fit the data or a setting does not exist.
     """
     benchmarks = benchmarks_folder() if benchmarks is None else benchmarks
+    broken = {} if methods_wanted or suite.methods else broken_methods()
+    left_out = {name: why.rstrip(".") for name, why in broken.items()}
+    codes: dict[str, str] = {}
     # Before anything that takes time, in which somebody might edit the code that is loaded.
-    codes = {key: code_hash(key) for key in dict.fromkeys(methods_wanted or suite.methods or methods())}
+    for key in dict.fromkeys(methods_wanted or suite.methods or methods()):
+        try:
+            codes[key] = code_hash(key, dataset)
+        except ConfigError as error:
+            if methods_wanted or suite.methods:
+                raise
+            left_out[key] = str(error).rstrip(".")
     settings = {**(suite.data or {}), **(data or {})}
     corruption = {"corruption": settings.pop("corruption")} if "corruption" in settings else {}
     settings = data_settings(settings) | corruption
@@ -195,8 +209,6 @@ def make_plan(
     check_seeds(seeds)
     if wrong := [fold for fold in folds if fold not in all_folds]:
         raise ConfigError(f"{spec.track} has the folds 0 to {len(all_folds) - 1}, not {wrong[0]}.")
-    broken = {} if methods_wanted or suite.methods else broken_methods()
-    left_out = {name: why.rstrip(".") for name, why in broken.items()}
     trials: list[Trial] = []
     dialogues = cache(partial(_dialogues, dataset, path, settings))
     if probe.normalize != FusionDataModule.normalize_default:

@@ -123,6 +123,11 @@ class Record:
         return title(self.label, self.fold, self.folds, self.seed)
 
     @property
+    def dataset(self) -> str:
+        """Key of the data set."""
+        return self.track.split("/")[0]
+
+    @property
     def cell(self) -> tuple[int, int]:
         """Seed and fold."""
         return self.seed, self.fold

@@ -29,7 +29,7 @@ def show_method(
         benchmarks: Folder of the shipped settings.
         published: Published records, of which those of the method count.
         own: One's own records, likewise.
-        code: Hash of the present code of a method, for what other code made.
+        code: Hash of the present code of a method on a data set, for what other code made.
 
     Raises:
         ConfigError: When there is no such method.

@@ -51,7 +51,7 @@ def show_trial(whose: str, path: Path, record: Record, runs: Path, present: str)
         path: Where it lies.
         record: What it says.
         runs: Folder of checkpoints and logs.
-        present: Hash of the code that its method has now, empty where it has none.
+        present: Hash of the code that its method and data set have now, empty where it has none.
     """
     parts = [
         _head(whose, record, present),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from mmbench.methods import ConfigError
 from mmbench.methods.card import Needs
 from mmbench.testing.builders import make_spec
 
@@ -28,3 +33,11 @@ def test_the_form_a_method_was_built_for_is_the_last_named() -> None:
     assert RAW.instead(make_spec(kinds={"vision": "frames"})) == {"audio": ("features", "waveform")}
     assert RAW.instead(make_spec(kinds={"vision": "frames", "audio": "waveform"})) == {}
     assert Needs().instead(make_spec()) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"modalities": "text"}, {"tasks": 3}, {"kinds": {"text": "tokens"}}, {"at_least": "2"}, {"dialogue": 1}]
+)
+def test_needs_of_another_type_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^Needs: "):
+        Needs(**wrong)

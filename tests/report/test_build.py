@@ -217,11 +217,11 @@ def test_tables_depend_on_the_present_code_but_do_not_show_its_hash(tmp_path: Pa
     records = Records(tmp_path / "records")
     found = runs("a", [0.7] * 3, code="b" * 16)
     store(records.root, [reproduced(found[0], "d" * 16), *found[1:]])
-    build(tmp_path, None, records, lambda method: "d" * 16)
+    build(tmp_path, None, records, lambda *_: "d" * 16)
     text = (tmp_path / f"{NAME}.md").read_text() + (tmp_path / f"{NAME}.csv").read_text()
     assert text.count("made by earlier code; reproduced 1 of 3 seeds") == 2
     assert "d" * 16 not in text
-    build(tmp_path, None, records, lambda method: "b" * 16)
+    build(tmp_path, None, records, lambda *_: "b" * 16)
     assert lines_of((tmp_path / f"{NAME}.md").read_text(), "### Ranking")[0]["notes"] == ""
 
 

@@ -69,7 +69,7 @@ def test_csv_is_unrounded_and_has_both_deviations() -> None:
 
 def test_csv_says_whose_code_and_how_many_seeds() -> None:
     part = [record("a", 1, 0.7, folds=2, code="b" * 16), record("b", 1, 0.7, folds=2), record("b", 1, fold=1, folds=2)]
-    text = render(part, [record("a", 1, 0.6, folds=2)], code=lambda method: "c" * 16)[f"{NAME}.csv"]
+    text = render(part, [record("a", 1, 0.6, folds=2)], code=lambda *_: "c" * 16)[f"{NAME}.csv"]
     assert [[row[name] for name in ("label", "made_by", "n", "seeds", "folds")] for row in csv_rows(text)] == [
         ["b", "present", "1", "1", "0;1"],
         ["a (yours)", "present", "0", "", "0"],

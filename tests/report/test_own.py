@@ -11,7 +11,7 @@ NOW, THEN = "c" * 16, "b" * 16
 """Hashes of the present code (the factory's) and of an earlier one."""
 
 
-def now(method: str) -> str:
+def now(method: str, dataset: str) -> str:
     return NOW
 
 
@@ -117,7 +117,7 @@ def test_published_trials_of_several_codes_stay_one_row_that_says_so() -> None:
 
 
 def test_a_method_that_is_gone_keeps_its_numbers() -> None:
-    def gone(method: str) -> str:
+    def gone(method: str, dataset: str) -> str:
         if method == "b":
             return ""
         raise LookupError(method)
@@ -134,7 +134,7 @@ def test_a_method_that_is_gone_keeps_its_numbers() -> None:
 
 def test_own_rows_of_other_code_are_called_what_they_are() -> None:
     def label(code: str, present: str) -> str:
-        (row,) = only([], runs("a", [0.7] * 3, code=code), lambda method: present).rows
+        (row,) = only([], runs("a", [0.7] * 3, code=code), lambda *_: present).rows
         return row.label
 
     assert label(THEN, "") == label("", "") == label(NOW, NOW) == "a (yours)"

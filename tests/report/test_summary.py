@@ -140,7 +140,7 @@ def test_part_of_a_seed_is_shown() -> None:
 
 def test_changed_code_of_the_published_row_is_told() -> None:
     published = [replace(found, code="b" * 16) for found in PUBLISHED]
-    lines = shown([record("m05", 1, 0.6)], published, code=lambda method: "c" * 16)
+    lines = shown([record("m05", 1, 0.6)], published, code=lambda *_: "c" * 16)
     assert "m05: made by earlier code" in lines
     assert sum("made by earlier code" in line for line in lines) == 1
 

@@ -59,7 +59,7 @@ def appended(line: str) -> Callable[[str], str]:
 def test_a_hash_depends_neither_on_the_place_nor_on_the_method_asked_before(root: Path) -> None:
     hashes = {key: code_hash(key) for key in methods()}
     assert len(set(hashes.values())) == len(hashes)
-    assert {key: code_hash(key, root) for key in reversed(list(methods()))} == hashes
+    assert {key: code_hash(key, root=root) for key in reversed(list(methods()))} == hashes
     assert all(len(value) == 16 and int(value, 16) >= 0 for value in hashes.values())
 
 
@@ -89,7 +89,7 @@ def test_a_hash_depends_neither_on_the_place_nor_on_the_method_asked_before(root
 )
 def test_what_decides_nothing_changes_nothing(root: Path, file: str, edit: Callable[[str], str]) -> None:
     with edited(root, file, edit):
-        assert code_hash("mmim", root) == code_hash("mmim")
+        assert code_hash("mmim", root=root) == code_hash("mmim")
 
 
 @pytest.mark.parametrize(
@@ -115,18 +115,18 @@ def test_what_decides_nothing_changes_nothing(root: Path, file: str, edit: Calla
 )
 def test_what_may_decide_changes_the_hash(root: Path, file: str, edit: Callable[[str], str]) -> None:
     with edited(root, file, edit):
-        assert code_hash("mmim", root) != code_hash("mmim")
-    assert code_hash("mmim", root) == code_hash("mmim")
+        assert code_hash("mmim", root=root) != code_hash("mmim")
+    assert code_hash("mmim", root=root) == code_hash("mmim")
 
 
 def test_a_part_counts_for_the_methods_that_use_it_through_another(root: Path) -> None:
     """``unimodal`` is built on ``late_fusion``, which reads with ``encoders``, which import ``recurrent``."""
     with edited(root, "mmbench/nn/recurrent.py", appended("X = 1")):
-        assert code_hash("unimodal", root) != code_hash("unimodal")
-        assert code_hash("mult", root) == code_hash("mult")
+        assert code_hash("unimodal", root=root) != code_hash("unimodal")
+        assert code_hash("mult", root=root) == code_hash("mult")
     with edited(root, "mmbench/methods/late_fusion.py", appended("X = 1")):
-        assert code_hash("unimodal", root) != code_hash("unimodal")
-        assert code_hash("lf_dnn", root) == code_hash("lf_dnn")
+        assert code_hash("unimodal", root=root) != code_hash("unimodal")
+        assert code_hash("lf_dnn", root=root) == code_hash("lf_dnn")
 
 
 def test_the_files_are_those_that_the_method_needs() -> None:

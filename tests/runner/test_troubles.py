@@ -235,7 +235,7 @@ def test_only_what_the_present_code_made_is_kept(
     assert launch([trial], options, console()).records == [first]
     assert ran == []
     other = dataclasses.replace(trial, code="other")
-    monkeypatch.setattr(launch_module, "code_hash", lambda key: "other")
+    monkeypatch.setattr(launch_module, "code_hash", lambda *_: "other")
     second = launch([other], options, console()).records[0]
     assert ran == [other]
     assert (first.code != second.code, second.code, second.id) == (True, "other", first.id)
