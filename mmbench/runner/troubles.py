@@ -84,7 +84,10 @@ def machine_error(error: BaseException) -> MachineError | None:
         if runtime and DEVICE.search(str(one)):
             return MachineError(f"{text}. The device does not answer: give another --accelerator.", True)
         if isinstance(one, OSError | EOFError):
-            return MachineError(text, getattr(one, "errno", None) in HITS_ALL)
+            everything = getattr(one, "errno", None) in HITS_ALL
+            if everything and type(one) is OSError and one.filename is None:  # of a file that was open already
+                text += ". Free some space where it writes, or give other folders (--runs, --leaderboard)."
+            return MachineError(text, everything)
         if isinstance(one, ImportError) and not str(one.name).startswith(("mmbench", "data_modules")):
             return MachineError(f"{text}. Install what is missing.", False)
         if type(one).__module__.partition(".")[0] == "wandb":

@@ -60,6 +60,7 @@ def test_the_machine_is_to_blame(error: Exception, everything: bool) -> None:
     assert trouble is not None
     assert trouble.everything is everything
     assert str(error) in str(trouble)
+    assert ("--runs" in str(trouble)) is (everything and type(error) is OSError), "where to look"
 
 
 @pytest.mark.parametrize(
