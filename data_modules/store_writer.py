@@ -79,7 +79,8 @@ class _ModalityWriter:
                 f"Sample {sample!r} has {self.name} tokens from {values.min()} to {values.max()}, outside the "
                 f"vocabulary of {self.size}. Say how large the vocabulary is."
             )
-        with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and counted as such
+        # What is too large for float32 is infinite, and counted as such; so are NaN of whatever bits.
+        with np.errstate(over="ignore", invalid="ignore"):
             values = values.astype(self.dtype)
         if self.kind == "features":
             nan, inf = np.isnan(values), np.isinf(values)

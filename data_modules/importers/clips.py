@@ -12,14 +12,17 @@ import json
 import re
 import shutil
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 from rich.console import Console
 from rich.progress import track
 
@@ -40,6 +43,20 @@ ORIGINS = "origins"
 
 Array = npt.NDArray[Any]
 Item = TypeVar("Item")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[NpzFile]:
+    """Open the arrays of a decoded clip.
+
+    Raises:
+        DataError: When the file was damaged since it was written.
+    """
+    try:
+        with np.load(path) as arrays:
+            yield arrays
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} was damaged on disk ({error}). Remove it and start again.") from error
 
 
 class NoTranscriptError(DataError):
@@ -94,17 +111,14 @@ class Decoded:
 
     def load(self, name: str) -> dict[str, Array]:
         """Return the arrays of one clip."""
-        try:
-            with np.load(self.clips[name]) as arrays:
-                return dict(arrays)
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{self.clips[name]} was damaged on disk ({error}). Remove it and start again.") from error
+        with opened(self.clips[name]) as arrays:
+            return dict(arrays)
 
     def column(self, key: str) -> dict[str, Any]:
         """Return one number of every clip that has it by id, without reading the rest."""
         found = {}
         for name, path in self.clips.items():
-            with np.load(path) as arrays:
+            with opened(path) as arrays:
                 if key in arrays.files:
                     found[name] = arrays[key].item()
         return found

@@ -18,13 +18,12 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
-from zipfile import BadZipFile
 
 import numpy as np
 
 from data_modules.features import audio as sound
 from data_modules.features.faces import HaarFace, shape_text
-from data_modules.importers.clips import ORIGINS, Decoded, listed, refuse_loss, work_folder
+from data_modules.importers.clips import ORIGINS, Decoded, listed, opened, refuse_loss, work_folder
 from data_modules.importers.common import Source
 from data_modules.importers.iemocap_media import EVERY, SIZE, Sound, Sounds, see, seen_recipe, turn_origin
 from data_modules.importers.iemocap_splits import (
@@ -201,11 +200,8 @@ def _usable(turns: Sequence[Turn], made: Mapping[str, Decoded]) -> tuple[list[Tu
     if "vision" in made:
         shown: set[str] = set()
         for path in made["vision"].clips.values():
-            try:
-                with np.load(path) as arrays:
-                    shown |= set(arrays.files)
-            except (OSError, ValueError, EOFError, BadZipFile) as error:
-                raise DataError(f"{path} cannot be read ({error}). Remove it and start again.") from error
+            with opened(path) as arrays:
+                shown |= set(arrays.files)
         late = [turn.name for turn in turns if turn.dialog in made["vision"].clips and turn.name not in shown]
         notes += listed("turns begin after the end of their video and were left out", late)
         kept = [turn for turn in kept if turn.name in shown]

@@ -207,7 +207,7 @@ def _npz_vectors(path: Path, wanted: set[str]) -> tuple[dict[str, Array], int]:
             vocab, vectors = file.load("vocab"), file.load("emb")
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
+    except (ValueError, OSError, EOFError, BadZipFile, NotImplementedError) as error:
         raise DataError(f"{path} is no table of word vectors ({error}): {wanted_arrays}.") from error
     if vocab.ndim != 1 or vocab.dtype.kind not in "US" or vectors.ndim != 2 or vectors.dtype.kind not in "fiu":
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,21 @@ def test_round_trip(tmp_path: Path) -> None:
     assert again.modalities["text"].source == "dice"
     assert again.identity == store.identity
     again.verify()
+
+
+def test_numbers_that_are_none_in_any_bits_are_counted_without_a_warning(tmp_path: Path) -> None:
+    odd = np.array([0x7FF0000000000001, 0xFFF8000000000000], np.uint64).view(np.float64)  # a signalling NaN, and -NaN
+
+    def broken() -> Iterator[Record]:
+        for row, record in enumerate(records()):
+            if row == 0:
+                record.inputs["text"] = np.vstack([odd, np.zeros((2, 2))])
+            yield record
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store = write_store(tmp_path / "a.h5", INFO, broken())
+    assert store.repairs["text"] == {"nan": 2, "inf": 0, "empty": 0}
 
 
 def test_bad_numbers_and_empty_sequences_are_repaired_and_counted(tmp_path: Path) -> None:

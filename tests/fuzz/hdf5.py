@@ -123,7 +123,8 @@ def _object(file: h5py.File, place: str, rng: Rng) -> None:
 
 def _values(data: h5py.Dataset, rng: Rng) -> None:
     values = data[()]
-    if not values.size:
+    texts_or_numbers = data.dtype.kind != "O" or h5py.check_string_dtype(data.dtype)
+    if not values.size or not texts_or_numbers:  # an array of arrays cannot be written as one
         return
     place = int(rng.integers(values.size))
     if h5py.check_string_dtype(data.dtype):

@@ -178,11 +178,15 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     np.savez(tmp_path / "keys.npz", words=np.array(["a"]))
     (tmp_path / "bad.txt").write_text("word1 0.5 0.5\nword2 0.5\n")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "wrong.npz").read_bytes()[:100])
+    later = bytearray((tmp_path / "wrong.npz").read_bytes())
+    later[later.index(b"PK\1\2") + 6] = 255  # the version of zip that is needed to read it
+    (tmp_path / "later.npz").write_bytes(later)
     for name, message in {
         "none.npz": "no table of word vectors at",
         "wrong.npz": "do not fit",
         "keys.npz": "vocab",
         "cut.npz": "no table of word vectors",
+        "later.npz": "no table of word vectors .zip file version 25.5",
         "bad.txt": "line 2: 2 numbers",
     }.items():
         with pytest.raises(DataError, match=message):
