@@ -65,7 +65,7 @@ def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         return 0
     found = find_records(name, folders)
     for whose, path, record in found:
-        present = present_code(code_hash, record.method, record.dataset)
+        present = present_code(code_hash, record.method, record.dataset, {record.code})
         print_parts(show_trial(whose, path, record, arguments.runs, present or ""))
     if not found:
         raise ConfigError(

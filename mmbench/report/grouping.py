@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from data_modules import datasets
 from mmbench.report.boards import Board
 from mmbench.report.markdown import printable
 from mmbench.report.rows import YOURS, Origin, Row, of_code
@@ -36,8 +37,11 @@ def boards(published: Iterable[Record], own: Iterable[Record] = (), code: Code |
         for origin, records in (("published", published), ("own", own))
         for record in records
     }
-    every = {(record.method, record.dataset) for record in unique.values()}
-    present = {keys: present_code(code, *keys) for keys in every}
+    codes: dict[tuple[str, str], set[str]] = {}
+    for record in unique.values():
+        again = [record.reproduced.code] if record.reproduced else []
+        codes.setdefault((record.method, record.dataset), set()).update([record.code, *again])
+    present = {keys: present_code(code, *keys, made) for keys, made in codes.items()}
     groups: dict[tuple[str, str], dict[Origin, list[Record]]] = {}
     for (origin, *_), record in sorted(unique.items()):
         group = groups.setdefault((record.track, record.identity), {"published": [], "own": []})
@@ -46,12 +50,21 @@ def boards(published: Iterable[Record], own: Iterable[Record] = (), code: Code |
     return sorted(made, key=lambda board: (board.track, -len(board.records), board.identity))
 
 
-def present_code(code: Code | None, method: str, dataset: str) -> str | None:
-    """Return the hash of the present code, empty where there is none, None where nobody asked."""
+def present_code(code: Code | None, method: str, dataset: str, made: Collection[str]) -> str | None:
+    """Return the hash of the present code, empty where there is none, None where nobody asked.
+
+    Args:
+        code: As in :func:`boards`.
+        method: Key of the method.
+        dataset: Key of the data set.
+        made: Hashes of the code that made trials of the two. Where none is the present one and the data set is not
+            known here, the code of a plug-in may be what is missing: then there is none.
+    """
     if code is None:
         return None
     try:
-        return code(method, dataset)
+        present = code(method, dataset)
+        return present if present in made or dataset in datasets() else ""
     except Exception:  # whatever is wrong with the code, its numbers are still to be shown
         return ""
 

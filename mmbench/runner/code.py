@@ -40,12 +40,12 @@ def code_hash(method: str, dataset: str = "", root: Path = ROOT) -> str:
 
     Args:
         method: Key of the method.
-        dataset: Key of the data set; without one only the method counts.
+        dataset: Key of the data set; without one, or one that is only a store, the method alone counts.
         root: Folder of this project's packages.
 
     Raises:
         ConfigError: When there is no such method, or a file beside a plug-in cannot be read as Python.
-        DataError: When there is no such data set.
+        DataError: When a plug-in takes the key of another data set.
         FileNotFoundError: When a source is missing.
     """
     begin, places = _begin(method, dataset, root)
@@ -74,8 +74,9 @@ def _begin(method: str, dataset: str, root: Path) -> tuple[list[str], Places]:
 
     begin, places = [*BASE], dict.fromkeys(PROJECT, root)
     wanted = {f"The method {method!r}": find(method).__module__}
-    if dataset and (module := data_modules.dataset(dataset).__module__).partition(".")[0] not in PROJECT:
-        wanted[f"The data set {dataset!r}"] = module
+    known = data_modules.datasets().get(dataset)  # a store of one's own needs no class
+    if known and known.__module__.partition(".")[0] not in PROJECT:
+        wanted[f"The data set {dataset!r}"] = known.__module__
     for what, module in wanted.items():
         begin.append(module)
         top = module.partition(".")[0]

@@ -132,6 +132,15 @@ def test_a_method_that_is_gone_keeps_its_numbers() -> None:
     assert [board.rank(row) for row in board.rows] == [1, 2]
 
 
+def test_of_a_data_set_that_is_not_known_here_other_code_may_be_that_of_its_plugin() -> None:
+    def noted(track: str) -> list[str]:
+        board = only([], runs("a", [0.7] * 3, code=THEN, track=track), now)
+        return [note for row in board.rows for note in notes(board, row) if note == UNKNOWN_HERE]
+
+    assert noted("interviews/own/standard") == [UNKNOWN_HERE]
+    assert noted("mosi/glove/standard") == []
+
+
 def test_own_rows_of_other_code_are_called_what_they_are() -> None:
     def label(code: str, present: str) -> str:
         (row,) = only([], runs("a", [0.7] * 3, code=code), lambda *_: present).rows
