@@ -7,6 +7,8 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from unittest import mock
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -17,36 +19,56 @@ from benchmarks.speed.measure import Row, Setting, in_turn
 from benchmarks.speed.mosi import BATCH, STEPS
 from data_modules import Batch, Sequence
 from mmbench.methods import FusionMethod, method
+from mmbench.nn.attention import AttentionPlan
+from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import Attention, TransformerLayer
 
 TOLERANCE = 1e-4
 
 
+_HIDDEN: WeakKeyDictionary[AttentionPlan, Tensor] = WeakKeyDictionary()
+
+
+def hidden(plan: AttentionPlan) -> Tensor:
+    """Return ``(B, 1, T_q, T_k)``, minus infinity where a query may not see a key; worked out once for all layers."""
+    if plan not in _HIDDEN:
+        n_q, n_k = (layout.lengths[:, None, None] for layout in (plan.queries, plan.keys))
+        query, key = (torch.arange(layout.steps, device=n_k.device) for layout in (plan.queries, plan.keys))
+        seen = (key < n_k).expand(-1, len(query), -1)
+        if plan.causal:
+            seen = seen & (key <= query[:, None] + (n_k - n_q).abs())
+        # The first key keeps the softmax of padding finite.
+        _HIDDEN[plan] = torch.zeros(seen.shape, device=seen.device).masked_fill(~seen & (key > 0), -torch.inf)[:, None]
+    return _HIDDEN[plan]
+
+
 class ExplicitAttention(Attention):
     """The same attention as products, softmax and dropout, one after the other, as the official code has it."""
 
-    def forward(
-        self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None, causal: bool = False
-    ) -> Tensor:
-        """Return ``(B, T_q, dim)``; arguments as in :class:`Attention`."""
-        q, k, v = self.project(query, keys, values)
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        if bias is not None:
-            scores = scores + bias
-        if causal:
-            future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-            scores = scores.masked_fill(future, -torch.inf)
+    def forward(self, query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> Tensor:
+        """Return ``(B T_q, dim)``; arguments as in :class:`Attention`, with rows of all steps."""
+        parts = zip(self.project(query, keys, values), (plan.queries, plan.keys, plan.keys), strict=True)
+        q, k, v = (part.unflatten(0, (-1, layout.steps)).transpose(1, 2) for part, layout in parts)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + hidden(plan)
         weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
-        return self.out((weights @ v).transpose(1, 2).flatten(2))
+        return self.out((weights @ v).transpose(1, 2).flatten(2).flatten(0, 1))
 
 
 def explicit(model: FusionMethod) -> FusionMethod:
-    """Return a copy of a model whose transformer layers have the explicit attention and the same weights."""
+    """Return a copy of a model with the same weights that has the explicit attention and computes padding as well."""
     model = copy.deepcopy(model)
     for layer in [module for module in model.modules() if isinstance(module, TransformerLayer)]:
-        fused = layer.attention
-        layer.attention = ExplicitAttention(fused.out.in_features, fused.heads, fused.dropout)
-        layer.attention.load_state_dict(fused.state_dict())
+        ours = layer.attention
+        layer.attention = ExplicitAttention(ours.out.in_features, ours.heads, ours.dropout)
+        layer.attention.load_state_dict(ours.state_dict())
+    forward = model.network.forward
+
+    def padded(inputs: Mapping[str, Sequence]) -> tuple[Tensor, Tensor]:
+        # On a CPU too, rows are all steps: the last default says whether they are the real ones alone.
+        with mock.patch.object(Layout.__init__, "__defaults__", (False,)):
+            return forward(inputs)
+
+    model.network.forward = padded
     return model
 
 

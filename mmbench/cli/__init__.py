@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from mmbench import __version__
-from mmbench.cli import data, methods, plugins, results, run, show
+from mmbench.cli import data, machine, methods, plugins, results, run, show
 from mmbench.cli.common import CLOSED, Command, Handler, drop_output
 
 PREFIXES = ("method", "data", "corruption")
@@ -74,9 +74,15 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status.
 
+    Args:
+        argv: The arguments; without them it is the command itself that was started, which sets how its process uses
+            the machine. Who calls this from Python keeps the process as it is.
+
     Returns:
         0 done, 1 something failed or moved, 2 wrong use, 130 interrupted, 141 nobody reads the output any more.
     """
+    if argv is None:
+        machine.prepare()
     try:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))

@@ -32,6 +32,7 @@ from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import Subnetworks
 from mmbench.nn.fusion import LowRankFusion, outer_product
 from mmbench.nn.transformer import Attention
@@ -62,7 +63,7 @@ class PairFusion(nn.Module):
         else:
             inputs = {"outer": (width + 1) ** 2, "hadamard": width, "concat": 2 * width}
             self.fusion = nn.Linear(inputs[operation], outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, vectors: Mapping[str, Tensor]) -> Tensor:
         """Return ``(B, d_p)`` from the vectors ``(B, d)`` by modality."""
@@ -92,7 +93,7 @@ class PairAttention(nn.Module):
         super().__init__()
         self.weighted, self.residual = weighted, residual
         self.attention = Attention(width, heads)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +103,7 @@ class PairAttention(nn.Module):
             queries: ``(B, Q, width)``.
             tokens: ``(B, K, width)``, keys and values.
         """
-        q, k, v = self.attention.project(queries, tokens, tokens)
+        q, k, v = (part.transpose(1, 2) for part in self.attention.project(queries, tokens, tokens))
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         weights = (scores if self.weighted else torch.zeros_like(scores)).softmax(-1)
         read = self.dropout(self.attention.out((weights @ v).transpose(1, 2).flatten(2)))
@@ -150,7 +151,7 @@ class BIMHANetwork(nn.Module):
         )
         rows = len(used) if self.from_vectors else len(self.pairs)
         self.head = nn.Sequential(
-            nn.Dropout(c.head_dropout),
+            Dropout(c.head_dropout),
             nn.Linear(rows * c.pair_width + c.keep_unimodal * len(used) * c.width, c.head_width),
             nn.ReLU(),
             nn.Linear(c.head_width, outputs),

@@ -35,9 +35,11 @@ from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.nn.cepstrum import Cepstrum, fixed_columns
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
 from mmbench.nn.resnext3d import DEPTHS, BatchNorm, ResNeXt3D, imagenet_scaled, random_views, spread_frames
 from mmbench.nn.spectrogram import Edges
+from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import TransformerEncoder
 from mmbench.tasks import Task
 
@@ -111,7 +113,7 @@ def audio_network(inputs: int, dim: int, dropout: float) -> nn.Sequential:
         nn.ReLU(),
         nn.MaxPool1d(POOL),
         BatchNorm(half),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Conv1d(half, dim, 5, padding=2),
         nn.ReLU(),
         BatchNorm(dim),
@@ -133,8 +135,9 @@ class FeatureMap(nn.Module):
 
     def forward(self, vision: Sequence) -> VisionMap:
         """Return the map ``(B, dim, 1, T)``."""
-        values = self.linear(self.norm(vision.values, vision.mask)).relu().masked_fill(~vision.mask[..., None], 0.0)
-        return VisionMap(values.transpose(1, 2)[:, :, None], vision.mask[:, None])
+        layout = Layout.of(vision)
+        rows = self.linear(self.norm(layout.rows(vision.values), layout.real)).relu()
+        return VisionMap(layout.padded(rows).transpose(1, 2)[:, :, None], vision.mask[:, None])
 
 
 class CrossModalBlock(nn.Module):
@@ -161,8 +164,8 @@ class CrossModalBlock(nn.Module):
         if self.encoder is None:
             return audio.mean(2)
         steps = audio.transpose(1, 2)
-        positions = torch.arange(1, steps.shape[1] + 1, device=steps.device).expand(len(steps), -1)
-        return self.encoder(steps, positions, causal=True)[:, -1]
+        layout = Layout.of_all(steps)
+        return self.encoder(layout.rows(steps), layout, causal=True, last=True)
 
     def forward(self, vision: VisionMap, audio: Tensor) -> tuple[VisionMap, Tensor]:
         """Return ``V'`` and the weights ``alpha (B, S, P)`` of each clip, which add up to 1 in every slice.
@@ -197,7 +200,7 @@ class CFNSRNetwork(nn.Module):
         self.count, self.augment, self.stem_relu = c.frames, c.augment, not c.legacy_stem
         self.audio_input = AudioInput(modalities["audio"], c)
         self.audio = audio_network(self.audio_input.dim, c.dim, c.audio_dropout)
-        self.flat = nn.Sequential(nn.Flatten(), nn.Dropout(c.flat_dropout))
+        self.flat = nn.Sequential(nn.Flatten(), Dropout(c.flat_dropout))
         self.vision: ResNeXt3D | FeatureMap = (
             ResNeXt3D(c.depth, c.width, c.cardinality)
             if vision.kind == "frames"

@@ -44,7 +44,8 @@ from mmbench.nn.curriculum import (
     difficulty_buckets,
     label_distance_targets,
 )
-from mmbench.nn.transformer import TransformerEncoder, attention_bias
+from mmbench.nn.steps import Layout
+from mmbench.nn.transformer import TransformerEncoder
 from mmbench.tasks import Task
 
 _KERNEL = 3
@@ -68,13 +69,9 @@ class VectorEncoder(nn.Module):
 
     def forward(self, sequence: Sequence) -> Tensor:
         """Return ``(B, dim)``."""
-        mask = sequence.mask
-        steps, lengths = mask.shape[1], sequence.lengths.to(mask.device)
-        hidden = self.project(sequence.values.masked_fill(~mask[..., None], 0.0).transpose(1, 2)).transpose(1, 2)
-        if self.transformer is not None:
-            positions = torch.arange(1, steps + 1, device=mask.device) * mask
-            hidden = self.transformer(hidden, positions, attention_bias(lengths, lengths, steps, steps, causal=False))
-        return hidden[torch.arange(len(lengths), device=mask.device), (lengths - 1).clamp(min=0)]
+        layout = Layout.of(sequence)
+        rows = layout.convolve(layout.rows(sequence.values), self.project)
+        return layout.last(rows) if self.transformer is None else self.transformer(rows, layout, last=True)
 
 
 class CMCNetwork(nn.Module):
@@ -257,20 +254,19 @@ class CMC(FusionMethod):
 
     def _pairs(self, named: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Draw pairs and return their losses and buckets, ``(couples, P)`` each; while pre-training all are easy."""
-        c, curriculum = self.config, self.stages()[batch.stage].name == "main"
-        losses, buckets = [], []
-        for name, (x, y) in self.network.couples.items():
-            first, second = self.sampler(batch.size, batch.target.device)
-            targets = self._targets(batch.target, first, second)
-            loss = (self.network.predictors[name](named[f"h_{x}"][first], named[f"h_{y}"][second]) - targets).abs()
-            losses.append(loss)
-            if curriculum:
-                difficulty = self.scorer(name, batch.index, first, second, targets, loss)
-                kinds = difficulty[: batch.size], difficulty[batch.size :]  # positive and negative pairs
-                buckets.append(torch.cat([difficulty_buckets(kind, c.discard, c.levels) for kind in kinds]))
-            else:
-                buckets.append(torch.zeros_like(first))
-        return torch.stack(losses), torch.stack(buckets)
+        c, couples = self.config, self.network.couples.items()
+        first, second = self.sampler(batch.size, len(couples), batch.target.device)
+        targets = self._targets(batch.target, first, second)
+        said = [
+            self.network.predictors[name](named[f"h_{x}"][one], named[f"h_{y}"][other])
+            for (name, (x, y)), one, other in zip(couples, first, second, strict=True)
+        ]
+        losses = (torch.stack(said) - targets).abs()
+        if self.stages()[batch.stage].name != "main":
+            return losses, torch.zeros_like(first)
+        difficulty = self.scorer(batch.index, first, second, targets, losses)
+        kinds = difficulty[:, : batch.size], difficulty[:, batch.size :]  # positive and negative pairs
+        return losses, torch.cat([difficulty_buckets(kind, c.discard, c.levels) for kind in kinds], -1)
 
     def _targets(self, labels: Tensor, first: Tensor, second: Tensor) -> Tensor:
         if self.config.targets == "constant":

@@ -32,9 +32,10 @@ from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.gated_attention import FusionAttention, GatedCrossAttention
-from mmbench.nn.pooling import masked_mean
 from mmbench.nn.recurrent import LSTMEncoder
+from mmbench.nn.steps import Layout
 from mmbench.tasks import Task
 
 PAIRS = {"+".join(pair): pair for pair in combinations(MODALITIES, 2)}
@@ -64,19 +65,20 @@ class UnimodalEncoder(nn.Module):
 
     def __init__(self, dim: int, width: int, layer: str, dropout: float = 0.0, normalize: bool = True) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(dim, width) if layer == "linear" else None
         self.lstm = LSTMEncoder(dim, width // 2, bidirectional=True) if layer == "lstm" else None
         self.norm = nn.LayerNorm(width) if normalize else nn.Identity()
 
-    def forward(self, sequence: Sequence) -> Sequence:
-        """Return ``(B, T, d)`` for ``(B, T, D)``."""
-        values = self.dropout(sequence.values.masked_fill(~sequence.mask[..., None], 0.0))
-        if self.linear is not None:
-            values = self.linear(values)
-        elif self.lstm is not None:
-            values = self.lstm(Sequence(values, sequence.lengths))[0].values
-        return Sequence(self.norm(values), sequence.lengths)
+    def forward(self, sequence: Sequence) -> tuple[Tensor, Layout]:
+        """Return rows ``(N, d)`` and where they belong, for ``(B, T, D)``."""
+        layout = Layout.of(sequence)
+        if self.lstm is not None:
+            values = self.dropout(sequence.values)
+            rows = layout.rows(self.lstm(Sequence(values, sequence.lengths))[0].values)
+        else:
+            rows = self.dropout(layout.rows(sequence.values))
+        return self.norm(rows if self.linear is None else self.linear(rows)), layout
 
 
 class CMGANetwork(nn.Module):
@@ -112,27 +114,27 @@ class CMGANetwork(nn.Module):
         self.fusion = FusionAttention(c.dim, c.heads, c.dropout, c.fusion_residual) if c.fusion == "mha" else None
         width = c.dim * (len(self.blocks or self.names) if c.fusion == "concat" else 1)
         self.head = nn.Sequential(
-            nn.Dropout(c.head_dropout), nn.Linear(width, c.dim), nn.ReLU(), nn.Linear(c.dim, outputs)
+            Dropout(c.head_dropout), nn.Linear(width, c.dim), nn.ReLU(), nn.Linear(c.dim, outputs)
         )
 
     def forward(self, inputs: Mapping[str, Sequence]) -> Output:
         """Return the prediction and, named, ``states`` (read by the head) and ``gate_<pair>``, ``(B,)`` mean gates."""
         encoded = {name: self.encoders[name](self._shortened(name, inputs[name])) for name in self.names}
         named: dict[str, Tensor] = {}
+        parts = list(encoded.values())
         if self.blocks:
             parts = []
             for sender, receiver in self.pairs:
-                source, target = encoded[sender], encoded[receiver]
-                found = self.blocks[f"{sender}_to_{receiver}"](source.values, target.values, source.mask)
-                parts.append((found.fused, target.mask))
-                named[f"gate_{sender}_to_{receiver}"] = masked_mean(found.gate, target.mask).mean(1)
-        else:
-            parts = [(sequence.values, sequence.mask) for sequence in encoded.values()]
+                (source, source_layout), (target, layout) = encoded[sender], encoded[receiver]
+                found = self.blocks[f"{sender}_to_{receiver}"](source, target, layout.reads(source_layout))
+                parts.append((found.fused, layout))
+                named[f"gate_{sender}_to_{receiver}"] = layout.mean(found.gate.mean(1))
         if self.fusion_kind == "concat":
-            state = torch.cat([masked_mean(values, mask) for values, mask in parts], dim=-1)
+            state = torch.cat([layout.mean(rows) for rows, layout in parts], dim=-1)
         else:
-            values, mask = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
-            state = masked_mean(values if self.fusion is None else self.fusion(values, mask), mask)
+            layout, places = Layout.joined([layout for _, layout in parts])
+            rows = torch.cat([rows for rows, _ in parts]).index_select(0, places)
+            state = layout.mean(rows if self.fusion is None else self.fusion(rows, layout))
         return Output(self.head(state), {"states": state, **named})
 
     def _shortened(self, name: str, sequence: Sequence) -> Sequence:

@@ -33,6 +33,7 @@ from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig, setting
 from mmbench.methods.intermulti import ThreeViewConfig
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.three_view import EpochMeans, ModalityVectors, ThreeViewDecomposition, Views, overlap, spread
 from mmbench.tasks import Task
 
@@ -149,7 +150,7 @@ class EffMultiNetwork(nn.Module):
         self.views = ThreeViewDecomposition(modalities, c.width, nn.ReLU, full_layers=1, views=c.views)
         self.fusion = ModalitySemanticFusion(len(modalities), c)
         self.head = nn.Sequential(
-            nn.Linear(c.width, c.head_width), nn.ReLU(), nn.Dropout(c.dropout), nn.Linear(c.head_width, outputs)
+            nn.Linear(c.width, c.head_width), nn.ReLU(), Dropout(c.dropout), nn.Linear(c.head_width, outputs)
         )
 
     def forward(self, features: Mapping[str, Sequence]) -> Output:

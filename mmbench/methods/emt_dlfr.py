@@ -39,9 +39,11 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.mutual_promotion import MutualPromotion
 from mmbench.nn.recurrent import LSTMEncoder
 from mmbench.nn.simsiam import SimSiam
+from mmbench.nn.steps import Steps
 from mmbench.nn.words import shifted, words
 from mmbench.tasks import Task
 
@@ -63,11 +65,11 @@ class Read(NamedTuple):
 
     Attributes:
         vector: ``(B, width)`` utterance vector.
-        steps: ``(B, T, width)`` local features with their lengths.
+        steps: ``(N, width)`` local features.
     """
 
     vector: Tensor
-    steps: Sequence
+    steps: Steps
 
 
 class View(NamedTuple):
@@ -76,7 +78,7 @@ class View(NamedTuple):
     Attributes:
         prediction: ``(B, outputs)``.
         vectors: By modality the utterance vector ``(B, width)``, and ``context``, the flat context ``(B, M D)``.
-        steps: By modality ``(B, T_m, D)`` after the last layer, if they were wanted.
+        steps: By modality ``(B, T_m, D)`` after the last layer, zero beyond the lengths, if they were wanted.
     """
 
     prediction: Tensor
@@ -101,7 +103,8 @@ class RecurrentReader(nn.Module):
     def forward(self, sequence: Sequence) -> Read:
         """Read ``(B, T, dim)``."""
         states, final = self.lstm(sequence)
-        return Read(self.linear(final), Sequence(self.linear(states.values), states.lengths))
+        rows, layout = Steps.of(states)
+        return Read(self.linear(final), Steps(self.linear(rows), layout))
 
 
 class StateReader(nn.Module):
@@ -109,7 +112,7 @@ class StateReader(nn.Module):
 
     def forward(self, sequence: Sequence) -> Read:
         """Read ``(B, T, dim)``."""
-        return Read(sequence.values[:, 0], words(sequence))
+        return Read(sequence.values[:, 0], Steps.of(words(sequence)))
 
 
 class EMTNetwork(nn.Module):
@@ -145,7 +148,7 @@ class EMTNetwork(nn.Module):
             share_layers=c.share_layers,
         )
         self.head = nn.Sequential(
-            nn.Dropout(c.head_dropout),
+            Dropout(c.head_dropout),
             nn.Linear(sum(self.widths.values()) + len(dims) * c.dim, c.head),
             nn.ReLU(),
             nn.Linear(c.head, c.head),
@@ -163,12 +166,11 @@ class EMTNetwork(nn.Module):
         read: dict[str, Read] = {name: reader(features[name]) for name, reader in self.readers.items()}
         vectors = {name: item.vector for name, item in read.items()}
         context = torch.stack([self.project[name](vector) for name, vector in vectors.items()], dim=1)
-        steps = {name: self.project[name](item.steps.values) for name, item in read.items()}
-        masks = {name: item.steps.mask for name, item in read.items()}
-        context, steps = self.fusion(context, steps, masks, local)
+        steps = {name: Steps(self.project[name](item.steps.rows), item.steps.layout) for name, item in read.items()}
+        context, promoted = self.fusion(context, steps, local)
         flat = context.flatten(1)
         prediction = self.head(torch.cat([*vectors.values(), flat], dim=-1))
-        return View(prediction, {"context": flat, **vectors}, steps)
+        return View(prediction, {"context": flat, **vectors}, {name: x.padded() for name, x in promoted.items()})
 
 
 def restoration(restored: Tensor, features: Tensor, missing: Tensor) -> Tensor:

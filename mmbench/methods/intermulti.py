@@ -39,6 +39,7 @@ from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Seque
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.fusion import with_one
 from mmbench.nn.three_view import (
     VIEWS,
@@ -161,7 +162,7 @@ class InterMultiNetwork(nn.Module):
         order, rank = (1, 1) if c.fusion == "concat" else (c.view_order, c.rank)
         self.fusion = PolynomialPooling(count * c.width, c.width, order, rank)
         self.head = nn.Sequential(
-            nn.Dropout(c.dropout), nn.Linear(c.width, c.head_width), nn.ReLU(), nn.Linear(c.head_width, outputs)
+            Dropout(c.dropout), nn.Linear(c.width, c.head_width), nn.ReLU(), nn.Linear(c.head_width, outputs)
         )
 
     def forward(self, features: Mapping[str, Sequence]) -> Output:

@@ -20,6 +20,7 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import SequenceEncoder
 from mmbench.tasks import Task
 
@@ -44,10 +45,10 @@ class LateFusionNetwork(nn.Module):
             {name: SequenceEncoder(dim, width, layers, heads, dropout) for name, dim in dims.items()}
         )
         self.head = nn.Sequential(
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(width * len(dims), width),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(width, outputs),
         )
 

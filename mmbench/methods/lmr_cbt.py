@@ -23,6 +23,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +33,11 @@ from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
 from mmbench.nn.recurrent import LSTMEncoder
-from mmbench.nn.transformer import TransformerEncoder, attention_bias, left_padded
+from mmbench.nn.steps import Layout
+from mmbench.nn.transformer import TransformerEncoder, left_padded
 from mmbench.tasks import Task
 
 KERNEL = 3
@@ -47,6 +50,18 @@ PUBLISHED = {
     "mosei/glove_unaligned_50/standard": ("out_mosei_unalign.txt", (0.613, 0.668, 0.492, 0.503, 0.795, 0.785)),
 }
 """The F1 of 0.815 that the repository advertises is that of its best test epoch and has no place here."""
+
+
+class Steps(NamedTuple):
+    """Local features of a modality.
+
+    Attributes:
+        rows: ``(N, d)``.
+        layout: Where they belong; with left padding all steps are real.
+    """
+
+    rows: Tensor
+    layout: Layout
 
 
 class RecurrentFeatures(nn.Module):
@@ -64,19 +79,20 @@ class RecurrentFeatures(nn.Module):
     def __init__(self, dim: int, width: int, dropout: float, lstm_dropout: float, over_batch: bool = False) -> None:
         super().__init__()
         self.over_batch = over_batch
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.lstm = LSTMEncoder(dim, width // 2, layers=2, bidirectional=True, dropout=lstm_dropout)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, sequence: Sequence) -> Sequence:
-        """Return ``(B, T, width)``."""
+    def forward(self, sequence: Sequence) -> Steps:
+        """Return rows of the ``T`` steps of ``(B, T, dim)``."""
         values = self.dropout(sequence.values)
         if self.over_batch:
             batch = sequence.lengths.new_full((values.shape[1],), values.shape[0])
             states = self.lstm(Sequence(values.transpose(0, 1), batch))[0].values.transpose(0, 1)
         else:
             states = self.lstm(Sequence(values, sequence.lengths))[0].values
-        return Sequence(self.norm(states), sequence.lengths)
+        layout = Layout.of(sequence)
+        return Steps(self.norm(layout.rows(states)), layout)
 
 
 class ConvolutionalFeatures(nn.Module):
@@ -91,16 +107,20 @@ class ConvolutionalFeatures(nn.Module):
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv1d(dim, width, KERNEL, bias=False)
+        self.convolution = nn.Conv1d(dim, width, KERNEL, padding=KERNEL // 2, bias=False)
         self.norm = FeatureNorm(width)
 
-    def forward(self, sequence: Sequence) -> Sequence:
-        """Return ``(B, max(T - 2, 1), width)``; the values beyond the lengths must be zero."""
-        values = F.pad(sequence.values, (0, 0, 0, max(KERNEL - sequence.values.shape[1], 0)))
-        values = self.convolution(values.transpose(1, 2)).transpose(1, 2)
-        lengths = torch.minimum(sequence.lengths, (sequence.lengths - KERNEL + 1).clamp(min=1))
-        local = Sequence(values, lengths)
-        return Sequence(self.norm(values, local.mask), lengths)
+    def forward(self, sequence: Sequence) -> Steps:
+        """Return rows of the ``max(T - 2, 1)`` steps of ``(B, T, dim)``, which must be zero beyond the lengths."""
+        values, lengths = sequence.values, sequence.lengths
+        values = F.pad(values, (0, 0, 0, max(KERNEL - values.shape[1], 0)))
+        around = Layout(lengths.clamp(min=KERNEL), values.shape[1], values.device)
+        rows = around.convolve(around.rows(values), self.convolution)
+        lengths = torch.minimum(lengths, (lengths - KERNEL + 1).clamp(min=1))
+        layout = Layout(lengths, values.shape[1] - KERNEL + 1, values.device)
+        # What saw the zeros that keep the length goes: the first and the last step of each sample.
+        rows = rows.index_select(0, around.starts[layout.sample] + layout.step + KERNEL // 2)
+        return Steps(self.norm(rows, layout.real), layout)
 
 
 class CrossModalBlock(nn.Module):
@@ -117,13 +137,14 @@ class CrossModalBlock(nn.Module):
         self.step = nn.Linear(width, width)
         self.vector = nn.Linear(width, width, bias=False)
 
-    def forward(self, sequence: Sequence, vector: Tensor) -> Sequence:
-        """Return ``(B, T, width)`` from the sequence ``(B, T, width)`` and the vector ``(B, width)``."""
-        joint = torch.tanh(self.step(sequence.values) + self.vector(vector)[:, None])
+    def forward(self, rows: Tensor, layout: Layout, vector: Tensor) -> Tensor:
+        """Return rows ``(N, width)`` from rows ``(N, width)`` and the vector ``(B, width)``."""
+        joint = torch.tanh(self.step(rows) + layout.spread(self.vector(vector)))
         if not self.over_time:
-            return Sequence(joint.softmax(-1), sequence.lengths)
-        hidden = torch.finfo(joint.dtype).min  # finite, so that a sample without any real step stays finite
-        return Sequence(joint.masked_fill(~sequence.mask[..., None], hidden).softmax(1), sequence.lengths)
+            return joint.softmax(-1)
+        # Of a tanh the exponential is safe as it is; what is less than any of them stands for no real step at all.
+        raised = layout.clean(joint.to(torch.promote_types(joint.dtype, torch.float32)).exp())
+        return (raised / layout.spread(layout.sum(raised).clamp(min=0.1))).to(joint.dtype)
 
 
 class LMRCBTNetwork(nn.Module):
@@ -166,7 +187,7 @@ class LMRCBTNetwork(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(joined, joined),
             nn.ReLU(),
-            nn.Dropout(c.output_dropout),
+            Dropout(c.output_dropout),
             nn.Linear(joined, joined),
             nn.Linear(joined, outputs),
         )
@@ -174,13 +195,14 @@ class LMRCBTNetwork(nn.Module):
     def forward(self, inputs: Mapping[str, Sequence]) -> tuple[Tensor, Tensor]:
         """Return the prediction ``(B, outputs)`` and ``s``, ``(B, M d)``: ``F_f``, then ``F_m`` of the others."""
         local = {name: part(self._padded(name, inputs[name])) for name, part in self.local.items()}
-        vectors = {name: self._encode(name, local[name]) for name in self.others}
-        fused = own = local[self.main]
+        vectors = {name: self._encode(name, *local[name]) for name in self.others}
+        own, layout = local[self.main]
+        fused = own
         for name, block in self.blocks.items():
-            fused = block(fused, vectors[name])
+            fused = block(fused, layout, vectors[name])
         if self.blocks and self.residual:
-            fused = Sequence(fused.values + own.values, own.lengths)
-        joined = torch.cat([self._encode(self.main, fused), *vectors.values()], dim=-1)
+            fused = fused + own
+        joined = torch.cat([self._encode(self.main, fused, layout), *vectors.values()], dim=-1)
         return self.head(joined), joined
 
     def _padded(self, name: str, sequence: Sequence) -> Sequence:
@@ -192,15 +214,9 @@ class LMRCBTNetwork(nn.Module):
             lengths = torch.full_like(lengths, values.shape[1])
         return Sequence(values.masked_fill(~mask[..., None], 0.0), lengths)
 
-    def _encode(self, name: str, sequence: Sequence) -> Tensor:
-        """Return the last real step ``(B, d)`` of what an encoder makes of ``(B, T, d)``."""
-        values, lengths = sequence.values, sequence.lengths
-        count = values.shape[1]
-        positions = torch.arange(1, count + 1, device=values.device) * sequence.mask
-        # The future mask alone keeps right padding from every real step.
-        bias = None if self.causal else attention_bias(lengths, lengths, count, count, causal=False)
-        states = self.encoders[name](values, positions, bias, self.causal)
-        last: Tensor = states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
+    def _encode(self, name: str, rows: Tensor, layout: Layout) -> Tensor:
+        """Return the last real step ``(B, d)`` of what an encoder makes of rows ``(N, d)``."""
+        last: Tensor = self.encoders[name](rows, layout, causal=self.causal, last=True)
         return last
 
 

@@ -14,8 +14,8 @@ embedded target. Block ``i`` of both, at once, with ``Att`` the block's attentio
 
 MulT reads ``S'_0`` at every block. What a target got from its sources is concatenated and read as in MulT.
 
-Shapes: inputs ``(B, T_m, D_m)`` with their own ``T_m``; levels ``(B, T_target, d)``; state of a target
-``(B, (M - 1) d)`` for M modalities; prediction ``(B, outputs)``. Loss: the task's alone.
+Shapes: inputs ``(B, T_m, D_m)`` with their own ``T_m``; levels ``(N_target, d)``, the rows of a layout; state of a
+target ``(B, (M - 1) d)`` for M modalities; prediction ``(B, outputs)``. Loss: the task's alone.
 """
 
 from __future__ import annotations
@@ -73,14 +73,12 @@ class MCMulTNetwork(MulTNetwork):
                 layers = (TransformerLayer(c.dim, c.heads, *dropouts) for _ in range(c.layers - 1))
                 self.alone[name] = nn.ModuleList(layers)
 
-    def interact(
-        self, streams: Mapping[str, Stream], positions: Mapping[str, Tensor]
-    ) -> Iterator[tuple[str, list[Tensor]]]:
-        """Yield every target with the highest level of each of its streams, ``(B, T_target, d)``; pairs go first."""
-        alone = {name: self._hierarchy(name, streams[name], positions[name]) for name in self.alone}
+    def interact(self, streams: Mapping[str, Stream]) -> Iterator[tuple[str, list[Tensor]]]:
+        """Yield every target with the highest level of each of its streams, ``(N_target, d)``; pairs go first."""
+        alone = {name: self._hierarchy(name, streams[name]) for name in self.alone}
         read: dict[str, Tensor] = {}
         for pair in combinations(streams, 2):
-            read |= self._pair(pair, streams, positions, alone)
+            read |= self._pair(pair, streams, alone)
         for target in self.targets:
             yield target, [read[f"{source}_to_{target}"] for source in self.sources[target]]
 
@@ -88,26 +86,23 @@ class MCMulTNetwork(MulTNetwork):
         return cast("CrossmodalEncoder", self.crossmodal[key])
 
     def _pair(
-        self,
-        targets: tuple[str, str],
-        streams: Mapping[str, Stream],
-        positions: Mapping[str, Tensor],
-        alone: Mapping[str, list[Level]],
+        self, targets: tuple[str, str], streams: Mapping[str, Stream], alone: Mapping[str, list[Level]]
     ) -> dict[str, Tensor]:
-        """Return the highest level of both streams of a pair, ``(B, T_target, d)``, by the name of the stream."""
+        """Return the highest level of both streams of a pair, ``(N_target, d)``, by the name of the stream."""
         both, sources = (0, 1), targets[::-1]
         keys = [f"{source}_to_{target}" for source, target in zip(sources, targets, strict=True)]
         encoders = [self._encoder(key) for key in keys]
         readers = [cast("nn.ModuleList", self.readers[key]) for key in keys]
-        bias = [self._bias(streams[targets[side]], streams[sources[side]], self.causal) for side in both]
-        embedded = [encoders[side].embed(streams[targets[side]].values, positions[targets[side]]) for side in both]
+        layouts = [streams[target].layout for target in targets]
+        plans = [layouts[side].reads(layouts[1 - side], self.causal) for side in both]
+        embedded = [_embedded(encoders[side], streams[targets[side]]) for side in both]
         states = [encoders[side].dropout(embedded[side]) for side in both]
-        levels = [[_lowest(encoders[side], embedded[1 - side]), *alone.get(sources[side], [])] for side in both]
+        levels = [[encoders[side].sides(embedded[1 - side]), *alone.get(sources[side], [])] for side in both]
         for block, read in enumerate(self.reads):
             # Both take the block before either sees the other's new level: a pair has no first and second.
             states = [
                 readers[side][block](
-                    encoders[side].layers[block], states[side], [levels[side][level] for level in read], bias[side]
+                    encoders[side].layers[block], states[side], [levels[side][level] for level in read], plans[side]
                 )
                 for side in both
             ]
@@ -117,22 +112,20 @@ class MCMulTNetwork(MulTNetwork):
                     levels[side].append((new, new))
         return {keys[side]: encoders[side].norm(states[side]) for side in both}
 
-    def _hierarchy(self, name: str, stream: Stream, positions: Tensor) -> list[Level]:
+    def _hierarchy(self, name: str, stream: Stream) -> list[Level]:
         """Return the levels above the lowest that a modality builds without any other."""
         encoder = next(self._encoder(key) for key in self.crossmodal if key.endswith(f"_to_{name}"))
-        # As in a memory encoder, the future mask keeps right padding from every real step, and needs no bias.
-        bias = None if self.causal else self._bias(stream, stream, causal=False)
-        x, levels = encoder.dropout(encoder.embed(stream.values, positions)), []
+        plan = stream.layout.reads(causal=self.causal)
+        x, levels = encoder.dropout(_embedded(encoder, stream)), []
         for layer in cast("nn.ModuleList", self.alone[name]):
-            x = layer(x, bias=bias, causal=self.causal)
+            x = layer(x, plan)
             levels.append((x, x))
         return levels
 
 
-def _lowest(encoder: CrossmodalEncoder, embedded: Tensor) -> Level:
-    """Return the lowest level of a source, ``(B, T, d)``; as in MulT, keys and values drop apart."""
-    keys = encoder.dropout(embedded)
-    return keys, encoder.dropout(embedded) if encoder.training and encoder.dropout.p else keys
+def _embedded(encoder: CrossmodalEncoder, stream: Stream) -> Tensor:
+    """Return what enters an encoder of a modality, ``(N, d)``, before dropout."""
+    return encoder.embed(stream.rows, stream.layout, stream.positions)
 
 
 class MCMulT(FusionMethod):

@@ -5,7 +5,7 @@ arXiv 2103.09666. Official code: wenliangdai/Multimodal-End2end-Sparse; read and
 
 FE2E (``sparse: false``). Every frame and every piece of 32 steps of the mel spectrogram goes through a convolutional
 network and two linear layers to one vector. The vectors of a sample go through a Transformer encoder without positions
-behind a learned vector, whose output stands for the modality. Text is the first state of its encoder, ``t``. A linear
+beside a learned vector, whose output stands for the modality. Text is the first state of its encoder, ``t``. A linear
 layer per modality makes logits; the prediction is their sum with one learned weight per modality.
 
 MESM (``sparse: true``). After the dense low level, in each of three blocks, the text attends to the places of a map:
@@ -41,6 +41,7 @@ from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.nn.encoders import FeatureNorm
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.sparse import SparseTower
+from mmbench.nn.steps import Layout, encode
 from mmbench.nn.vgg import POOLS, WINDOW, Faces, Pieces, crop_corner, dense_tower
 from mmbench.tasks import Task
 
@@ -104,11 +105,16 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, sequence: Sequence, text: Tensor | None) -> tuple[Sequence, Tensor | None]:
         """Return vectors ``(B, T, dim)`` of features ``(B, T, D)``; the text has no say."""
-        return Sequence(self.project(self.norm(sequence.values, sequence.mask)), sequence.lengths), None
+        layout = Layout.of(sequence)
+        vectors = self.project(self.norm(layout.rows(sequence.values), layout.real))
+        return Sequence(layout.padded(vectors), sequence.lengths), None
 
 
 class StateEncoder(nn.Module):
-    """A post-norm Transformer encoder without positions behind a learned vector, whose output is the state.
+    """A post-norm Transformer encoder without positions beside a learned vector, whose output is the state.
+
+    The vector is officially the first step. Without positions any place is the same, and the last one is where the
+    last layer need compute nothing else.
 
     Args:
         settings: Width, layers, heads, feed-forward width and dropout.
@@ -123,11 +129,11 @@ class StateEncoder(nn.Module):
 
     def forward(self, sequence: Sequence) -> Tensor:
         """Return ``(B, dim)`` from ``(B, T, dim)``."""
-        start = self.start.to(sequence.values.dtype).expand(len(sequence.values), 1, -1)
-        steps = torch.cat([start, sequence.values], dim=1)
-        padding = F.pad(~sequence.mask, (1, 0), value=False)
-        states: Tensor = self.layers(steps, src_key_padding_mask=padding)
-        return states[:, 0]
+        steps = Sequence(F.pad(sequence.values, (0, 0, 0, 1)), sequence.lengths + 1)
+        layout = Layout.of(steps)
+        ends = layout.step + 1 == layout.lengths[layout.sample]
+        rows = torch.where(ends[:, None], self.start.to(steps.values.dtype), layout.rows(steps.values))
+        return encode(self.layers, rows, layout, last=True)
 
 
 class MESMNetwork(nn.Module):

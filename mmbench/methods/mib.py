@@ -37,9 +37,11 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.fusion import LowRankFusion, outer_product
 from mmbench.nn.graph_fusion import GraphFusion
-from mmbench.nn.transformer import TransformerEncoder, attention_bias
+from mmbench.nn.steps import Layout
+from mmbench.nn.transformer import TransformerEncoder
 from mmbench.nn.variational import GaussianEncoder, product_of_experts, reparameterised, standard_normal_kl
 from mmbench.tasks import Task
 
@@ -76,21 +78,16 @@ class Encoder(nn.Module):
 
     def forward(self, sequence: Sequence) -> Tensor:
         """Return ``(B, d)``."""
-        values, mask, lengths = sequence.values, sequence.mask, sequence.lengths.to(sequence.values.device)
+        values = sequence.values
         if self.legacy:
             values = F.pad(values, (0, 0, 0, max(0, self.steps - values.shape[1])))
-        else:
-            values = values.masked_fill(~mask[..., None], 0.0)
-        hidden = self.convolution(values.transpose(1, 2)).transpose(1, 2)
-        steps = hidden.shape[1]
-        if self.transformer is not None:
-            # The official code takes a first channel of exactly 0 for padding.
-            real = hidden[..., 0] != 0 if self.legacy else mask
-            bias = None if self.legacy else attention_bias(lengths, lengths, steps, steps, causal=False)
-            hidden = self.transformer(hidden, torch.arange(1, steps + 1, device=hidden.device) * real, bias)
-        if self.legacy:
-            return hidden[:, -1]
-        return hidden[torch.arange(len(hidden), device=hidden.device), (lengths - 1).clamp(min=0)]
+        layout = Layout.of_all(values) if self.legacy else Layout.of(sequence)
+        rows = layout.convolve(layout.rows(values), self.convolution)
+        if self.transformer is None:
+            return layout.last(rows)
+        # The official code takes a first channel of exactly 0 for padding.
+        positions = (layout.step + 1) * (rows[:, 0] != 0) if self.legacy else layout.positions
+        return self.transformer(rows, layout, positions, last=True)
 
 
 class JoinedFusion(nn.Module):
@@ -191,7 +188,7 @@ def _fusion(settings: MIB.Config, names: tuple[str, ...]) -> nn.Module | None:
         "tensor": lambda: JoinedFusion(
             outer_product,
             nn.Sequential(
-                nn.Dropout(settings.tensor_dropout),
+                Dropout(settings.tensor_dropout),
                 *(nn.Linear((dim + 1) ** count, dim), first),
                 *(nn.Linear(dim, dim), nn.Tanh()),
                 *(nn.Linear(dim, dim), last),

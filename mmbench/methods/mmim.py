@@ -30,6 +30,7 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import MethodConfig, setting
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.mutual_information import (
     ClassConditionalEntropy,
     CosinePredictor,
@@ -71,7 +72,7 @@ class MMIMNetwork(nn.Module):
                 if name != "text"
             }
         )
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         self.fusion = nn.Sequential(
             nn.Linear(sum(self.widths.values()), c.fusion_dim),
             nn.Tanh(),

@@ -36,9 +36,11 @@ from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.nn.club import RunningStandard, club
 from mmbench.nn.contrastive import info_nce
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.mutual_information import GaussianConditional, gaussian_log_likelihood
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.recurrent import LSTMEncoder
+from mmbench.nn.steps import Layout
 from mmbench.nn.text import PretrainedText
 from mmbench.nn.transformer import TransformerLayer, position_vectors
 from mmbench.tasks import Task
@@ -69,14 +71,17 @@ class VectorEncoder(nn.Module):
         self.vector = nn.Sequential(nn.Linear(read, width), *after)
         self.steps = nn.Linear(read, width) if steps else None
 
-    def forward(self, sequence: Sequence) -> tuple[Tensor, Tensor | None]:
-        """Return ``(B, width)`` and, if wanted, ``(B, T, width)`` for ``(B, T, dim)``."""
+    def forward(self, sequence: Sequence) -> tuple[Tensor, tuple[Tensor, Layout] | None]:
+        """Return ``(B, width)`` and, if wanted, rows ``(N, width)`` with their layout, for ``(B, T, dim)``."""
         if self.lstm is not None:
             sequence, read = self.lstm(sequence)
         else:
             sequence = Sequence(sequence.values.masked_fill(~sequence.mask[..., None], 0.0), sequence.lengths)
             read = sequence.values[:, 0] if self.first else masked_mean(sequence.values, sequence.mask)
-        return self.vector(read), None if self.steps is None else self.steps(sequence.values)
+        if self.steps is None:
+            return self.vector(read), None
+        layout = Layout.of(sequence)
+        return self.vector(read), (self.steps(layout.rows(sequence.values)), layout)
 
 
 class TokenFusion(nn.Module):
@@ -99,34 +104,34 @@ class TokenFusion(nn.Module):
         dropouts = (c.dropout, c.dropout, c.dropout)
         self.layers = nn.ModuleList(TransformerLayer(c.dim, c.heads, *dropouts) for _ in range(c.layers))
         self.norm = nn.LayerNorm(c.dim)
-        self.head = nn.Sequential(nn.Linear(c.dim, c.dim), nn.ReLU(), nn.Dropout(c.dropout), nn.Linear(c.dim, outputs))
+        self.head = nn.Sequential(nn.Linear(c.dim, c.dim), nn.ReLU(), Dropout(c.dropout), nn.Linear(c.dim, outputs))
 
     def forward(
-        self, vectors: Mapping[str, Tensor], steps: Mapping[str, tuple[Tensor, Tensor]]
+        self, vectors: Mapping[str, Tensor], steps: Mapping[str, tuple[Tensor, Layout]]
     ) -> tuple[Tensor, Tensor]:
         """Return the prediction ``(B, outputs)`` and the state of the fusion token ``(B, dim)``.
 
         Args:
             vectors: ``(B, dim)`` by modality.
-            steps: ``(B, T_m, dim)`` with a mask ``(B, T_m)`` by modality, further tokens; empty for none.
+            steps: Rows ``(N_m, dim)`` with their layout by modality, further tokens; empty for none.
         """
-        size, device = len(vectors[self.names[0]]), self.token.device
-        tokens, real = [self.token.expand(size, 1, -1)], [torch.ones(size, 1, dtype=torch.bool, device=device)]
+        one = Layout.of_all(vectors[self.names[0]][:, None])
+        parts = [(self.token.expand(len(one.lengths), -1), one)]
         for number, name in enumerate(self.names):
-            values, mask = vectors[name][:, None], real[0]
+            own = [(vectors[name], one)]
             if name in steps:
-                further, its_mask = steps[name]
+                rows, layout = steps[name]
                 if self.positions:
-                    places = torch.arange(1, further.shape[1] + 1, device=device) * its_mask
-                    further = further + position_vectors(places, further.shape[2], further.dtype)
-                values, mask = torch.cat([values, further], dim=1), torch.cat([mask, its_mask], dim=1)
-            tokens.append(values if self.identity is None else values + self.identity[number])
-            real.append(mask)
-        states, hidden = torch.cat(tokens, dim=1), ~torch.cat(real, dim=1)[:, None, None]
-        bias = torch.zeros(hidden.shape, device=device).masked_fill(hidden, -torch.inf) if steps else None
-        for layer in self.layers:
-            states = layer(states, bias=bias)
-        z = self.norm(states[:, 0])
+                    rows = rows + position_vectors(layout.positions, rows.shape[1], rows.dtype, layout.steps)
+                own.append((rows, layout))
+            parts += own if self.identity is None else [(x + self.identity[number], place) for x, place in own]
+        layout, places = Layout.joined([place for _, place in parts])
+        states = torch.cat([rows for rows, _ in parts]).index_select(0, places)
+        *layers, last = self.layers
+        for layer in layers:
+            states = layer(states, layout.reads())
+        # Of what the last layer makes, only the fusion token is read: the first of each sample.
+        z = self.norm(last(states.index_select(0, layout.starts), one.reads(layout), states))
         return self.head(z), z
 
 
@@ -168,7 +173,7 @@ class MMMIENetwork(nn.Module):
         for name, encoder in self.encoders.items():
             vectors[name], states = encoder(features[name])
             if states is not None:
-                steps[name] = states, features[name].mask
+                steps[name] = states
         prediction, z = self.fusion(vectors, steps)
         named = {f"h_{name}": vector for name, vector in vectors.items()} | {"z": z}
         for name, projection in self.projections.items():

@@ -26,8 +26,9 @@ from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.nn.pooling import masked_mean
-from mmbench.nn.transformer import CrossmodalEncoder, ResidualHead, TransformerEncoder, attention_bias, left_padded
+from mmbench.nn.dropout import Dropout
+from mmbench.nn.steps import Layout
+from mmbench.nn.transformer import CrossmodalEncoder, ResidualHead, TransformerEncoder, left_padded
 from mmbench.tasks import Task
 
 _DBF = "Denoising Bottleneck with Mutual Information Maximization (2023), row MulT of "
@@ -45,14 +46,16 @@ class Stream(NamedTuple):
     """A modality on its way through the network.
 
     Attributes:
-        values: ``(B, T, d)``.
-        mask: ``(B, T)`` bool, ``True`` = real.
-        lengths: ``(B,)`` the lengths that attention goes by; with left padding all of them are ``T``, shape ``(1,)``.
+        rows: ``(N, d)``.
+        layout: Where they belong; with left padding all ``B T`` steps take part.
+        positions: ``(N,)`` from 1 on, 0 for padding.
+        real: ``(N,)`` bool, the real steps among all that take part; None when nothing else does.
     """
 
-    values: Tensor
-    mask: Tensor
-    lengths: Tensor
+    rows: Tensor
+    layout: Layout
+    positions: Tensor
+    real: Tensor | None
 
 
 class MulTNetwork(nn.Module):
@@ -74,7 +77,7 @@ class MulTNetwork(nn.Module):
         self.steps = dict(steps or {})
         self.targets = tuple(name for name in dims if c.only in ("", name))
         self.sources = {target: tuple(name for name in dims if name != target) for target in self.targets}
-        self.text_dropout = nn.Dropout(c.embed_dropout)
+        self.text_dropout = Dropout(c.embed_dropout)
         self.project = nn.ModuleDict()
         for name, features in dims.items():
             kernel = getattr(c, f"kernel_{name}")
@@ -109,34 +112,28 @@ class MulTNetwork(nn.Module):
     def forward(self, inputs: Mapping[str, Sequence]) -> tuple[Tensor, Tensor]:
         """Return the prediction ``(B, outputs)`` and the states ``(B, targets * (M - 1) * d)``, targets in order."""
         streams = {name: self._stream(name, inputs[name]) for name in self.project}
-        positions = {name: self._positions(stream.values, stream.mask) for name, stream in streams.items()}
         states = [
-            self._remember(target, torch.cat(read, dim=-1), streams[target])
-            for target, read in self.interact(streams, positions)
+            self._remember(target, torch.cat(read, dim=-1), streams[target]) for target, read in self.interact(streams)
         ]
         summary = torch.cat(states, dim=-1)
         return self.head(summary), summary
 
-    def interact(
-        self, streams: Mapping[str, Stream], positions: Mapping[str, Tensor]
-    ) -> Iterator[tuple[str, list[Tensor]]]:
-        """Yield every target with what it reads of each of its sources, ``(B, T_target, d)``.
+    def interact(self, streams: Mapping[str, Stream]) -> Iterator[tuple[str, list[Tensor]]]:
+        """Yield every target with what it reads of each of its sources, ``(N_target, d)``.
 
         One target after the other: each is remembered before the next one reads, and dropout draws in that order.
-
-        Args:
-            streams: The modalities.
-            positions: ``(B, T)`` positions of the steps of each.
         """
         for target in self.targets:
             query = streams[target]
             read = [
                 self.crossmodal[f"{source}_to_{target}"](
-                    query.values,
-                    positions[target],
-                    streams[source].values,
-                    positions[source],
-                    self._bias(query, streams[source], self.causal),
+                    query.rows,
+                    query.layout,
+                    streams[source].rows,
+                    streams[source].layout,
+                    self.causal,
+                    query.positions,
+                    streams[source].positions,
                 )
                 for source in self.sources[target]
             ]
@@ -144,39 +141,30 @@ class MulTNetwork(nn.Module):
 
     def _stream(self, name: str, sequence: Sequence) -> Stream:
         """Bring a modality to its padding side and to width ``d``."""
-        values, mask = sequence.values, sequence.mask
-        lengths = sequence.lengths.to(values.device)
+        real: Tensor | None
         if self.left:
-            values, mask = left_padded(sequence, max(self.steps.get(name, 0), values.shape[1]))
-            lengths = lengths.new_tensor([values.shape[1]])
-        values = values.masked_fill(~mask[..., None], 0.0)
+            values, mask = left_padded(sequence, max(self.steps.get(name, 0), sequence.values.shape[1]))
+            layout = Layout.of_all(values)
+            rows, real = layout.rows(values.masked_fill(~mask[..., None], 0.0)), layout.rows(mask)
+        else:
+            layout = Layout.of(sequence)
+            rows, real = layout.rows(sequence.values), layout.real
         if name == "text":
-            values = self.text_dropout(values)
-        values = self.project[name](values.transpose(1, 2)).transpose(1, 2)
-        return Stream(values, mask, lengths)
+            rows = self.text_dropout(rows)
+        project = self.project[name]
+        rows = layout.convolve(rows, project) if isinstance(project, nn.Conv1d) else rows
+        return Stream(rows, layout, self._positions(rows, layout), real)
 
-    def _positions(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Return ``(B, T)`` positions from 1 on and 0 for padding, which officially is a channel 0 of exactly 0."""
-        real = values[..., 0] != 0 if self.left else mask
-        return torch.arange(1, values.shape[1] + 1, device=values.device) * real
-
-    def _bias(self, query: Stream, keys: Stream, causal: bool) -> Tensor | None:
-        """Return what hides keys from queries, ``None`` if nothing does."""
-        if self.left and not causal:
-            return None
-        return attention_bias(query.lengths, keys.lengths, query.values.shape[1], keys.values.shape[1], causal)
+    def _positions(self, rows: Tensor, layout: Layout) -> Tensor:
+        """Return positions from 1 on and 0 for padding, which officially is a channel 0 of exactly 0."""
+        return (layout.step + 1) * (rows[:, 0] != 0) if self.left else layout.positions
 
     def _remember(self, target: str, read: Tensor, query: Stream) -> Tensor:
-        """Read what a target got from its sources, ``(B, T, (M - 1) d)``, into one state ``(B, (M - 1) d)``."""
-        # Within one sequence the future mask alone keeps right padding from every real step, and needs no bias.
-        bias = None if self.causal else self._bias(query, query, causal=False)
-        states = self.memory[target](read, self._positions(read, query.mask), bias, self.causal)
-        if self.pooling == "mean":
-            return masked_mean(states, query.mask)
-        if self.left:
-            return states[:, -1]
-        last = (query.lengths - 1).clamp(min=0)
-        return states[torch.arange(len(states), device=states.device), last]
+        """Read what a target got from its sources, ``(N, (M - 1) d)``, into one state ``(B, (M - 1) d)``."""
+        last = self.pooling == "last"
+        positions = self._positions(read, query.layout)
+        states = self.memory[target](read, query.layout, positions, self.causal, last=last)
+        return states if last else query.layout.mean(states, query.real)
 
 
 class MulT(FusionMethod):

@@ -37,6 +37,7 @@ from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.nn.contrastive import Projector, pair_contrastive, supervised_contrastive
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.reading import ConvolutionTokens, LSTMTokens, MutualReading, Reader, TextTokens, ViewFusion
 from mmbench.tasks import Task
 
@@ -65,7 +66,7 @@ class MVCLNetwork(nn.Module):
         self.unimodal = nn.ModuleDict()
         if "unimodal" in contrasts:
             for name, width in vector_widths.items():
-                post, dropout = getattr(c, f"post_{name}"), nn.Dropout(getattr(c, f"dropout_{name}"))
+                post, dropout = getattr(c, f"post_{name}"), Dropout(getattr(c, f"dropout_{name}"))
                 self.unimodal[name] = nn.Sequential(dropout, nn.Linear(width, post), nn.ReLU(), Projector(post))
         self.interaction = MutualReading(token_widths, c.dim, c.heads, c.layers, c.attention_dropout)
         views = self.interaction.views

@@ -31,46 +31,20 @@ from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.nn.clustering import ShiftedClustering
-from mmbench.nn.encoders import FeatureNorm
-from mmbench.nn.transformer import position_vectors
+from mmbench.nn.encoders import StepEncoder, pre_norm_transformer
+from mmbench.nn.steps import Layout, encode
 from mmbench.nn.vlad import MultiScale, SharedVLAD
 from mmbench.nn.words import words
 from mmbench.tasks import Task
 
 
-def _transformer(width: int, layers: int, heads: int, dropout: float) -> nn.TransformerEncoder:
-    """Return pre-norm layers with networks of four times the width, and a norm at the end."""
-    layer = nn.TransformerEncoderLayer(
-        width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
-    )
-    return nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
-
-
-class StepEncoder(nn.Module):
-    """Normalised features, positions and a Transformer: from a sequence to states of its steps.
-
-    Args:
-        dim: Features per step.
-        width: Width of the states.
-        layers: Number of layers.
-        heads: Number of attention heads.
-        dropout: Dropout probability.
-    """
-
-    def __init__(self, dim: int, width: int, layers: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.norm = FeatureNorm(dim)
-        self.project = nn.Linear(dim, width)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = _transformer(width, layers, heads, dropout)
+class StateEncoder(StepEncoder):
+    """States of the steps of a sequence; arguments as in :class:`~mmbench.nn.encoders.StepEncoder`."""
 
     def forward(self, sequence: Sequence) -> Sequence:
         """Return ``(B, T, width)`` for ``(B, T, dim)``."""
-        mask = sequence.mask
-        hidden = self.project(self.norm(sequence.values, mask))
-        steps = torch.arange(hidden.shape[1], device=hidden.device)
-        hidden = self.dropout(hidden + position_vectors((steps + 1) * mask, hidden.shape[2], hidden.dtype))
-        return Sequence(self.layers(hidden, src_key_padding_mask=~mask), sequence.lengths)
+        states, layout = self.states(sequence)
+        return Sequence(layout.padded(states), sequence.lengths)
 
 
 class WordEncoder(nn.Module):
@@ -136,7 +110,7 @@ class ScaleVLADNetwork(nn.Module):
             {
                 name: WordEncoder(dim, width)
                 if name == "text" and tokens
-                else StepEncoder(dim, width, c.layers, c.heads, c.dropout)
+                else StateEncoder(dim, width, c.layers, c.heads, c.dropout)
                 for name, dim in dims.items()
             }
         )
@@ -147,15 +121,17 @@ class ScaleVLADNetwork(nn.Module):
         if c.clustering:
             self.fuse = nn.Sequential(nn.Linear(c.vectors * width, width), nn.GELU(), nn.LayerNorm(width))
         self.index = nn.Parameter(torch.randn(1 + c.vectors, width) * 0.02)  # its first row is the token [cls]
-        self.top = _transformer(width, c.top_layers, c.heads, c.dropout)
+        self.top = pre_norm_transformer(width, c.top_layers, c.heads, c.dropout)
         self.head = nn.Linear(width, outputs)
 
     def forward(self, features: Mapping[str, Sequence]) -> Output:
         """Return the prediction and, named ``fused``, the vector ``(B, width)`` that is clustered, if any is."""
         states = {name: encoder(features[name]) for name, encoder in self.encoders.items()}
         gathered = self.norm(F.normalize(self.fusion(states), dim=-1))
-        tokens = F.pad(gathered, (0, 0, 1, 0)) + self.index
-        prediction = self.head(self.top(tokens)[:, 0])
+        # The token stands last, where it is read; the others have no order either.
+        tokens = F.pad(gathered, (0, 0, 0, 1)) + self.index.roll(-1, 0)
+        layout = Layout.of_all(tokens)
+        prediction = self.head(encode(self.top, layout.rows(tokens), layout, last=True))
         return Output(prediction, {"fused": self.fuse(gathered.flatten(1))} if self.fuse else {})
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.pooling import masked_mean
 
 
@@ -116,7 +117,7 @@ class Branch(nn.Module):
                 nn.Linear(z_dim, half),
                 BatchNorm(half),
                 nn.LeakyReLU(0.1),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 nn.Linear(half, logits),
             )
         )
@@ -157,4 +158,4 @@ class GRUMean(nn.Module):
 
 def fusion_head(width: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
     """Return the layers from the joined vectors of all views to the prediction."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs))
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, outputs))

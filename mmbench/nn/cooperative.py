@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmbench.nn.attention import AttentionPlan
 from mmbench.nn.transformer import Attention, TransformerLayer
 
 Level = tuple[Tensor, Tensor]
-"""A level of a source as keys and values, ``(B, T_k, D)`` each; usually the same tensor twice."""
+"""A level of a source as keys and values, ``(N_k, D)`` each; usually the same tensor twice."""
 
 FUSIONS = ("gated_sum", "mean", "concat", "last", "low")
 """How a block reads levels: by a learned or a plain mean of what it reads of each, by one attention over the steps of
@@ -56,33 +57,43 @@ class LevelReader(nn.Module):
         self.marks = nn.Parameter(torch.zeros(levels, dim)) if fusion == "concat" else None
         self.others = nn.ModuleList(Attention(dim, own.heads, own.dropout) for _ in range(0 if shared else levels - 1))
 
-    def forward(self, layer: TransformerLayer, x: Tensor, levels: list[Level], bias: Tensor | None = None) -> Tensor:
-        """Return ``(B, T, D)``, the residual stream after the layer.
+    def forward(self, layer: TransformerLayer, x: Tensor, levels: list[Level], plan: AttentionPlan) -> Tensor:
+        """Return ``(N, D)``, the residual stream after the layer.
 
         Args:
             layer: The layer; its weights are its owner's business.
-            x: ``(B, T, D)``, the residual stream before it, whose norm gives the queries.
-            levels: The levels to read, un-normalised, each ``(B, T_k, D)``.
-            bias: ``(B | 1, 1, T, T_k)`` added to the scores, the same for every level.
+            x: ``(N, D)``, the residual stream before it, whose norm gives the queries.
+            levels: The levels to read, un-normalised, each ``(N_k, D)``.
+            plan: Which query sees which steps, the same of every level.
         """
         query = layer.attention_norm(x)
-        count = len(levels)
-        keys = layer.attention_norm(torch.stack([k for k, _ in levels]))  # (levels, B, T_k, D)
+        keys = layer.attention_norm(torch.stack([k for k, _ in levels], 1))  # (N_k, levels, D)
         apart = any(v is not k for k, v in levels)
-        values = layer.attention_norm(torch.stack([v for _, v in levels])) if apart else keys
-        if self.marks is not None:
-            marks = self.marks[:, None, None]
-            keys, values = ((part + marks).transpose(0, 1).flatten(1, 2) for part in (keys, values))
-            wide = None if bias is None else bias.repeat(1, 1, 1, count)
-            attended = layer.attention(query, keys, values, wide)
+        values = layer.attention_norm(torch.stack([v for _, v in levels], 1)) if apart else keys
+        if self.marks is None:
+            read = self._mean(layer.attention, query, keys, values, plan)
         else:
-            if len(self.others):
-                parts = zip([layer.attention, *self.others], keys, values, strict=True)
-                read = torch.stack([attention(query, k, v, bias) for attention, k, v in parts])
-            else:  # one call for all levels, which stand side by side as if they were further samples
-                tall = bias if bias is None or len(bias) == 1 else bias.repeat(count, 1, 1, 1)
-                read = layer.attention(query.repeat(count, 1, 1), keys.flatten(0, 1), values.flatten(0, 1), tall)
-                read = read.unflatten(0, (count, -1))
-            attended = read.mean(0) if self.gates is None else torch.einsum("l,lbtd->btd", self.gates.softmax(0), read)
-        x = x + layer.dropout(attended)
-        return x + layer.dropout(layer.network(layer.network_norm(x)))
+            read = layer.attention(query, keys + self.marks, values + self.marks, plan)
+        return layer.proceed(x, read)
+
+    def _mean(self, own: Attention, query: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan) -> Tensor:
+        """Return ``(N, D)``, the weighted mean of what is read of each level.
+
+        The levels are read in one go, as if each were some further heads.
+        """
+        count = keys.shape[1]
+        shares = keys.new_full((count,), 1 / count) if self.gates is None else self.gates.softmax(0)
+        if len(self.others):
+            attentions = [own, *self.others]
+            levels = zip(attentions, keys.unbind(1), values.unbind(1), strict=True)
+            parts = [attention.project(query, k, v) for attention, k, v in levels]
+            q, k, v = (torch.cat(side, 1) for side in zip(*parts, strict=True))
+        else:
+            q, k, v = own.project(query, keys, values)
+            q, k, v = q.repeat(1, count, 1), k.flatten(1, 2), v.flatten(1, 2)
+        read = plan(q, k, v, own.dropout if own.training else 0.0).unflatten(1, (count, -1))
+        if len(self.others):
+            read = torch.stack([a.out(part) for a, part in zip(attentions, read.unbind(1), strict=True)], 1)
+            return shares.to(read.dtype) @ read
+        mixed: Tensor = own.out(shares.to(read.dtype) @ read)  # shares sum to 1, so the layer may come after the mean
+        return mixed

@@ -33,35 +33,36 @@ class PairSampler:
 
     negatives: int
 
-    def __call__(self, size: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Return ``(P,)`` rows of the first and of the second sample of every pair.
+    def __call__(self, size: int, couples: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Return ``(couples, P)`` rows of the first and of the second sample of every pair.
 
         The first ``size`` pairs are the positives. The ``negatives * size`` others are uniform over the ordered pairs
         of two different samples; a batch of one has none.
 
         Args:
             size: Samples in the batch.
+            couples: Couples of modalities, each with pairs of its own.
             device: Where the rows are needed.
         """
-        own = torch.arange(size, device=device)
+        own = torch.arange(size, device=device).expand(couples, -1)
         count = self.negatives * size if size > 1 else 0
-        first = torch.randint(size, (count,), device=device)
-        ahead = torch.randint(1, max(size, 2), (count,), device=device)
-        return torch.cat([own, first]), torch.cat([own, (first + ahead) % size])
+        first = torch.randint(size, (couples, count), device=device)
+        ahead = torch.randint(1, max(size, 2), (couples, count), device=device)
+        return torch.cat([own, first], -1), torch.cat([own, (first + ahead) % size], -1)
 
 
 def label_distance_targets(
     labels: Tensor, first: Tensor, second: Tensor, alpha: float, gamma: float, categorical: bool = False
 ) -> Tensor:
-    """Return ``(P,)`` what the predictor should say of each pair, from 0 (one sample) to 1 (opposite labels).
+    """Return ``(..., P)`` what the predictor should say of each pair, from 0 (one sample) to 1 (opposite labels).
 
     ``t_ij = (|y_i - y_j| + alpha) / (gamma + alpha)`` for ``i != j``: two samples with one label still differ a little.
     Of several labels the mean distance counts.
 
     Args:
         labels: ``(B,)`` or ``(B, C)``.
-        first: ``(P,)`` rows ``i``.
-        second: ``(P,)`` rows ``j``.
+        first: ``(..., P)`` rows ``i``.
+        second: ``(..., P)`` rows ``j``.
         alpha: Distance that is added for being two samples.
         gamma: Largest distance of two labels.
         categorical: Whether labels are equal or not, with nothing in between; their distance is then 0 or 1.
@@ -138,7 +139,7 @@ class DifficultyScorer(nn.Module):
 
     Args:
         predictors: The predictors by name, of which a frozen copy is kept.
-        columns: By name, which two of a sample's vectors the predictor reads.
+        columns: By name, which two of a sample's vectors the predictor reads; their order is that of the couples.
         mix: Share of the loss of today.
     """
 
@@ -160,38 +161,38 @@ class DifficultyScorer(nn.Module):
         self.cache.fill(index, vectors)
 
     @torch.no_grad()
-    def forward(
-        self, name: str, index: Tensor, first: Tensor, second: Tensor, targets: Tensor, losses: Tensor
-    ) -> Tensor:
-        """Return ``(P,)`` difficulties, without gradient.
+    def forward(self, index: Tensor, first: Tensor, second: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
+        """Return ``(couples, P)`` difficulties, without gradient.
 
         Args:
-            name: Whose pairs these are.
             index: ``(B,)`` identity of each sample of the batch.
-            first: ``(P,)`` rows of the batch that give the first vector.
-            second: ``(P,)`` rows that give the second one.
-            targets: ``(P,)`` what a predictor should say.
-            losses: ``(P,)`` losses of today.
+            first: ``(couples, P)`` rows of the batch that give the first vector.
+            second: ``(couples, P)`` rows that give the second one.
+            targets: ``(couples, P)`` what a predictor should say.
+            losses: ``(couples, P)`` losses of today.
         """
         if not len(self.cache):
             return losses.detach()
         vectors, known = self.cache(index)
-        left, right = self.columns[name]
-        frozen = (self.frozen[name](vectors[first, left], vectors[second, right]) - targets).abs()
-        return torch.where(known[first] & known[second], (1 - self.mix) * frozen + self.mix * losses, losses)
+        said = [
+            self.frozen[name](vectors[one, left], vectors[other, right])
+            for (name, (left, right)), one, other in zip(self.columns.items(), first, second, strict=True)
+        ]
+        before = (torch.stack(said) - targets).abs()
+        return torch.where(known[first] & known[second], (1 - self.mix) * before + self.mix * losses, losses)
 
 
 def difficulty_buckets(difficulty: Tensor, discard: float, levels: int) -> Tensor:
-    """Return ``(P,)`` the bucket of each pair: 0 for the easiest to ``levels - 1``; ``levels`` for discarded ones.
+    """Return ``(..., P)`` the bucket of each pair: 0 for the easiest to ``levels - 1``; ``levels`` for discarded ones.
 
     The hardest ``floor(discard * P)`` pairs are discarded. Buckets have the same size, up to one pair.
 
     Args:
-        difficulty: ``(P,)``.
+        difficulty: ``(..., P)``; buckets are made along the last dimension.
         discard: Share that is discarded.
         levels: Number of buckets.
     """
-    count = len(difficulty)
+    count = difficulty.shape[-1]
     kept = count - math.floor(discard * count + 1e-9)  # a tenth of thirty is three
     rank = difficulty.argsort(stable=True).argsort()
     return torch.where(rank < kept, rank * levels // max(kept, 1), levels)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.schema import ModalitySpec, Sequence
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.recurrent import LSTMVector
+from mmbench.nn.steps import Layout, encode
 from mmbench.nn.transformer import position_vectors
 
 
@@ -73,12 +75,20 @@ class FeatureNorm(nn.Module):
         )
 
 
-class SequenceEncoder(nn.Module):
-    """A small pre-norm Transformer encoder and the mean of its real steps.
+def pre_norm_transformer(width: int, layers: int, heads: int, dropout: float) -> nn.TransformerEncoder:
+    """Return pre-norm layers with networks of four times the width, and a norm at the end."""
+    layer = nn.TransformerEncoderLayer(
+        width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+    )
+    return nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+
+
+class StepEncoder(nn.Module):
+    """Normalised features, positions and a small pre-norm Transformer: from a sequence to states of its steps.
 
     Args:
         dim: Features per step.
-        width: Width of the model.
+        width: Width of the states.
         layers: Number of layers.
         heads: Number of attention heads.
         dropout: Dropout probability, on the inputs and inside the layers.
@@ -88,19 +98,24 @@ class SequenceEncoder(nn.Module):
         super().__init__()
         self.norm = FeatureNorm(dim)
         self.project = nn.Linear(dim, width)
-        self.dropout = nn.Dropout(dropout)
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.dropout = Dropout(dropout)
+        self.layers = pre_norm_transformer(width, layers, heads, dropout)
+
+    def states(self, sequence: Sequence) -> tuple[Tensor, Layout]:
+        """Return the states ``(N, width)`` of a sequence ``(B, T, dim)``, and where they belong."""
+        layout = Layout.of(sequence)
+        hidden = self.project(self.norm(layout.rows(sequence.values), layout.real))
+        places = position_vectors(layout.positions, hidden.shape[1], hidden.dtype, layout.steps)
+        return encode(self.layers, self.dropout(hidden + places), layout), layout
+
+
+class SequenceEncoder(StepEncoder):
+    """The mean of the states of a :class:`StepEncoder`; arguments as there."""
 
     def forward(self, sequence: Sequence) -> Tensor:
         """Return ``(B, width)``."""
-        mask = sequence.mask
-        hidden = self.project(self.norm(sequence.values, mask))
-        steps = torch.arange(hidden.shape[1], device=hidden.device)
-        hidden = self.dropout(hidden + position_vectors((steps + 1) * mask, hidden.shape[2], hidden.dtype))
-        return masked_mean(self.layers(hidden, src_key_padding_mask=~mask), mask)
+        states, layout = self.states(sequence)
+        return layout.mean(states)
 
 
 class AverageDNN(nn.Module):
@@ -116,7 +131,7 @@ class AverageDNN(nn.Module):
         super().__init__()
         self.norm = FeatureNorm(dim)
         self.layers = nn.Sequential(
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(dim, width),
             nn.ReLU(),
             nn.Linear(width, width),

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbench.nn.dropout import Dropout
+
 
 def with_one(vector: Tensor) -> Tensor:
     """Append a constant 1 to ``(B, D)``, so that products keep the terms of fewer modalities."""
@@ -64,7 +66,7 @@ class LowRankFusion(nn.Module):
 def post_fusion(width: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
     """Return the layers that TFN and LF-DNN put after the fusion: dropout, two hidden ReLU layers, linear output."""
     return nn.Sequential(
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(width, hidden),
         nn.ReLU(),
         nn.Linear(hidden, hidden),

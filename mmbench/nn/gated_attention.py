@@ -1,7 +1,7 @@
 """Attention of one modality to another behind a forget gate, and self-attention over what several pairs gave.
 
-The parts of CMGA (Jiang, Ji, arXiv 2208.11893); its equations are in ``mmbench/methods/cmga.py``. Sequences are
-``(B, T, d)``; masks are boolean with ``True`` = real, and padded keys are never read.
+The parts of CMGA (Jiang, Ji, arXiv 2208.11893); its equations are in ``mmbench/methods/cmga.py``. Sequences are rows
+``(N, d)`` of a :class:`~mmbench.nn.steps.Layout`.
 """
 
 from __future__ import annotations
@@ -9,28 +9,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """Return ``(B, H, T_q, C)``, what each query reads of the real keys, zero where a sample has none.
-
-    Args:
-        query: ``(B, H, T_q, C)``; scores are divided by ``sqrt(C)``.
-        keys: ``(B, H, T_k, C)``.
-        values: ``(B, H, T_k, C)``.
-        mask: ``(B, T_k)`` bool, ``True`` = real.
-        dropout: Dropout on the attention weights.
-    """
-    empty = ~mask.any(1)[:, None, None, None]
-    visible = mask[:, None, None, :] | empty  # a softmax over nothing is not finite, so it is over anything instead
-    mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=visible, dropout_p=dropout)
-    return mixed.masked_fill(empty, 0.0)
+from mmbench.nn.attention import AttentionPlan
+from mmbench.nn.dropout import Dropout
+from mmbench.nn.steps import Layout
 
 
 class Interaction(NamedTuple):
-    """What a receiver makes of a sender; every tensor ``(B, T_j, d)``.
+    """What a receiver makes of a sender; every tensor ``(N_j, d)``.
 
     Attributes:
         read: ``A``, what it reads.
@@ -47,6 +34,8 @@ class Interaction(NamedTuple):
 
 class GatedCrossAttention(nn.Module):
     """Single-head attention of a receiver to a sender, whose result passes a forget gate.
+
+    Of a sender without any real step zeros are read.
 
     Args:
         dim: Width ``d`` of both modalities.
@@ -79,17 +68,16 @@ class GatedCrossAttention(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, sender: Tensor, receiver: Tensor, mask: Tensor) -> Interaction:
+    def forward(self, sender: Tensor, receiver: Tensor, plan: AttentionPlan) -> Interaction:
         """Return the interaction.
 
         Args:
-            sender: ``z_i``, ``(B, T_i, d)``.
-            receiver: ``z_j``, ``(B, T_j, d)``.
-            mask: ``(B, T_i)`` bool, the real steps of the sender.
+            sender: ``z_i``, ``(N_i, d)``.
+            receiver: ``z_j``, ``(N_j, d)``.
+            plan: By which the receiver reads the sender.
         """
-        query, keys, values = self.query(receiver), self.key(sender), self.value(sender)
-        dropout = self.dropout if self.training else 0.0
-        read = _attend(query[:, None], keys[:, None], values[:, None], mask, dropout)[:, 0]
+        query, keys, values = self.query(receiver), self.key(sender), plan.keys.clean(self.value(sender))
+        read = plan(query[:, None], keys[:, None], values[:, None], self.dropout if self.training else 0.0)
         gate = torch.ones_like(read) if self.gate is None else self.gate(torch.cat([read, receiver], dim=-1)).sigmoid()
         message = self.message(read)
         fused = self.activation((sender if self.from_source else receiver) + message * gate)
@@ -111,15 +99,15 @@ class FusionAttention(nn.Module):
         self.heads = heads
         self.packed = nn.Linear(dim, 3 * dim, bias=False)  # rows: query, key, value
         self.out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(dim) if residual else None
         for weight in (self.packed.weight, self.out.weight):
             nn.init.xavier_uniform_(weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Return ``(B, T, d)`` for ``(B, T, d)`` with ``mask (B, T)``, ``True`` = real."""
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.packed(values).chunk(3, -1))
-        mixed = _attend(q, k, v, mask, self.dropout.p if self.training else 0.0)
-        result: Tensor = self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
-        return result if self.norm is None else self.norm(values + result)
+    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
+        """Return ``(N, d)`` for rows ``(N, d)``."""
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in self.packed(rows).chunk(3, -1))
+        mixed = layout.reads()(q, k, v, self.dropout.p if self.training else 0.0)
+        result: Tensor = self.dropout(self.out(mixed))
+        return result if self.norm is None else self.norm(rows + result)

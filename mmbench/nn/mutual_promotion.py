@@ -2,8 +2,8 @@
 
 Sun, Lian, Liu, Tao, "Efficient Multimodal Transformer with Dual-Level Feature Restoration for Robust Multimodal
 Sentiment Analysis", IEEE Transactions on Affective Computing 2023, arXiv 2208.07589. The context ``G (B, M, D)`` has
-one token per modality; modality ``m`` has steps ``H_m (B, T_m, D)``. Modalities meet in the context alone, so a layer
-costs ``O(M T^2)`` and not ``O(M^2 T^2)``.
+one token per modality; modality ``m`` has steps ``H_m``, rows ``(N_m, D)``. Modalities meet in the context alone, so a
+layer costs ``O(M T^2)`` and not ``O(M^2 T^2)``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbench.nn.dropout import Dropout
+from mmbench.nn.steps import Layout, Steps
 from mmbench.nn.transformer import Attention
 
 Direction = Literal["local", "context"]
@@ -37,18 +39,6 @@ def interleaved_positions(steps: int, dim: int, like: Tensor) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :dim].to(like.dtype)
 
 
-def hidden_keys(mask: Tensor) -> Tensor:
-    """Return the ``(B, 1, 1, T)`` bias that hides keys from every query.
-
-    The first key is always visible: it keeps the softmax of a sample without any real step finite.
-
-    Args:
-        mask: ``(B, T)`` bool, ``True`` = visible.
-    """
-    bias = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -torch.inf)
-    return torch.cat([torch.zeros_like(bias[:, :1]), bias[:, 1:]], dim=1)[:, None, None]
-
-
 class UnbiasedAttention(Attention):
     """Attention whose queries, keys and values have no bias, with the initial weights of ``nn.Linear``.
 
@@ -62,17 +52,6 @@ class UnbiasedAttention(Attention):
         super().__init__(dim, heads, dropout)
         self.packed = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim)
-
-    def project(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values by head, ``(B, heads, T, dim / heads)`` each."""
-        if query is keys and keys is values:
-            return super().project(query, keys, values)
-        weights = self.packed.weight.chunk(3)
-        q, k, v = (
-            F.linear(part, weight).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part, weight in zip((query, keys, values), weights, strict=True)
-        )
-        return q, k, v
 
 
 class GatedNetwork(nn.Module):
@@ -88,10 +67,10 @@ class GatedNetwork(nn.Module):
         super().__init__()
         self.inner = nn.Linear(dim, 2 * expansion * dim)
         self.outer = nn.Linear(expansion * dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``(B, T, dim)`` for ``(B, T, dim)``."""
+        """Return ``(N, dim)`` for ``(N, dim)``."""
         value, gate = self.inner(x).chunk(2, dim=-1)
         return self.dropout(self.outer(value * F.gelu(gate)))
 
@@ -120,22 +99,18 @@ class PromotionUnit(nn.Module):
         self.network_norm = nn.LayerNorm(dim)
         self.network = GatedNetwork(dim, expansion, network_dropout)
 
-    def forward(
-        self, x: Tensor, context: Tensor, bias: Tensor | None = None, context_bias: Tensor | None = None
-    ) -> Tensor:
-        """Return the promoted target, ``(B, T, dim)``.
+    def forward(self, target: Steps, context: Steps) -> Steps:
+        """Return the promoted target, ``(N, dim)``.
 
         Args:
-            x: ``(B, T, dim)``, the target.
-            context: ``(B, T_c, dim)``, what it reads.
-            bias: ``(B, 1, 1, T)`` from :func:`hidden_keys`, what is hidden of the target.
-            context_bias: ``(B, 1, 1, T_c)``, what is hidden of the context.
+            target: ``(N, dim)``.
+            context: ``(N_c, dim)``, what the target reads.
         """
-        keys = self.context_norm(context)
-        x = x + self.cross(self.cross_norm(x), keys, keys, context_bias)
+        (x, layout), keys = target, self.context_norm(context.rows)
+        x = x + self.cross(self.cross_norm(x), keys, keys, layout.reads(context.layout))
         own = self.self_norm(x)
-        x = x + self.itself(own, own, own, bias)
-        return x + self.network(self.network_norm(x))
+        x = x + self.itself(own, own, own, layout.reads())
+        return Steps(x + self.network(self.network_norm(x)), layout)
 
 
 class ContextPooling(nn.Module):
@@ -198,7 +173,7 @@ class MutualPromotion(nn.Module):
             share_modalities,
             share_layers,
         )
-        self.dropout = nn.Dropout(embedding_dropout)
+        self.dropout = Dropout(embedding_dropout)
         directions: tuple[Direction, ...] = ("local", "context")
         keys = {self.unit_of(i, name, way): None for i in range(layers) for name in names for way in directions}
         self.units = nn.ModuleDict(
@@ -225,45 +200,50 @@ class MutualPromotion(nn.Module):
         last -= {self.unit_of(i, name, "context") for i in range(self.layers) for name in self.names}
         return [cast(PromotionUnit, self.units[key]) for key in sorted(last)]
 
-    def embed(self, steps: Tensor) -> Tensor:
-        """Return steps ``(B, T, D)`` with their positions added, before the first layer."""
-        return self.dropout(steps + interleaved_positions(steps.shape[1], steps.shape[2], steps))
+    def embed(self, steps: Steps) -> Steps:
+        """Return steps ``(N, D)`` with their positions added, before the first layer."""
+        rows, layout = steps
+        places = interleaved_positions(layout.steps, rows.shape[1], rows)
+        return Steps(self.dropout(rows + F.embedding(layout.step, places)), layout)
 
     def layer(
-        self, number: int, context: Tensor, steps: Mapping[str, Tensor], biases: Mapping[str, Tensor], local: bool
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        self, number: int, context: Steps, steps: Mapping[str, Steps], local: bool
+    ) -> tuple[Steps, dict[str, Steps], Tensor]:
         """Return what one layer makes of the context and the steps, and the weights ``(B, M)`` of its pooling.
 
         Args:
             number: Which layer.
-            context: ``(B, M, D)``.
-            steps: By modality ``(B, T_m, D)``.
-            biases: By modality ``(B, 1, 1, T_m)`` from :func:`hidden_keys`.
+            context: ``(B M, D)``.
+            steps: By modality ``(N_m, D)``.
             local: Whether the steps are wanted too; without them the returned ones are empty.
         """
 
         def unit(name: str, direction: Direction) -> PromotionUnit:
             return cast(PromotionUnit, self.units[self.unit_of(number, name, direction)])
 
-        promoted = [unit(name, "context")(context, x, None, biases[name]) for name, x in steps.items()]
-        steps = {name: unit(name, "local")(x, context, biases[name]) for name, x in steps.items()} if local else {}
+        promoted = [unit(name, "context")(context, x).padded() for name, x in steps.items()]
+        steps = {name: unit(name, "local")(x, context) for name, x in steps.items()} if local else {}
         pooling = self.poolings[0 if self.share_layers else number]
         pooled, weights = pooling(torch.stack(promoted, dim=1).flatten(2))
-        return pooled.view_as(context), dict(steps), weights
+        return Steps(pooled.view_as(context.rows), context.layout), dict(steps), weights
 
     def forward(
-        self, context: Tensor, steps: Mapping[str, Tensor], masks: Mapping[str, Tensor], local: bool = True
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the context ``(B, M, D)`` and the steps ``(B, T_m, D)`` by modality after the last layer.
+        self, context: Tensor, steps: Mapping[str, Steps], local: bool = True
+    ) -> tuple[Tensor, dict[str, Steps]]:
+        """Return the context ``(B, M, D)`` and the steps ``(N_m, D)`` by modality after the last layer.
 
         Args:
             context: ``(B, M, D)``, tokens in the order of the modalities.
-            steps: By modality ``(B, T_m, D)``.
-            masks: By modality ``(B, T_m)`` bool, ``True`` = real.
+            steps: By modality ``(N_m, D)``.
             local: Whether the steps of the last layer are wanted, which the context does not need.
         """
-        biases = {name: hidden_keys(mask) for name, mask in masks.items()}
+        tokens = self.tokens(context)
         current = {name: self.embed(x) for name, x in steps.items()}
         for number in range(self.layers):
-            context, current, _ = self.layer(number, context, current, biases, local or number + 1 < self.layers)
-        return context, current
+            tokens, current, _ = self.layer(number, tokens, current, local or number + 1 < self.layers)
+        return tokens.padded(), current
+
+    @staticmethod
+    def tokens(context: Tensor) -> Steps:
+        """Return a context ``(B, M, D)`` as rows ``(B M, D)``."""
+        return Steps(context.flatten(0, 1), Layout.of_all(context))

@@ -11,13 +11,13 @@ from itertools import permutations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
-from mmbench.nn.pooling import masked_mean
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.recurrent import LSTMEncoder
-from mmbench.nn.transformer import CrossmodalEncoder, attention_bias
+from mmbench.nn.steps import Layout, Steps
+from mmbench.nn.transformer import CrossmodalEncoder
 from mmbench.nn.words import words
 
 
@@ -44,18 +44,13 @@ class Reader(nn.Module):
         )
         self.pooler = nn.Sequential(nn.Linear(width, width), nn.Tanh()) if pooled else nn.Identity()
 
-    def forward(self, query: Sequence, context: Sequence) -> Sequence:
-        """Return ``(B, T, dim)``, the query enriched by the context."""
-        device, (steps, keys) = query.values.device, (query.values.shape[1], context.values.shape[1])
-        bias = attention_bias(query.lengths.to(device), context.lengths.to(device), steps, keys, causal=True)
-        positions, key_positions = (
-            torch.arange(1, side.values.shape[1] + 1, device=device) * side.mask for side in (query, context)
-        )
-        return Sequence(self.encoder(query.values, positions, context.values, key_positions, bias), query.lengths)
+    def forward(self, query: Steps, context: Steps) -> Steps:
+        """Return rows ``(N, dim)``, the query enriched by the context."""
+        return Steps(self.encoder(*query, *context, causal=True), query.layout)
 
-    def pool(self, states: Sequence) -> Tensor:
+    def pool(self, states: Steps) -> Tensor:
         """Return ``(B, project or dim)``, one vector for the real steps."""
-        vector: Tensor = self.pooler(masked_mean(self.project(states.values), states.mask))
+        vector: Tensor = self.pooler(states.layout.mean(self.project(states.rows)))
         return vector
 
 
@@ -77,14 +72,14 @@ class TextTokens(nn.Module):
         super().__init__()
         self.ends, self.whole = ends, whole
 
-    def forward(self, text: Sequence) -> tuple[Tensor, Sequence]:
-        """Return ``(B, D)`` and a sequence ``(B, T, D)``."""
+    def forward(self, text: Sequence) -> tuple[Tensor, Steps]:
+        """Return ``(B, D)`` and rows ``(N, D)``."""
         if self.whole:
             text = seen_whole(text)
-        text = Sequence(text.values.masked_fill(~text.mask[..., None], 0.0), text.lengths)
         if not self.ends:
-            return masked_mean(text.values, text.mask), text
-        return text.values[:, 0], words(text)
+            steps = Steps.of(text)
+            return steps.layout.mean(steps.rows), steps
+        return text.values[:, 0].masked_fill(~text.mask[:, :1], 0.0), Steps.of(words(text))
 
 
 class LSTMTokens(nn.Module):
@@ -103,10 +98,10 @@ class LSTMTokens(nn.Module):
         self.vector = nn.Linear(hidden, out) if out else nn.Identity()
         self.whole = whole
 
-    def forward(self, sequence: Sequence) -> tuple[Tensor, Sequence]:
-        """Return ``(B, out)`` and a sequence ``(B, T, hidden)``."""
+    def forward(self, sequence: Sequence) -> tuple[Tensor, Steps]:
+        """Return ``(B, out)`` and rows ``(N, hidden)``."""
         states, last = self.lstm(sequence)
-        return self.vector(last), seen_whole(states) if self.whole else states
+        return self.vector(last), Steps.of(seen_whole(states) if self.whole else states)
 
 
 class ConvolutionTokens(nn.Module):
@@ -127,17 +122,15 @@ class ConvolutionTokens(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(dim, width, kernel)
         self.reader, self.whole = reader, whole
-        self.ends = (1, kernel - 2) if kernel > 1 else (0, 0)
-        self.lost = max(0, kernel - 3)
+        self.before, self.lost = min(1, kernel - 1), max(0, kernel - 3)
 
-    def forward(self, sequence: Sequence) -> tuple[Tensor, Sequence]:
-        """Return ``(B, out)`` and a sequence ``(B, T, width)``."""
+    def forward(self, sequence: Sequence) -> tuple[Tensor, Steps]:
+        """Return ``(B, out)`` and rows ``(N, width)``."""
         values = sequence.values.masked_fill(~sequence.mask[..., None], 0.0)
-        if self.whole:
-            sequence = seen_whole(sequence)
-        lengths = (sequence.lengths - self.lost).clamp(min=1)
-        convolved = self.conv(F.pad(values.transpose(1, 2), self.ends)).transpose(1, 2)
-        steps = Sequence(convolved, lengths)
+        lengths = (seen_whole(sequence) if self.whole else sequence).lengths.clamp(min=1)
+        read = Steps.of(Sequence(values, lengths))
+        convolved = read.layout.padded(read.layout.convolve(read.rows, self.conv, self.before))
+        steps = Steps.of(Sequence(convolved, (lengths - self.lost).clamp(min=1)))
         states = self.reader(steps, steps)
         return self.reader.pool(states), states
 
@@ -169,9 +162,9 @@ class MutualReading(nn.Module):
         )
         self.readers = nn.ModuleDict({view: Reader(dim, heads, layers, dropout) for view in self.views})
 
-    def forward(self, tokens: Mapping[str, Sequence]) -> dict[str, Tensor]:
-        """Return the views of every sample by name, ``(B, dim)`` each, from ``(B, T_m, widths[m])``."""
-        streams = {name: Sequence(self.tokens[name](item.values), item.lengths) for name, item in tokens.items()}
+    def forward(self, tokens: Mapping[str, Steps]) -> dict[str, Tensor]:
+        """Return the views of every sample by name, ``(B, dim)`` each, from rows ``(N_m, widths[m])``."""
+        streams = {name: Steps(self.tokens[name](item.rows), item.layout) for name, item in tokens.items()}
         for pair, merger in self.mergers.items():
             first, second = pair.split("_")
             streams[pair] = merger(streams[first], streams[second])
@@ -198,11 +191,11 @@ class ViewFusion(nn.Module):
     def __init__(self, views: int, dim: int, heads: int, attention_dropout: float, dropout: float) -> None:
         super().__init__()
         self.reader = Reader(views * dim, heads, 2, attention_dropout, project=dim)
-        self.post = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, dim), nn.ReLU())
+        self.post = nn.Sequential(Dropout(dropout), nn.Linear(dim, dim), nn.ReLU())
 
     def forward(self, vectors: Iterable[Tensor]) -> Tensor:
         """Return ``(B, dim)`` from the vectors ``(B, dim)`` each."""
-        values = torch.cat(list(vectors), dim=-1)[:, None]
-        step = Sequence(values, torch.ones(len(values), dtype=torch.long, device=values.device))
+        values = torch.cat(list(vectors), dim=-1)
+        step = Steps(values, Layout.of_all(values[:, None]))
         fused: Tensor = self.post(self.reader.pool(self.reader(step, step)))
         return fused

@@ -9,22 +9,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbench.nn.steps import Layout
 
-def window_means(values: Tensor, mask: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Return the mean of the real steps of each window ``(B, W, D)`` and ``(B, W)`` whether a window has any.
 
-    Windows lie side by side from the first step on; the last one may be shorter. A window without real steps is zero.
+def window_means(rows: Tensor, layout: Layout, lengths: Tensor, window: int) -> tuple[Tensor, Layout]:
+    """Return the means of the real steps of all windows that have any, ``(N_w, D)``, and where these rows belong.
+
+    Windows lie side by side from the first step on; the last one may be shorter.
 
     Args:
-        values: ``(B, T, D)``; whatever stands beyond the mask is ignored.
-        mask: ``(B, T)`` bool, ``True`` = real.
+        rows: ``(N, D)``.
+        layout: Where they belong.
+        lengths: ``(B,)`` real steps.
         window: Steps per window.
     """
-    missing = -values.shape[1] % window
-    values = F.pad(values.masked_fill(~mask.unsqueeze(-1), 0.0), (0, 0, 0, missing))
-    count = F.pad(mask, (0, missing)).unflatten(1, (-1, window)).sum(2)
-    total = values.unflatten(1, (-1, window)).sum(2)
-    return total / count.clamp(min=1).unsqueeze(-1).to(values.dtype), count > 0
+    windows = Layout(-(-lengths // window), -(-layout.steps // window), rows.device, layout.packed)
+    if layout.packed:
+        place = windows.starts[layout.sample] + layout.step // window
+        total = rows.new_zeros(len(windows.sample), rows.shape[1]).index_add(0, place, rows)
+    else:
+        values = F.pad(layout.padded(rows), (0, 0, 0, -layout.steps % window))
+        total = values.unflatten(1, (-1, window)).sum(2).flatten(0, 1)
+    count = (lengths[windows.sample] - window * windows.step).clamp(1, window)
+    return total / count.unsqueeze(1).to(rows.dtype), windows
 
 
 class MultiScale(nn.Module):
@@ -43,15 +50,22 @@ class MultiScale(nn.Module):
         )
 
     def forward(self, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the descriptors of all scales ``(B, N, D)`` and ``(B, N)`` which of them are of real steps.
+        """Return the descriptors of all scales ``(B, N, D)``, zero for windows without real steps, and which have any.
+
+        The latter is ``(B, N)`` bool.
 
         Args:
             values: ``(B, T, D)``.
             mask: ``(B, T)`` bool, ``True`` = real.
         """
-        pooled = [window_means(values, mask, window or values.shape[1]) for window in self.windows]
-        means = [transform(mean) for transform, (mean, _) in zip(self.transforms, pooled, strict=True)]
-        return torch.cat(means, dim=1), torch.cat([valid for _, valid in pooled], dim=1)
+        lengths, steps = mask.sum(1), values.shape[1]
+        layout = Layout(lengths, steps, values.device)
+        rows, descriptors, valid = layout.rows(values), [], []
+        for window, transform in zip(self.windows, self.transforms, strict=True):
+            means, windows = window_means(rows, layout, lengths, window or steps)
+            descriptors.append(windows.padded(transform(means)))
+            valid.append(windows.padded(windows.positions > 0))
+        return torch.cat(descriptors, dim=1), torch.cat(valid, dim=1)
 
 
 class SharedVLAD(nn.Module):

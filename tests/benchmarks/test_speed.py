@@ -119,6 +119,14 @@ def test_explicit_attention_over_full_padding_gives_our_outputs(setting: Setting
     batches = list(data.train_dataloader())
     assert any(item.values.shape[1] < STEPS[name] for batch in batches for name, item in batch.inputs.items())
     assert attention.largest_difference(model, reference, batches) < 1e-4
+    computed: dict[str, list[int]] = {"ours": [], "reference": []}
+    for name, network in (("ours", model.network), ("reference", reference.network)):
+        for encoder in network.memory.values():
+            encoder.register_forward_pre_hook(lambda _, args, name=name: computed[name].append(len(args[0])))
+    (batch, *_) = batches
+    attention.largest_difference(model, reference, [batch])
+    assert computed["reference"] == [batch.size * STEPS[target] for target in model.network.memory]
+    assert computed["ours"] == [int(batch.inputs[target].lengths.sum()) for target in model.network.memory]
     weights = [
         value
         for module in reference.modules()

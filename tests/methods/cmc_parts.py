@@ -47,8 +47,8 @@ def naive(method, batch, remembered=None, seed=5):
     names, level = list(method.dims), int(method.level)
     torch.manual_seed(seed)
     fed, buckets = [], {bucket: [] for bucket in range(c.levels)}
-    for couple, (x, y) in method.network.couples.items():
-        first, second = method.sampler(batch.size)
+    couples = method.network.couples.items()
+    for (couple, (x, y)), first, second in zip(couples, *method.sampler(batch.size, len(couples)), strict=True):
         kinds = {True: [], False: []}
         for i, j in zip(first.tolist(), second.tolist(), strict=True):
             target = (abs(float(batch.target[i] - batch.target[j])) + 0.1) / 6.1 if i != j else 0.0

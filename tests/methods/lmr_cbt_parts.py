@@ -51,12 +51,12 @@ def tiny(names=tuple(DIMS), outputs=1, steps=None, **settings):
 
 
 def watch(network):
-    """Return dictionaries that fill with the local features, what encoders read, and what blocks make."""
+    """Return dictionaries that fill with the local features, and with rows: what encoders read and blocks make."""
     local, read, made = {}, {}, {}
     for name, part in network.local.items():
         part.register_forward_hook(lambda _, __, out, name=name: local.__setitem__(name, out))
     for name, part in network.encoders.items():
         part.register_forward_pre_hook(lambda _, args, name=name: read.__setitem__(name, args[0]))
     for name, part in network.blocks.items():
-        part.register_forward_hook(lambda _, __, out, name=name: made.__setitem__(name, out.values))
+        part.register_forward_hook(lambda _, __, out, name=name: made.__setitem__(name, out))
     return local, read, made

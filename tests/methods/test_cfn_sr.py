@@ -10,7 +10,9 @@ import torch
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.cfn_sr import CFNSR, AudioInput, CFNSRNetwork, CrossModalBlock, VisionMap
 from mmbench.nn.cepstrum import Cepstrum
+from mmbench.nn.steps import Layout
 from mmbench.testing.builders import changed, make_batch, make_spec
+from tests.methods.forms import assert_forms_agree, watch_steps
 from tests.methods.training import step
 
 MEDIA = {"audio": "waveform", "vision": "frames"}
@@ -116,8 +118,8 @@ def test_without_scores_all_positions_weigh_the_same(residual, factor):
 def test_equation_of_the_block():
     vision, audio = maps()
     made = block()
-    steps = audio.mT
-    state = made.encoder(steps, torch.arange(1, 8).expand(3, -1), causal=True)[:, -1]
+    layout = Layout(torch.tensor([7, 7, 7]), 7, audio.device)
+    state = made.encoder(audio.mT.flatten(0, 1), layout, causal=True)[[6, 13, 20]]
     _, alpha = made(vision, audio)
     for clip in range(3):
         for s in range(2):
@@ -139,7 +141,7 @@ def test_audio_is_read_from_the_past_to_the_last_step():
     _, audio = maps()
     made = block(layers=2)
     states = []
-    made.encoder.register_forward_hook(lambda _, __, out: states.append(out))
+    watch_steps(made.encoder, states.append)
     first, last = audio.clone(), audio.clone()
     first[:, :, 0] = torch.randn(3, 16)
     last[:, :, -1] = torch.randn(3, 16)
@@ -171,6 +173,15 @@ def test_clips_stand_alone_unless_the_weights_of_a_batch_are_added_up():
 
 
 # The network
+
+
+def test_real_steps_alone_give_the_numbers_of_all_steps():
+    dropouts = dict.fromkeys(("attention", "relu", "residual", "embed", "audio", "flat"), 0.0)
+    settings = {f"{name}_dropout": value for name, value in dropouts.items()}
+    method, batch = build({}, layers=2, **settings).double().train(), sample(kinds={})
+    for name, sequence in batch.inputs.items():
+        batch.inputs[name] = Sequence(sequence.values.double(), sequence.lengths)
+    assert_forms_agree(method, lambda: method(batch).prediction)
 
 
 def test_audio_guides_sight_and_goes_on_as_it_is():

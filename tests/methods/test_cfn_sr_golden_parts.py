@@ -13,6 +13,7 @@ from mmbench.methods.cfn_sr import CFNSR, AudioInput, CrossModalBlock, VisionMap
 from mmbench.nn.resnext3d import ResNeXt3D
 from mmbench.runner.settings import shipped_settings
 from tests.golden.cases import fill, gradient_norms, renamed
+from tests.methods.forms import watch_steps
 from tests.methods.test_cfn_sr_golden import CASE, CLIPS, COLUMNS, DOUBLE, LABELS, SINGLE, STILL, attention, residual
 from tests.nn.test_cepstrum import batch_of, golden_clips
 
@@ -34,7 +35,7 @@ def test_official_block(variant):
     fill(block, BLOCK, renamed(*attention))
     block.double().batch_sum = variant == "official"
     got = {}
-    block.encoder.register_forward_hook(lambda _, args, out: got.update(h=out))
+    watch_steps(block.encoder, lambda steps: got.update(h=steps))
     block.audio.register_forward_hook(lambda _, args, out: got.update(q=out))
     block.score.register_forward_hook(lambda _, args, out: got.update(e=out[..., 0]))
     seen.requires_grad_(), heard.requires_grad_()

@@ -11,9 +11,11 @@ import torch
 from data_modules.schema import MODALITIES, Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.cmc import CMC, CMCNetwork, VectorEncoder
+from mmbench.nn.steps import Layout
 from mmbench.runner.settings import load_suite, shipped_settings
-from mmbench.testing.builders import DIMS, make_spec
+from mmbench.testing.builders import DIMS, doubled, make_spec
 from tests.methods.cmc_parts import SMALL, build, count, sample
+from tests.methods.forms import assert_forms_agree
 
 COUPLES = {"text_audio": ("text", "audio"), "text_vision": ("text", "vision"), "audio_vision": ("audio", "vision")}
 
@@ -66,13 +68,19 @@ def test_attention_sees_the_whole_sequence_and_nothing_else():
     found = encoder(Sequence(values, torch.tensor(lengths)))
     for row, length in enumerate(lengths):
         alone = encoder.project(values[row : row + 1, :length].mT).mT
-        states = encoder.transformer(alone, torch.arange(1, length + 1)[None])  # without any mask
-        torch.testing.assert_close(found[row], states[0, -1], atol=1e-5, rtol=1e-5)
+        states = encoder.transformer(alone[0], Layout.of_all(alone))  # without any mask
+        torch.testing.assert_close(found[row], states[-1], atol=1e-5, rtol=1e-5)
         for step in range(6):
             moved = values.clone()
             moved[row, step] += 1.0
             changed = not torch.equal(encoder(Sequence(moved, torch.tensor(lengths)))[row], found[row])
             assert changed == (step < length)
+
+
+@pytest.mark.parametrize("text_layers", [0, 2])
+def test_both_forms_give_the_same(text_layers):
+    method, batch = build(layers=2, text_layers=text_layers).double().eval(), doubled(sample())
+    assert_forms_agree(method.network, lambda: torch.cat([*method(batch).named.values()], -1))
 
 
 def test_the_prediction_is_linear_in_the_vectors():

@@ -40,7 +40,7 @@ def test_self_supervised_targets_know_no_labels():
         assert (terms["correlation"] == changed["correlation"]) == same
         assert terms["task"] != changed["task"]
     method = build(targets="constant")
-    first, second = method.sampler(12)
+    (first,), (second,) = method.sampler(12, couples=1)
     assert method._targets(batch.target, first, second).tolist() == [0.0] * 12 + [1.0] * 48
 
 

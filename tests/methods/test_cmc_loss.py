@@ -63,7 +63,7 @@ def test_each_term_trains_what_it_should():
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel", "binary"])
 def test_classes_are_one_apart(kind):
     method, batch = build(kind), sample(kind=kind)
-    first, second = method.sampler(12)
+    (first,), (second,) = method.sampler(12, couples=1)
     targets = method._targets(batch.target, first, second)
     labels = batch.target.reshape(12, -1).tolist()
     for i, j, target in zip(first.tolist(), second.tolist(), targets.tolist(), strict=True):

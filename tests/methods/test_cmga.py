@@ -1,4 +1,4 @@
-"""CMGA: the gate at its ends, attention over real steps only, counts, and what every switch takes away."""
+"""CMGA: its modules and counts, what every switch takes away, what it learns, and what is refused."""
 
 import math
 
@@ -9,8 +9,8 @@ from torch import nn
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods import ConfigError
 from mmbench.methods.cmga import CMGA, CMGANetwork, average_steps
-from mmbench.nn.gated_attention import FusionAttention, GatedCrossAttention
 from mmbench.testing.builders import make_batch, make_spec, with_garbage
+from tests.methods.forms import assert_forms_agree
 from tests.methods.test_mult import DIMS, LENGTHS, count, random_inputs
 
 SMALL = {"dim": 8, "heads": 2}
@@ -30,14 +30,6 @@ def tiny(dims=None, **settings):
     return CMGANetwork(dims or DIMS, 1, CMGA.Config(**{**SMALL, **settings})).double().eval()
 
 
-def pair(lengths=((5, 3, 0), (4, 2, 1)), dim=8, **settings):
-    """Return a block, and sender and receiver of the given lengths, zero beyond them."""
-    torch.manual_seed(0)
-    block = GatedCrossAttention(dim, **settings).double().eval()
-    sequences = [Sequence(torch.randn(len(n), max(n), dim, dtype=torch.float64), torch.tensor(n)) for n in lengths]
-    return block, *(Sequence(x.values * x.mask[..., None], x.lengths) for x in sequences)
-
-
 def changed(network, inputs, name):
     """Return how much the prediction changes when a modality is exchanged between samples."""
     sequence = inputs[name]
@@ -45,119 +37,18 @@ def changed(network, inputs, name):
     return (network(other).prediction - network(inputs).prediction).abs().max().item()
 
 
-# The block
-
-
-@pytest.mark.parametrize("residual", ["receiver", "source"])
-def test_a_closed_gate_lets_nothing_pass(residual):
-    block, sender, receiver = pair(((4, 2, 1), (4, 2, 1)), residual=residual)
-    nn.init.zeros_(block.gate.weight)
-    nn.init.constant_(block.gate.bias, -1e4)
-    values = sender.values.requires_grad_()
-    fused = block(values, receiver.values, sender.mask).fused
-    assert torch.equal(fused, (receiver if residual == "receiver" else sender).values.relu())
-    assert torch.equal(block(5 * values, receiver.values, sender.mask).fused, fused) == (residual == "receiver")
-    grad = torch.autograd.grad(fused.sum(), values, allow_unused=True)[0]
-    assert (grad.abs().max() > 0) == (residual == "source")
-
-
-def test_an_open_gate_is_no_gate():
-    block, sender, receiver = pair()
-    nn.init.zeros_(block.gate.weight)
-    nn.init.constant_(block.gate.bias, 1e4)
-    found = block(sender.values, receiver.values, sender.mask)
-    torch.testing.assert_close(found.fused, (receiver.values + found.message).relu())
-    without = GatedCrossAttention(8, use_gate=False).double().eval()
-    without.load_state_dict({name: x for name, x in block.state_dict().items() if not name.startswith("gate")})
-    assert torch.equal(without(sender.values, receiver.values, sender.mask).fused, found.fused)
-
-
-@pytest.mark.parametrize("settings", [{}, {"value": "raw"}, {"use_gate": False}, {"activation": "identity"}])
-@torch.no_grad()
-def test_a_block_equals_the_equations_step_by_step(settings):
-    block, sender, receiver = pair(**settings)
-    found = block(sender.values, receiver.values, sender.mask)
-    for row in range(3):
-        z_i, z_j = (x.values[row, : x.lengths[row]] for x in (sender, receiver))
-        values = z_i if settings.get("value") == "raw" else z_i @ block.value.weight.T
-        for step, state in enumerate(z_j):
-            scores = (
-                torch.stack([(block.query.weight @ state) @ (block.key.weight @ z) for z in z_i]) if len(z_i) else []
-            )
-            weights = [math.exp(score / math.sqrt(8)) for score in scores]
-            read = sum((w / sum(weights) * v for w, v in zip(weights, values, strict=True)), torch.zeros(8).double())
-            gate = torch.ones(8).double()
-            if block.gate is not None:
-                gate = 1 / (1 + (-block.gate.weight @ torch.cat([read, state]) - block.gate.bias).exp())
-            fused = state + gate * (block.message.weight @ read + block.message.bias)
-            if settings.get("activation") != "identity":
-                fused = fused.clamp(min=0)
-            for name, expected in {"read": read, "gate": gate, "fused": fused}.items():
-                torch.testing.assert_close(getattr(found, name)[row, step], expected)
-
-
-def test_the_gate_is_a_share_and_the_result_is_not_negative():
-    block, sender, receiver = pair()
-    found = block(sender.values, receiver.values, sender.mask)
-    assert found.gate.gt(0).all()
-    assert found.gate.lt(1).all()
-    assert found.fused.ge(0).all()
-    block, sender, receiver = pair(activation="identity")
-    assert block(sender.values, receiver.values, sender.mask).fused.lt(0).any()
-
-
-def test_attention_weights_sum_to_one_over_real_steps():
-    block, sender, receiver = pair(value="raw")
-    marked = Sequence(torch.cat([sender.values[..., :7], torch.ones(3, 5, 1).double()], -1), sender.lengths)
-    read = block(marked.values, receiver.values, sender.mask).read[..., 7]
-    torch.testing.assert_close(read, torch.tensor([[1.0], [1.0], [0.0]]).double().expand(3, 4))  # the last is absent
-
-
-def test_the_order_of_the_sender_does_not_matter_nor_does_its_padding():
-    block, sender, receiver = pair(((5, 3), (4, 2)))
-    before = block(sender.values, receiver.values, sender.mask).fused
-    order = torch.tensor([3, 0, 4, 2, 1])
-    after = block(sender.values[:, order], receiver.values, sender.mask[:, order]).fused
-    torch.testing.assert_close(after, before)
-    garbage = sender.values.masked_fill(~sender.mask[..., None], 1e3)
-    torch.testing.assert_close(block(garbage, receiver.values, sender.mask).fused, before)
-
-
-def test_dropout_acts_on_attention_weights_in_training_only():
-    block, sender, receiver = pair(dropout=0.5, value="raw")
-    ones = torch.ones_like(sender.values)
-    assert torch.equal(*(block(ones, receiver.values, sender.mask).read for _ in range(2)))
-    read = block.train()(ones, receiver.values, sender.mask).read
-    torch.testing.assert_close(read, read[..., :1].expand_as(read))  # whole steps drop, not single features
-    assert len(read[0].unique()) > 1
-
-
-@pytest.mark.parametrize("residual", [False, True])
-def test_the_fusion_layer_equals_torch_multihead_attention(residual):
-    torch.manual_seed(0)
-    ours = FusionAttention(8, 2, residual=residual).double().eval()
-    theirs = nn.MultiheadAttention(8, 2, batch_first=True).double().eval()
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(ours.packed.weight)
-        theirs.out_proj.weight.copy_(ours.out.weight)
-        theirs.out_proj.bias.copy_(nn.init.normal_(ours.out.bias))
-    x, mask = torch.randn(3, 6, 8).double(), torch.arange(6) < torch.tensor([6, 2, 4])[:, None]
-    expected = theirs(x, x, x, key_padding_mask=~mask, need_weights=False)[0]
-    if residual:
-        expected = nn.functional.layer_norm(x + expected, (8,))
-    torch.testing.assert_close(ours(x, mask), expected)
-
-
-def test_nothing_but_absent_modalities_stays_finite():
-    network = tiny().train()
-    inputs = {name: Sequence(torch.ones(2, 3, dim).double(), torch.tensor([0, 3])) for name, dim in DIMS.items()}
-    output = network(inputs)
-    output.prediction.sum().backward()
-    assert output.named["states"][0].eq(0).all()
-    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
-
-
 # The network
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"fusion": "mean"}, {"fusion": "concat", "pool": 2}, {"use_cross": False, "text_layer": "lstm"}]
+)
+def test_real_steps_alone_give_the_numbers_of_all_steps(settings):
+    network, inputs = tiny(**dict.fromkeys(("dropout", "text_dropout", "head_dropout"), 0.0), **settings), {}
+    for name, sequence in random_inputs(LENGTHS).items():
+        lengths = sequence.lengths * torch.tensor([1, 1, 0, name != "audio"])  # one sample has nothing, one no audio
+        inputs[name] = Sequence(sequence.values * Sequence(sequence.values, lengths).mask[..., None], lengths)
+    assert_forms_agree(network.train(), lambda: network(inputs).prediction)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +117,9 @@ def test_the_encoder_of_unused_tokens_is_not_built():
 def test_gates_are_means_over_real_steps():
     network, found = tiny(), {}
     for key, block in network.blocks.items():
-        block.register_forward_hook(lambda _, __, out, key=key: found.__setitem__(key, out.gate))
+        block.register_forward_hook(
+            lambda _, args, out, key=key: found.__setitem__(key, args[2].queries.padded(out.gate))
+        )
     named = network(random_inputs(LENGTHS)).named
     for key, gate in found.items():
         receiver = key.split("_to_")[1]
@@ -264,9 +157,13 @@ def test_without_cross_attention_every_modality_enters_once():
     network, inputs, seen = tiny(use_cross=False), random_inputs(LENGTHS), []
     network.fusion.register_forward_pre_hook(lambda _, args: seen.extend(args))
     network(inputs)
-    values, mask = seen
-    assert mask.sum(1).tolist() == [sum(LENGTHS[name][row] for name in DIMS) for row in range(4)]
-    torch.testing.assert_close(values[:, :9], network.encoders["text"](inputs["text"]).values)
+    rows, layout = seen
+    assert layout.lengths.tolist() == [sum(LENGTHS[name][row] for name in DIMS) for row in range(4)]
+    parts = [encoder(inputs[name]) for name, encoder in network.encoders.items()]
+    encoded = [layout.padded(rows) for rows, layout in parts]
+    for row, joined in enumerate(layout.padded(rows)):
+        expected = torch.cat([x[row, : LENGTHS[name][row]] for name, x in zip(DIMS, encoded, strict=True)])
+        torch.testing.assert_close(joined[: len(expected)], expected)
     assert all(changed(network, inputs, name) > 0 for name in DIMS)
 
 
@@ -274,7 +171,9 @@ def test_without_cross_attention_every_modality_enters_once():
 def test_plain_fusions_are_means_of_real_steps(fusion):
     network, inputs, found = tiny(fusion=fusion), random_inputs(LENGTHS), {}
     for key, block in network.blocks.items():
-        block.register_forward_hook(lambda _, __, out, key=key: found.__setitem__(key, out.fused))
+        block.register_forward_hook(
+            lambda _, args, out, key=key: found.__setitem__(key, args[2].queries.padded(out.fused))
+        )
     states = network(inputs).named["states"]
     for row in range(3):
         parts = [fused[row, : LENGTHS[key.split("_to_")[1]][row]] for key, fused in found.items()]
@@ -327,7 +226,7 @@ def test_every_dropout_reaches_its_place():
     dropped, inputs = [], random_inputs(LENGTHS)
     network(inputs)
     kept = dropped[0] != 0
-    assert 0.3 < kept[inputs["text"].mask].double().mean() < 0.7
+    assert 0.3 < kept.double().mean() < 0.7
 
 
 # Learning

@@ -9,6 +9,7 @@ from torch import nn
 from data_modules.schema import Sequence
 from mmbench.methods.cmga import CMGA, CMGANetwork
 from mmbench.nn.gated_attention import GatedCrossAttention
+from mmbench.nn.steps import Layout
 from tests.golden.cases import Case, Piece, fill, golden_weight, gradient_norms
 
 LETTERS = {"t": "text", "a": "audio", "v": "vision"}
@@ -31,7 +32,8 @@ class Passed(nn.Module):
     """An encoder that passes on what is encoded already."""
 
     def forward(self, sequence):
-        return sequence
+        layout = Layout.of(sequence)
+        return layout.rows(sequence.values), layout
 
 
 class Rebuilt(nn.Module):
@@ -101,13 +103,15 @@ def test_one_pair_and_the_fusion_layer(name, precision):
     model = build(case, ("audio", "vision"), precision, residual=residual)
     inputs = encoded(case, (("audio", "i"), ("vision", "j")), precision)
     block, seen = model.network.blocks["audio_to_vision"], {}
-    block.register_forward_hook(lambda _, __, out: seen.update(out._asdict()))
-    model.network.fusion.register_forward_hook(lambda _, __, out: seen.__setitem__("H", out))
+    block.register_forward_hook(
+        lambda _, args, out: seen.update({name: args[2].queries.padded(x) for name, x in out._asdict().items()})
+    )
+    model.network.fusion.register_forward_hook(lambda _, args, out: seen.__setitem__("H", args[1].padded(out)))
     model.network(inputs)
     sender, receiver = inputs["audio"], inputs["vision"]
     real = receiver.mask
     attention = attention_of(block, sender, receiver)
-    torch.testing.assert_close(attention @ block.value(sender.values), seen["read"])
+    torch.testing.assert_close((attention @ block.value(sender.values))[real], seen["read"][real])
     outputs = {"attention": attention, "A": seen["read"], "f": seen["gate"], "m": seen["message"]}
     for key, value in {**outputs, "h": seen["fused"], "H": seen["H"]}.items():
         close(value[real], case[f"outputs.{key}"][real], numbers)
@@ -137,8 +141,9 @@ def test_closed_and_open_gate(name, gate, precision):
     nn.init.zeros_(block.gate.weight)
     nn.init.constant_(block.gate.bias, {"closed": -1e4, "open": 1e4}[gate])
     sender, receiver = inputs["audio"], inputs["vision"]
-    fused = block(sender.values, receiver.values, sender.mask).fused
-    close(fused[receiver.mask], case[f"outputs.h_gate_{gate}"][receiver.mask], tolerances(case, precision)[0])
+    source, target = Layout.of(sender), Layout.of(receiver)
+    fused = block(source.rows(sender.values), target.rows(receiver.values), target.reads(source)).fused
+    close(fused, case[f"outputs.h_gate_{gate}"][receiver.mask], tolerances(case, precision)[0])
 
 
 @every_precision
@@ -149,15 +154,18 @@ def test_three_pairs(precision):
     inputs = encoded(case, [(name, letter) for letter, name in LETTERS.items()], precision)
     seen = {}
     for key, block in model.network.blocks.items():
-        block.register_forward_hook(lambda _, __, out, key=key: seen.__setitem__(key, out.fused))
-    model.network.fusion.register_forward_hook(lambda _, args, out: seen.update(U=out, mask=args[1]))
+        block.register_forward_hook(
+            lambda _, args, out, key=key: seen.__setitem__(key, args[2].queries.padded(out.fused))
+        )
+    model.network.fusion.register_forward_hook(lambda _, args, out: seen.update(U=out, layout=args[1]))
     state = model.network(inputs).named["states"]
-    assert torch.equal(seen["mask"].long(), case["outputs.mask"])
+    mask = case["outputs.mask"].bool()  # of three padded sequences; ours has what is real of them, in that order
+    assert torch.equal(seen["layout"].lengths, mask.sum(1))
     for pair in ("at", "vt", "av"):
         sender, receiver = (LETTERS[letter] for letter in pair)
         real = inputs[receiver].mask
         close(seen[f"{sender}_to_{receiver}"][real], case[f"outputs.h_{pair}"][real], numbers)
-    close(seen["U"].masked_fill(~seen["mask"][..., None], 0.0), case["outputs.U"], numbers)
+    close(seen["U"], case["outputs.U"][mask], numbers)
     close(state, case["outputs.g"], numbers)
     total = (state * case["inputs.cotangent_g"].to(state)).sum()
     close(total, case["losses.total"], numbers)
@@ -204,10 +212,10 @@ def test_pooled_vectors(precision):
     block.to(getattr(torch, precision)).train()
     sender, receiver = (case[f"inputs.z_{key}"].to(block.gate.bias.dtype).requires_grad_() for key in "ij")
     # All samples at once; the numbers are those of samples passed alone.
-    found = block(sender[:, None], receiver[:, None], torch.ones(size, 1, dtype=torch.bool))
+    found = block(sender, receiver, Layout(torch.ones(size, dtype=torch.long), 1, sender.device).reads())
     for key, value in {"A": found.read, "f": found.gate, "m": found.message, "h": found.fused}.items():
-        close(value[:, 0], case[f"outputs.{key}"], numbers)
-    total = (found.fused[:, 0] * case["inputs.cotangent"].to(found.fused)).sum()
+        close(value, case[f"outputs.{key}"], numbers)
+    total = (found.fused * case["inputs.cotangent"].to(found.fused)).sum()
     close(total, case["losses.total"], numbers)
     total.backward()
     both = {**R2, "bf": "gate.bias"}

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.emt_dlfr import EMTDLFR
-from mmbench.nn.mutual_promotion import MutualPromotion, hidden_keys
+from mmbench.nn.mutual_promotion import MutualPromotion
+from mmbench.nn.steps import Steps
 from tests.golden.cases import Case, Piece, fill, gradient_norms, parameter_norms, renamed, snapshot
 
 # The trajectory trains on prescribed batches and has no validation.
@@ -263,20 +264,20 @@ def test_golden_fusion(shared):
     inputs = {
         name: Sequence(case[f"inputs.{name}"].requires_grad_(), case[f"inputs.{name}_lengths"]) for name in MODALITIES
     }
-    biases = {name: hidden_keys(item.mask) for name, item in inputs.items()}
-    context, steps = start, {name: fusion.embed(item.values) for name, item in inputs.items()}
+    rows = {name: Steps.of(item) for name, item in inputs.items()}
+    tokens, steps = fusion.tokens(start), {name: fusion.embed(item) for name, item in rows.items()}
     for number in range(c["depth"]):
-        context, steps, weights = fusion.layer(number, context, steps, biases, local=True)
+        tokens, steps, weights = fusion.layer(number, tokens, steps, local=True)
+        context = tokens.padded()
         close(context, case[f"outputs.G_{number + 1}"])
         close(weights, case[f"outputs.pool_weights_{number + 1}"])
-    masks = {name: item.mask for name, item in inputs.items()}
-    at_once, _ = fusion(start, {name: item.values for name, item in inputs.items()}, masks)
+    at_once, _ = fusion(start, rows)
     torch.testing.assert_close(at_once, context)
     total = (context * case["inputs.coef_G"]).sum()
-    for name, item in inputs.items():
-        valid = item.mask.unsqueeze(-1)
-        close(steps[name] * valid, case[f"outputs.H_{name}"])
-        total = total + (valid * steps[name] * case[f"inputs.coef_{name}"]).sum()
+    for name in inputs:
+        found = steps[name].padded()
+        close(found, case[f"outputs.H_{name}"])
+        total = total + (found * case[f"inputs.coef_{name}"]).sum()
     close(total, case["losses.total"])
     total.backward()
     close(gradient_norms(fusion, case.table(), names), case["gradnorm"])

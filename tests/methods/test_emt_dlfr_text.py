@@ -9,8 +9,9 @@ from torch import nn
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.emt_dlfr import EMTDLFR
-from mmbench.testing.builders import make_spec, padded, with_garbage
-from tests.methods.test_emt_dlfr import SMALL, STILL, TERMS, build, clean, damaged, terms_of
+from mmbench.nn.steps import Layout
+from mmbench.testing.builders import doubled, make_spec, padded, with_garbage
+from tests.methods.test_emt_dlfr import SMALL, STILL, TERMS, build, clean, damaged, gradients, terms_of
 
 
 def test_text_states_are_split_into_the_utterance_and_its_words():
@@ -34,6 +35,19 @@ def test_padding_changes_nothing_where_text_is_states():
     batch.inputs["text"].lengths[3:6] = torch.tensor([3, 2, 1])
     for other in (padded(batch, 3), with_garbage(batch)):
         torch.testing.assert_close(method(other).prediction, method(batch).prediction)
+
+
+@pytest.mark.parametrize("states", ["words", "bert"])
+def test_steps_alone_give_what_padded_steps_give(monkeypatch, states):
+    method, batch, found = build(text_states=states).double().train(), damaged(), []
+    batch = replace(doubled(batch), complete=doubled(replace(batch, inputs=batch.complete)).inputs)
+    for view in (batch.inputs, batch.complete):
+        view["audio"].lengths[3] = 0
+    for packed in (True, False):
+        monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
+        terms = terms_of(method, batch)
+        found.append((terms, gradients(method, terms)))
+    torch.testing.assert_close(*found, atol=1e-9, rtol=1e-9)
 
 
 class Embedding(nn.Module):

@@ -7,6 +7,7 @@ import torch
 
 from mmbench.methods import ConfigError
 from mmbench.methods.lmr_cbt import LMRCBT, LMRCBTNetwork
+from mmbench.nn.steps import Layout
 from mmbench.runner.plan import shipped_settings
 from tests.methods.lmr_cbt_parts import DIMS, NO_DROPOUT, count, data_spec, random_inputs, tiny
 
@@ -103,12 +104,16 @@ def test_every_dropout_reaches_its_place():
         assert {(x.attention.dropout, x.network[2].p, x.dropout.p) for x in encoder.layers} == {(0.13, 0.14, 0.15)}
 
 
-def test_raw_features_drop_in_text_only():
-    network, seen = tiny(**NO_DROPOUT | {"embed_dropout": 0.5}).train(), {}
+def test_raw_features_drop_in_text_only(monkeypatch):
+    network, seen, convolve = tiny(**NO_DROPOUT | {"embed_dropout": 0.5}).train(), {}, Layout.convolve
     network.local["text"].lstm.register_forward_pre_hook(lambda _, args: seen.__setitem__("text", args[0].values))
-    for name in ("audio", "vision"):
-        part = network.local[name].convolution
-        part.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0].mT))
+    names = {network.local[name].convolution: name for name in ("audio", "vision")}
+
+    def watched(layout, rows, convolution, *places):
+        seen[names[convolution]] = layout.padded(rows)
+        return convolve(layout, rows, convolution, *places)
+
+    monkeypatch.setattr(Layout, "convolve", watched)
     inputs = random_inputs()
     network(inputs)
     assert torch.equal(seen["audio"], inputs["audio"].values)

@@ -9,6 +9,7 @@ from torch import nn
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.lmr_cbt import LMRCBT
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
+from tests.methods.forms import watch_steps
 
 DIMS = {"text": 12, "audio": 6, "vision": 7}
 STEPS = {"text": 9, "audio": 17, "vision": 13}
@@ -90,16 +91,16 @@ def watch(network):
     """Return a dictionary that fills with the official names of what the network computes."""
     seen = {}
 
-    def keep(key):
-        return lambda _, __, out: seen.__setitem__(key, out if isinstance(out, torch.Tensor) else out.values)
+    def keep(key, rows, layout):
+        seen[key] = layout.padded(rows)
 
     for key, name in (("X", "text"), ("local_audio", "audio"), ("local_vision", "vision")):
-        network.local[name].register_forward_hook(keep(key))
+        network.local[name].register_forward_hook(lambda _, __, out, key=key: keep(key, *out))
     for name, encoder in network.encoders.items():
-        encoder.register_forward_hook(keep(f"enc_{name}"))
-    network.encoders["text"].register_forward_pre_hook(lambda _, args: seen.__setitem__("X_f", args[0]))
+        watch_steps(encoder, lambda steps, name=name: seen.__setitem__(f"enc_{name}", steps))
+    network.encoders["text"].register_forward_pre_hook(lambda _, args: keep("X_f", *args))
     for key, name in (("Z1", "vision"), ("Z2", "audio")):
-        network.blocks[name].register_forward_hook(keep(key))
+        network.blocks[name].register_forward_hook(lambda _, args, out, key=key: keep(key, out, args[1]))
     return seen
 
 

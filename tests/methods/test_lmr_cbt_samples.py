@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_modules.schema import Sequence
 from mmbench.methods.lmr_cbt import LMRCBT
+from tests.methods.forms import assert_forms_agree, watch_steps
 from tests.methods.lmr_cbt_parts import LENGTHS, NO_DROPOUT, batch_of, data_spec, random_inputs, tiny
 from tests.methods.training import assert_samples_stand_alone
 
@@ -17,7 +18,7 @@ def test_vectors_are_the_last_real_steps():
     network, inputs = tiny(), random_inputs()
     outputs = {}
     for name, encoder in network.encoders.items():
-        encoder.register_forward_hook(lambda _, __, out, name=name: outputs.__setitem__(name, out))
+        watch_steps(encoder, lambda steps, name=name: outputs.__setitem__(name, steps))
     states = network(inputs)[1]
     for row in range(4):
         last = {"text": LENGTHS["text"][row] - 1}
@@ -38,6 +39,12 @@ VARIANTS = [
 @pytest.mark.parametrize("settings", VARIANTS, ids=str)
 def test_samples_do_not_depend_on_padding_or_on_their_neighbours(settings):
     assert_samples_stand_alone(tiny(**settings), random_inputs())
+
+
+@pytest.mark.parametrize("settings", [*VARIANTS, {"padding": "left"}], ids=str)
+def test_real_steps_alone_give_the_numbers_of_all_steps(settings):
+    network, inputs = tiny(**NO_DROPOUT | settings).train(), random_inputs()
+    assert_forms_agree(network, lambda: network(inputs)[0])
 
 
 def test_padding_does_not_enter_the_batch_statistics():
@@ -108,8 +115,8 @@ def test_no_tensor_crosses_two_time_axes():
     steps = {"text": 11, "audio": 29, "vision": 23}
     inputs = random_inputs({name: [length, length] for name, length in steps.items()})
     with Shapes() as shapes:
-        tiny(causal_mask=False)(inputs)
-    axes = ({11}, {29, 27}, {23, 21})
+        tiny(causal_mask=False, attention_dropout=0.1).train()(inputs)  # with dropout scores are a tensor of their own
+    axes = [{count * size for count in counts for size in (1, 2)} for counts in ((11,), (29, 27), (23, 21))]
     crossed = [shape for shape in shapes.seen if sum(bool(axis & set(shape)) for axis in axes) > 1]
     assert crossed == []
     assert any(shape.count(11) == 2 for shape in shapes.seen)  # attention within text is seen

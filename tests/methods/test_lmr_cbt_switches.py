@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmbench.methods.lmr_cbt import LMRCBT
+from tests.methods.forms import watch_steps
 from tests.methods.lmr_cbt_parts import batch_of, data_spec, random_inputs, tiny, watch
 
 
@@ -15,7 +16,7 @@ def test_without_blocks_the_vectors_meet_in_the_head():
     assert lost.missing_keys == []
     local, read, _ = watch(plain)
     states, before = plain(inputs)[1], network(inputs)[1]
-    assert torch.equal(read["text"], local["text"].values)
+    assert torch.equal(read["text"], local["text"].rows)
     assert torch.equal(states[:, 16:], before[:, 16:])
     assert (states[:, :16] - before[:, :16]).abs().min(1).values.max() > 1e-6
 
@@ -38,17 +39,18 @@ def test_audio_may_enter_first():
     network, inputs = same_weights(first="audio"), random_inputs()
     local, read, _ = watch(network)
     states = network(inputs)[1]
-    z1 = network.blocks["audio"](local["text"], states[:, 16:32])
-    z2 = network.blocks["vision"](z1, states[:, 32:])
-    torch.testing.assert_close(read["text"], z2.values + local["text"].values)
+    z1 = network.blocks["audio"](*local["text"], states[:, 16:32])
+    z2 = network.blocks["vision"](z1, local["text"].layout, states[:, 32:])
+    torch.testing.assert_close(read["text"], z2 + local["text"].rows)
     assert (states[:, :16] - tiny()(inputs)[1][:, :16]).abs().max() > 1e-6
 
 
 def test_softmax_over_time_changes_the_blocks_alone():
     network, inputs = same_weights(softmax="time"), random_inputs()
-    _, _, made = watch(network)
+    local, _, made = watch(network)
     states = network(inputs)[1]
-    torch.testing.assert_close(made["vision"].sum(1), torch.ones(4, 16).double())
+    total = local["text"].layout.padded(made["vision"]).sum(1)
+    torch.testing.assert_close(total, torch.ones(4, 16).double())
     assert torch.equal(states[:, 16:], tiny()(inputs)[1][:, 16:])
 
 
@@ -56,7 +58,7 @@ def test_softmax_over_time_changes_the_blocks_alone():
 def test_the_future_is_hidden_unless_asked_for(causal):
     network, inputs = tiny(causal_mask=causal), random_inputs()
     outputs = {}
-    network.encoders["audio"].register_forward_hook(lambda _, __, out: outputs.setdefault("audio", out))
+    watch_steps(network.encoders["audio"], lambda states: outputs.__setitem__("audio", states))
     inputs["audio"].values.requires_grad_()
     network(inputs)
     (reached,) = torch.autograd.grad(outputs["audio"][1, 4].square().sum(), inputs["audio"].values)
@@ -81,7 +83,7 @@ def test_which_modality_is_entered(names, settings, main, blocks):
     prediction, states = network(random_inputs(names=names))
     assert prediction.shape == (4, 3)
     assert states.shape == (4, 16 * len(names))
-    torch.testing.assert_close(read[main], made[blocks[-1]] + local[main].values)
+    torch.testing.assert_close(read[main], made[blocks[-1]] + local[main].rows)
 
 
 def test_output_names_what_the_head_reads():

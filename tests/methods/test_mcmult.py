@@ -12,7 +12,8 @@ from mmbench.methods import ConfigError
 from mmbench.methods.mcmult import MCMulT, MCMulTNetwork
 from mmbench.methods.mult import MulT, MulTNetwork
 from mmbench.nn.cooperative import LevelReader, levels_read
-from mmbench.nn.transformer import TransformerLayer
+from mmbench.nn.transformer import TransformerLayer, position_vectors
+from tests.methods.forms import assert_forms_agree
 from tests.methods.test_mult import DIMS, LENGTHS, count, data_spec, random_inputs
 from tests.methods.training import assert_samples_stand_alone
 
@@ -32,7 +33,7 @@ def tiny(dims=None, **settings):
 
 
 def watch(network):
-    """Return a dictionary that fills with the highest level of every stream, after the final norm."""
+    """Return a dictionary that fills with the highest level of every stream, after the final norm, in rows."""
     outputs = {}
     for key, encoder in network.crossmodal.items():
         encoder.norm.register_forward_hook(lambda _, __, out, key=key: outputs.__setitem__(key, out))
@@ -135,7 +136,9 @@ def written_out(network, settings, inputs, first, second):
     (one, other), levels = targets, {}
     for key, name in targets.items():
         x = network.project[name](inputs[name].values.mT).mT
-        levels[key] = [network.crossmodal[key].embed(x, torch.arange(1, x.shape[1] + 1).expand(x.shape[:2]))]
+        levels[key] = [
+            math.sqrt(x.shape[2]) * x + position_vectors(torch.arange(1, x.shape[1] + 1), x.shape[2], x.dtype)
+        ]
     alone = {}
     for name in targets.values() if settings.get("source") == "self" else ():
         x = levels[next(key for key in targets if targets[key] == name)][0]
@@ -183,12 +186,18 @@ def test_streams_equal_the_equations(settings):
     outputs = dict(watched)  # the equations use the norms that are watched
     for first, second in combinations(DIMS, 2):
         for key, expected in written_out(network, settings, inputs, first, second).items():
-            torch.testing.assert_close(outputs[key], expected, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(outputs[key], expected.flatten(0, 1), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("settings", [*WAYS, {"share_attention": False}, {"source": "self"}, {"causal_mask": False}])
 def test_samples_do_not_depend_on_padding_or_on_their_neighbours(settings):
     assert_samples_stand_alone(tiny(PAIR, **settings), random_inputs(LENGTHS, PAIR))
+
+
+@pytest.mark.parametrize("settings", [*WAYS, {"share_attention": False}, {"source": "self"}, {"causal_mask": False}])
+def test_both_forms_give_the_same(settings):
+    network, inputs = tiny(PAIR, **settings), random_inputs(LENGTHS, PAIR)
+    assert_forms_agree(network, lambda: torch.cat(network(inputs), -1))
 
 
 @pytest.mark.parametrize(

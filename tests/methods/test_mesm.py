@@ -8,6 +8,7 @@ import torch
 from data_modules.schema import Batch, ModalitySpec, Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mesm import MESM, rarity
+from mmbench.nn.steps import Layout
 from mmbench.nn.vgg import Faces, Pictures, Pieces
 from mmbench.testing.builders import changed, doubled, make_batch, make_spec, padded, rows, with_garbage
 
@@ -128,6 +129,31 @@ def test_the_order_of_frames_does_not_matter():
     values = batch.inputs["vision"].values.clone()
     values[1, :length] = values[1, :length].flip(0)
     torch.testing.assert_close(model(changed(batch, "vision", values)).prediction, model(batch).prediction, **CLOSE)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_state_is_that_of_a_transformer_behind_the_learned_vector(monkeypatch, packed):
+    """By torch's own layers on padded steps, with the vector in front of them as in the official code."""
+    monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
+    encoder = build(make_spec(), layers=3).double().network.states["audio"]
+    values, lengths = torch.randn(4, 6, 8, dtype=torch.float64), torch.tensor([6, 2, 0, 3])
+    start = encoder.start.expand(4, 1, 8)
+    hidden = torch.arange(7) > lengths[:, None]
+    expected = encoder.layers(torch.cat([start, values], 1), src_key_padding_mask=hidden)[:, 0]
+    torch.testing.assert_close(encoder(Sequence(values, lengths)), expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_features_are_normalised_over_real_steps(monkeypatch, packed):
+    monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
+    encoder = build(make_spec()).double().network.encoders["audio"].train()
+    batch = doubled(make_batch(make_spec()))
+    item = with_garbage(batch).inputs["audio"]
+    found, _ = encoder(item, None)
+    real = item.values[item.mask]
+    normal = (real - real.mean(0)) / (real.var(0, correction=0) + encoder.norm.epsilon).sqrt()
+    torch.testing.assert_close(found.values[item.mask], encoder.project(normal), atol=1e-9, rtol=1e-9)
+    assert torch.equal(found.lengths, item.lengths)
 
 
 # Fusion

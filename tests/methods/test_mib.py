@@ -11,6 +11,7 @@ from mmbench.methods.config import ConfigError
 from mmbench.methods.mib import MIB, MIBNetwork
 from mmbench.testing.builders import DIMS, doubled, make_batch, make_spec, padded, rows, with_garbage
 from tests.golden.cases import Case
+from tests.methods.forms import assert_forms_agree, watch_steps
 
 SMALL = {"dim": 10, "hidden": 16, "layers": 1}
 STILL = dict.fromkeys(("embed_dropout", "attention_dropout", "relu_dropout", "residual_dropout", "tensor_dropout"), 0.0)
@@ -291,13 +292,18 @@ def test_legacy_padding_reads_the_last_step_of_the_longest_sample_there_may_be()
 
 
 def test_the_vector_is_the_last_real_step():
-    encoder = build(layers=1).network.encoders["audio"].eval()
-    states = []
-    encoder.transformer.register_forward_hook(lambda _, __, out: states.append(out))
-    audio = sample().inputs["audio"]
-    vectors = encoder(audio)
-    expected = torch.stack([row[length - 1] for row, length in zip(states[0], audio.lengths, strict=True)])
-    assert torch.equal(vectors, expected)
+    encoder, seen = build(layers=2).double().network.encoders["audio"].eval(), []
+    watch_steps(encoder.transformer, seen.append)
+    audio = doubled(sample()).inputs["audio"]
+    vectors, (states,) = encoder(audio), seen
+    expected = torch.stack([row[length - 1] for row, length in zip(states, audio.lengths, strict=True)])
+    torch.testing.assert_close(vectors, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("variant", ["e", "c"])
+def test_both_forms_give_the_same(variant):
+    method, batch = build(variant=variant, layers=2).double().eval(), doubled(sample())
+    assert_forms_agree(method, lambda: method(batch).prediction)
 
 
 @pytest.mark.parametrize("choice", [True, False])

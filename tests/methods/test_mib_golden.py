@@ -9,6 +9,7 @@ from torch import nn
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.mib import MIB, MIBNetwork
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
+from tests.methods.forms import watch_steps
 
 CASE = Case.load("mib")
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -211,17 +212,19 @@ def test_official_encoders(sub, number, legacy):
     network = build("complete_mean", legacy_padding=legacy)[0].network
     seen = {}
     for short in "av":
-        encoder = network.encoders[LETTERS[short]]
-        encoder.convolution.register_forward_hook(lambda _, __, out, s=short: seen.update({f"proj_{s}": out.mT}))
-        encoder.transformer.register_forward_hook(lambda _, __, out, s=short: seen.update({f"trans_{s}": out}))
+        transformer = network.encoders[LETTERS[short]].transformer
+        transformer.register_forward_pre_hook(
+            lambda _, args, s=short: seen.update({f"proj_{s}": args[1].padded(args[0])})
+        )
+        watch_steps(transformer, lambda states, s=short: seen.update({f"trans_{s}": states}))
     layer = network.encoders["audio"].transformer.layers[0]
-    layer.register_forward_pre_hook(lambda _, args: seen.update(layer=args[0]))
+    layer.register_forward_pre_hook(lambda _, args: seen.update(layer=args[1].queries.padded(args[0])))
     seen |= {
         f"x_{name[0] if name != 'text' else 'l'}": network.encoders[name](golden_batch(number).inputs[name])
         for name in MODALITIES
     }
     query = layer.attention_norm(seen.pop("layer"))
-    q, k, _ = layer.attention.project(query, query, query)
+    q, k, _ = (part.transpose(1, 2) for part in layer.attention.project(query, query, query))
     seen["attention_a_layer0"] = (q @ k.mT / math.sqrt(q.shape[-1])).softmax(-1).mean(1)
     stored = [key.removeprefix(f"{sub}.") for key in CASE.arrays if key.startswith(f"{sub}.")]
     assert len(stored) == (8 if sub == "encoders" else 5)

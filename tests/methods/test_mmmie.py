@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, TargetSpec
+from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods import ConfigError
 from mmbench.methods.mmmie import MMMIE, TokenFusion
+from mmbench.nn.steps import Layout
+from mmbench.nn.transformer import position_vectors
 from mmbench.testing.builders import padded, rows, with_garbage
+from tests.methods.forms import assert_forms_agree
 from tests.methods.mmmie_parts import SMALL, build, gradients, sample
 
 # The network
@@ -60,14 +63,65 @@ def test_every_parameter_of_a_variant_learns(settings):
 
 
 def test_steps_enter_the_fusion_only_as_a_sequence():
-    method, batch = build(), sample()
+    method, batch = build(layers=2), sample()
     assert all(encoder.steps is None for encoder in method.network.encoders.values())
     seen = []
-    sequence = build(fusion="sequence")
+    sequence = build(fusion="sequence", layers=2)
     for model in (method, sequence):
-        model.network.fusion.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+        model.network.fusion.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[1].queries.lengths))
         model(batch)
-    assert seen == [1 + 3, 1 + 3 + sum(item.values.shape[1] for item in batch.inputs.values())]
+    assert seen[0].tolist() == [1 + 3] * 16
+    assert torch.equal(seen[1], 1 + 3 + sum(item.lengths for item in batch.inputs.values()))
+
+
+def some_without_audio(size):
+    """Return a batch in double precision whose first sample has no step of audio; its vector is there all the same."""
+    batch = sample(size)
+    for name, item in batch.inputs.items():
+        lengths = item.lengths * (torch.arange(size) > 0) if name == "audio" else item.lengths
+        values = item.values.double()
+        batch.inputs[name] = Sequence(values * Sequence(values, lengths).mask[..., None], lengths)
+    return batch
+
+
+@pytest.mark.parametrize("settings", [{}, *VARIANTS[:2]], ids=str)
+def test_the_fusion_reads_the_token_of_what_the_layers_make_of_all_tokens(settings):
+    """Beside torch's layers over padded tokens with a mask, all queries of all layers computed."""
+    model, inputs = build(layers=2, **settings).double().train().network.fusion, some_without_audio(5).inputs
+    random = torch.Generator().manual_seed(3)
+    h, steps, tokens, real = vectors(5), {}, [model.token.expand(5, 1, -1)], [torch.ones(5, 1, dtype=torch.bool)]
+    for number, (name, item) in enumerate(inputs.items()):
+        values = torch.randn(5, item.values.shape[1], 8, generator=random).double()
+        layout = Layout.of(Sequence(values, item.lengths))
+        if model.positions:
+            table = position_vectors(torch.arange(values.shape[1] + 1), 8, torch.float64)
+        own, mask = [h[name][:, None]], [real[0]]
+        if settings:
+            steps[name] = layout.rows(values), layout
+            own.append(values + table[1:] if model.positions else values)
+            mask.append(item.mask)
+        tokens.append(torch.cat(own, 1) + model.identity[number])
+        real.append(torch.cat(mask, 1))
+    x, hidden = torch.cat(tokens, 1), ~torch.cat(real, 1)
+    for layer in model.layers:
+        read = layer.attention_norm(x)
+        attention = layer.attention
+        read = nn.functional.multi_head_attention_forward(
+            *[read.transpose(0, 1)] * 3,
+            *(8, 2, attention.packed.weight, attention.packed.bias, None, None, False, 0.0),
+            *(attention.out.weight, attention.out.bias),
+            key_padding_mask=hidden,
+            need_weights=False,
+        )[0].transpose(0, 1)
+        x = x + read
+        x = x + layer.network(layer.network_norm(x))
+    torch.testing.assert_close(model(h, steps)[1], model.norm(x[:, 0]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("settings", [{}, *VARIANTS], ids=str)
+def test_real_steps_alone_give_the_numbers_of_all_steps(settings):
+    method, batch = build(layers=2, **settings).double().train(), some_without_audio(6)
+    assert_forms_agree(method, lambda: method(batch).prediction)
 
 
 # The identity embedding
@@ -102,9 +156,9 @@ def test_without_identity_the_order_of_tokens_says_nothing():
 
 def test_an_identity_belongs_to_the_vector_and_to_every_step():
     model, h = fusion(fusion="sequence"), vectors()
-    steps = {name: (h[name][:, None].repeat(1, 4, 1), torch.ones(3, 4, dtype=torch.bool)) for name in MODALITIES}
-    seen = []
-    model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    layout, seen = Layout(torch.tensor([4, 4, 4]), 4, model.token.device), []
+    steps = {name: (layout.rows(h[name][:, None].repeat(1, 4, 1)), layout) for name in MODALITIES}
+    model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[2].detach()))
     model(h, steps)
     nn.init.constant_(model.identity, 0.0)
     model(h, steps)
@@ -112,7 +166,7 @@ def test_an_identity_belongs_to_the_vector_and_to_every_step():
     model(h, steps)
     torch.testing.assert_close(
         seen[2] - seen[1],
-        torch.cat([torch.zeros(6), torch.ones(5), torch.zeros(5)]).double()[None, :, None].expand(3, -1, 8),
+        torch.cat([torch.zeros(6), torch.ones(5), torch.zeros(5)]).double().repeat(3)[:, None].expand(-1, 8),
     )
 
 
@@ -120,9 +174,9 @@ def test_an_identity_belongs_to_the_vector_and_to_every_step():
 def test_places_of_steps_matter_where_the_identity_says_them(identity, varies):
     model, h = fusion(fusion="sequence", identity=identity), vectors()
     values = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(2)).double()
-    mask = torch.ones(3, 4, dtype=torch.bool)
-    _, before = model(h, {"audio": (values, mask)})
-    _, after = model(h, {"audio": (values.flip(1), mask)})
+    layout = Layout.of_all(values)
+    _, before = model(h, {"audio": (layout.rows(values), layout)})
+    _, after = model(h, {"audio": (layout.rows(values.flip(1)), layout)})
     assert bool((before - after).abs().max() > 1e-6) is varies
 
 

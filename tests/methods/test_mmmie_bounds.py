@@ -11,6 +11,7 @@ from torch import nn
 
 from data_modules.schema import MODALITIES, Batch, Sequence
 from mmbench.nn.club import club
+from mmbench.nn.steps import Layout
 from tests.methods.mmmie_parts import build, gradients, sample
 
 
@@ -58,10 +59,11 @@ def test_without_all_three_it_is_a_plain_transformer_over_tokens():
     network = method.network
     tokens = [network.fusion.token.expand(24, 1, 8)]
     tokens += [network.encoders[name](batch.inputs[name])[0][:, None] for name in MODALITIES]
-    states = torch.cat(tokens, dim=1)
+    layout = Layout(torch.full((24,), 4), 4, batch.target.device)
+    states = torch.cat(tokens, dim=1).flatten(0, 1)
     for layer in network.fusion.layers:
-        states = layer(states)
-    prediction = network.fusion.head(network.fusion.norm(states[:, 0]))
+        states = layer(states, layout.reads())
+    prediction = network.fusion.head(network.fusion.norm(states[::4]))
     torch.testing.assert_close(terms["task"], (prediction[:, 0] - batch.target).abs().mean())
 
 

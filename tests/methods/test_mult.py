@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods import ConfigError
 from mmbench.methods.mult import MulT, MulTNetwork
+from mmbench.nn.steps import Layout
+from tests.methods.forms import assert_forms_agree, padded_form, watch_steps
 from tests.methods.training import assert_samples_stand_alone
 
 SENTIMENT = TargetSpec("regression", ("sentiment",), -3.0, 3.0)
@@ -17,11 +19,22 @@ DIMS = {"text": 12, "audio": 5, "vision": 7}
 
 
 def watch(network):
-    """Return dictionaries that fill with the input of layer 0 and the output of every crossmodal encoder."""
+    """Return dictionaries that fill with the input of layer 0 and the output of every crossmodal encoder, padded.
+
+    The input is the target, and keys and values of the source.
+    """
     first, outputs = {}, {}
     for key, encoder in network.crossmodal.items():
-        encoder.register_forward_hook(lambda _, __, out, key=key: outputs.__setitem__(key, out))
-        encoder.layers[0].register_forward_pre_hook(lambda _, args, key=key: first.__setitem__(key, args))
+
+        def enter(_, args, key=key):
+            x, plan, *sides = args
+            first[key] = plan.queries.padded(x), *map(plan.keys.padded, sides)
+
+        def leave(_, args, out, key=key):
+            outputs[key] = args[1].padded(out)
+
+        encoder.register_forward_hook(leave)
+        encoder.layers[0].register_forward_pre_hook(enter)
     return first, outputs
 
 
@@ -109,12 +122,32 @@ def test_left_padding_goes_to_the_longest_sample_of_the_data():
 def test_pooling_reads_real_steps(pooling):
     network, states = tiny(pooling=pooling), {}
     for name, encoder in network.memory.items():
-        encoder.register_forward_hook(lambda _, __, out, name=name: states.__setitem__(name, out))
+        watch_steps(encoder, lambda steps, name=name: states.__setitem__(name, steps))
     _, summary = network(random_inputs(LENGTHS))
     for row in range(3):
         rows = [states[name][row, : LENGTHS[name][row]] for name in DIMS]
         expected = torch.cat([real[-1] if pooling == "last" else real.mean(0) for real in rows])
         torch.testing.assert_close(summary[row], expected)
+
+
+@pytest.mark.parametrize("settings", VARIANTS)
+def test_both_forms_give_the_same(settings):
+    network, inputs = tiny(**settings), random_inputs(LENGTHS)
+    assert_forms_agree(network, lambda: torch.cat(network(inputs), -1))
+
+
+def test_no_padding_reaches_a_feed_forward_network():
+    network, counts = tiny(), {}
+    for key, encoder in (*network.crossmodal.items(), *network.memory.items()):
+        for layer in encoder.layers:
+            layer.network.register_forward_pre_hook(
+                lambda _, args, key=key: counts.setdefault(key, []).append(len(args[0]))
+            )
+    network(random_inputs(LENGTHS))
+    steps = {name: sum(max(length, 1) for length in LENGTHS[name]) for name in DIMS}
+    for key, found in counts.items():
+        real = steps[key.split("_to_")[-1]]
+        assert found == ([real] * 3 if "_to_" in key else [real, real, 4]), key  # 4: the last step of each sample
 
 
 def test_crossmodal_encoders_see_their_pair_only():
@@ -187,10 +220,15 @@ def test_every_dropout_reaches_its_place():
         assert {(layer.dropout.p, layer.network[2].p) for layer in encoder.layers} == {(0.2, 0.3)}
 
 
-def test_raw_features_drop_in_text_only():
-    network, seen = tiny(embed_dropout=0.5).train(), {}
-    for name, project in network.project.items():
-        project.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0].mT))
+def test_raw_features_drop_in_text_only(monkeypatch):
+    network, seen, convolve = tiny(embed_dropout=0.5).train(), {}, Layout.convolve
+    names = {module: name for name, module in network.project.items()}
+
+    def watched(layout, rows, convolution):
+        seen[names[convolution]] = layout.padded(rows)
+        return convolve(layout, rows, convolution)
+
+    monkeypatch.setattr(Layout, "convolve", watched)
     inputs = random_inputs(LENGTHS)
     network(inputs)
     assert torch.equal(seen["audio"], inputs["audio"].values)
@@ -268,17 +306,18 @@ def unaligned_batch(size):
 
 
 @torch.no_grad()
-def test_long_sequences_equal_explicit_attention(monkeypatch):
+def test_long_sequences_equal_explicit_attention_over_padding(monkeypatch):
     dims, inputs = unaligned_batch(2)
     network = MulTNetwork(dims, 1, MulT.Config()).eval()
-    fused = network(inputs)[0]
+    ours = network(inputs)[0]
     monkeypatch.setattr(F, "scaled_dot_product_attention", explicit)
-    torch.testing.assert_close(fused, network(inputs)[0], rtol=1e-4, atol=1e-4)
+    with padded_form():
+        torch.testing.assert_close(ours, network(inputs)[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_long_sequences_are_twice_as_fast_as_explicit_attention(monkeypatch):
+def test_long_sequences_are_twice_as_fast_as_explicit_attention_over_padding(monkeypatch):
     dims, inputs = unaligned_batch(8)
     network = MulTNetwork(dims, 1, MulT.Config()).eval()
 
@@ -288,6 +327,7 @@ def test_long_sequences_are_twice_as_fast_as_explicit_attention(monkeypatch):
         network(inputs)
         return time.perf_counter() - start
 
-    fused = seconds()
+    ours = seconds()
     monkeypatch.setattr(F, "scaled_dot_product_attention", explicit)
-    assert seconds() > 2 * fused
+    with padded_form():
+        assert seconds() > 2 * ours

@@ -81,12 +81,15 @@ def golden_loss(prediction, key):
     return (prediction - label[:, None]).abs().mean()
 
 
-def attention_map(layer, x, keys, values, bias):
-    """Attention weights by the explicit softmax, mean over heads."""
-    query, source = layer.attention_norm(x), layer.attention_norm(keys)
-    q, k, _ = layer.attention.project(query, source, source)
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    return (scores + (0 if bias is None else bias)).softmax(-1).mean(1)
+def attention_map(layer, x, keys, _):
+    """Attention weights of layer 0 by the explicit softmax, mean over heads; all steps take part."""
+    heads = layer.attention.heads
+    q, k, _ = layer.attention.packed(layer.attention_norm(torch.cat([x, keys], 1))).chunk(3, -1)
+    q, k = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q[:, : x.shape[1]], k[:, x.shape[1] :]))
+    steps, read = q.shape[2], k.shape[2]
+    future = torch.arange(read) > torch.arange(steps)[:, None] + abs(read - steps)
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    return scores.masked_fill(future, -torch.inf).softmax(-1).mean(1)
 
 
 SUBCASES = [

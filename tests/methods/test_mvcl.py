@@ -9,8 +9,9 @@ from data_modules.schema import MODALITIES
 from mmbench.methods import ConfigError
 from mmbench.methods.mvcl import MVCL, MVCLNetwork
 from mmbench.nn.contrastive import pair_contrastive
-from mmbench.testing.builders import make_spec, padded, rows, with_garbage
-from tests.methods.mvcl_parts import build, parameters, sample
+from mmbench.nn.steps import Layout
+from mmbench.testing.builders import doubled, make_spec, padded, rows, with_garbage
+from tests.methods.mvcl_parts import STILL, build, gradients, parameters, sample
 
 # The network
 
@@ -70,9 +71,8 @@ def test_a_view_merges_the_other_two_and_lets_its_modality_read_them():
         (asked, read), _ = calls[view]
         (inner, outer), merged = calls[f"{first}_{second}"]
         assert read is merged
-        assert asked.values.shape[1] == sample().inputs[query].values.shape[1]
-        assert inner.values.shape[1] == sample().inputs[first].values.shape[1]
-        assert outer.values.shape[1] == sample().inputs[second].values.shape[1]
+        for name, steps in ((query, asked), (first, inner), (second, outer)):
+            assert torch.equal(steps.layout.lengths, sample().inputs[name].lengths)
 
 
 @pytest.mark.parametrize("modalities", [MODALITIES, ("audio", "vision")])
@@ -137,6 +137,20 @@ def test_without_masks_padding_is_read(encoder):
         method, batch = build(encoder=encoder, legacy_no_mask=legacy).eval(), sample()
         difference = (method(padded(batch, 4)).prediction - method(batch).prediction).abs().max()
         assert bool(difference > 1e-4) is legacy
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"encoder": "transformer"}, {"text_ends": True}, {"encoder": "transformer", "legacy_no_mask": True}],
+)
+def test_steps_alone_give_what_padded_steps_give(monkeypatch, settings):
+    method, batch = build(mode="joint", **STILL, **settings).double(), doubled(sample())
+    batch.inputs["audio"].lengths[3] = 0
+    found = []
+    for packed in (True, False):
+        monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
+        found.append(gradients(method, batch))
+    torch.testing.assert_close(*found, atol=1e-9, rtol=1e-9)
 
 
 # Settings

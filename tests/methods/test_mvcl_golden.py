@@ -8,6 +8,7 @@ from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Seque
 from mmbench.methods.mvcl import MVCL
 from mmbench.nn.contrastive import pair_contrastive, supervised_contrastive
 from mmbench.nn.reading import Reader
+from mmbench.nn.steps import Steps
 from tests.golden.cases import Case, fill, gradient_norms, renamed
 
 DIMS = {"text": 20, "audio": 5, "vision": 7}
@@ -135,14 +136,21 @@ def watched(method):
 
     network = method.network
     for name, linear in network.interaction.tokens.items():
-        watch(linear, f"tokens.{name}")
+        watch(
+            network.encoders[name],
+            f"tokens.{name}",
+            lambda out, linear=linear: out[1].layout.padded(linear(out[1].rows)),
+        )
     for pair in MERGERS:
-        watch(network.interaction.mergers[view(pair)], f"second.{pair}", lambda out: out.values)
+        watch(network.interaction.mergers[view(pair)], f"second.{pair}", lambda out: out.padded())
     for name in ("audio", "vision"):
-        watch(network.encoders[name], f"pooled.{name}", lambda out: out[0])
-        if hasattr(network.encoders[name], "conv"):
-            watch(network.encoders[name].conv, f"conv.{name}", lambda out: out.transpose(1, 2))
-    watch(network.fusion.reader, "fusion_transformer", lambda out: out.values[:, 0])
+        encoder = network.encoders[name]
+        watch(encoder, f"pooled.{name}", lambda out: out[0])
+        if hasattr(encoder, "conv"):
+            encoder.reader.register_forward_pre_hook(
+                lambda _, args, name=name: seen.__setitem__(f"conv.{name}", args[0].padded())
+            )
+    watch(network.fusion.reader, "fusion_transformer", lambda out: out.rows)
     watch(network.fusion.reader.pooler, "fusion_pooled")
     return seen
 
@@ -267,14 +275,14 @@ def test_official_block(use):
     table = case.table(sub=use)
     fill(block, table, names)
     values = {name: case[f"inputs.{name}"].requires_grad_() for name in ("q", "c")}
-    q, c = (Sequence(item, torch.full((3,), item.shape[1])) for item in values.values())
+    q, c = (Steps.of(Sequence(item, torch.full((3,), item.shape[1]))) for item in values.values())
     if use == "cross":
         q_c, c_q = block(q, c), block(c, q)
-        found = {"X_q_c": q_c.values, "X_c_q": c_q.values, "pool_q_c": block.pool(q_c)}
+        found = {"X_q_c": q_c.padded(), "X_c_q": c_q.padded(), "pool_q_c": block.pool(q_c)}
         parts = zip(found.values(), ("q", "c", "pool"), strict=True)
     else:
         states = block(q, q)
-        found = {"unimodal_tokens": states.values, "unimodal_pooled": block.pool(states)}
+        found = {"unimodal_tokens": states.padded(), "unimodal_pooled": block.pool(states)}
         parts = zip(found.values(), ("q", "uni"), strict=True)
     loss = sum((item * case[f"inputs.coef_{name}"]).sum() for item, name in parts)
     loss.backward()

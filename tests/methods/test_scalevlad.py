@@ -11,10 +11,12 @@ from data_modules.base import FusionDataModule
 from data_modules.schema import MODALITIES, ModalitySpec, Sequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.scalevlad import ScaleVLAD, ScaleVLADFusion, WordEncoder
+from mmbench.nn.steps import Layout
+from mmbench.nn.transformer import position_vectors
 from mmbench.nn.vlad import SharedVLAD
 from mmbench.runner.callbacks import EpochSeed
 from mmbench.runner.settings import shipped_settings
-from mmbench.testing.builders import make_batch, make_spec, write_toy_store
+from mmbench.testing.builders import doubled, make_batch, make_spec, write_toy_store
 from tests.methods import training
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -122,18 +124,38 @@ def test_default_size_of_the_fusion():
     assert count(ScaleVLAD(make_spec(), config=ScaleVLAD.Config(width=128)).network.fusion) == 85_896
 
 
-def test_the_head_reads_normalised_vectors_behind_a_token():
-    method, seen = build(), []
-    method.network.top.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network, batch = method.network, batch_of()
-    network(batch.inputs)
-    tokens = seen[0] - network.index
-    assert tokens.shape == (12, 1 + 4, 16)
-    torch.testing.assert_close(tokens[:, 0], torch.zeros(12, 16))
+def test_the_head_reads_normalised_vectors_beside_a_token():
+    """By torch's own Transformer, with the token in front."""
+    method, batch = build().double().eval(), doubled(batch_of())
+    network, gathered = method.network, []
+    network.norm.register_forward_hook(lambda _, __, output: gathered.append(output))
+    prediction = network(batch.inputs).prediction
     encoded = {name: encoder(batch.inputs[name]) for name, encoder in network.encoders.items()}
-    gathered = network.fusion(encoded)
-    torch.testing.assert_close(tokens[:, 1:], network.norm(gathered / gathered.norm(dim=-1, keepdim=True)))
-    torch.testing.assert_close(network.norm(5 * tokens[:, 1:]), tokens[:, 1:], atol=1e-3, rtol=1e-3)
+    summed = network.fusion(encoded)
+    torch.testing.assert_close(gathered[0], network.norm(summed / summed.norm(dim=-1, keepdim=True)))
+    torch.testing.assert_close(network.norm(5 * gathered[0]), gathered[0], atol=1e-3, rtol=1e-3)
+    tokens = torch.cat([torch.zeros(12, 1, 16), gathered[0]], 1) + network.index
+    torch.testing.assert_close(prediction, network.head(network.top(tokens)[:, 0]), atol=1e-9, rtol=1e-9)
+
+
+def padded_encoding(encoder, sequence):
+    """Return the states ``(B, T, width)`` by torch's own Transformer on padded steps."""
+    mask, steps = sequence.mask, torch.arange(sequence.values.shape[1])
+    hidden = encoder.project(encoder.norm(sequence.values, mask))
+    places = position_vectors((steps + 1) * mask, hidden.shape[2], hidden.dtype)
+    return encoder.layers(hidden + places, src_key_padding_mask=~mask)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_states_are_those_of_a_transformer_on_padded_steps(monkeypatch, packed):
+    monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
+    encoder = build(layers=2).double().eval().network.encoders["audio"]
+    sequence = doubled(batch_of()).inputs["audio"]
+    found = encoder(sequence)
+    assert torch.equal(found.lengths, sequence.lengths)
+    assert not found.values[~sequence.mask].any()
+    expected = padded_encoding(encoder, sequence)
+    torch.testing.assert_close(found.values[sequence.mask], expected[sequence.mask], atol=1e-9, rtol=1e-9)
 
 
 # Text of tokens

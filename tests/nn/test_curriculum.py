@@ -30,16 +30,17 @@ NAN = math.nan
 @pytest.mark.parametrize("size", [2, 3, 7, 35])
 @pytest.mark.parametrize("negatives", [1, 4])
 def test_a_batch_gives_every_positive_and_the_full_number_of_negatives(size, negatives):
-    first, second = PairSampler(negatives)(size)
-    assert first[:size].tolist() == second[:size].tolist() == list(range(size))
-    assert len(first) == len(second) == size + negatives * size
-    assert (first[size:] != second[size:]).all()
-    assert {*first.tolist(), *second.tolist()} == set(range(size))
+    both = PairSampler(negatives)(size, couples=2)
+    for first, second in zip(*both, strict=True):
+        assert first[:size].tolist() == second[:size].tolist() == list(range(size))
+        assert len(first) == len(second) == size + negatives * size
+        assert (first[size:] != second[size:]).all()
+        assert {*first.tolist(), *second.tolist()} == set(range(size))
 
 
 def test_negatives_are_uniform_over_ordered_pairs():
     torch.manual_seed(0)
-    first, second = PairSampler(6000)(4)
+    (first,), (second,) = PairSampler(6000)(4, couples=1)
     counts = Counter(zip(first[4:].tolist(), second[4:].tolist(), strict=True))
     assert len(counts) == 12
     for count in counts.values():
@@ -47,17 +48,18 @@ def test_negatives_are_uniform_over_ordered_pairs():
 
 
 def test_one_sample_has_no_negatives():
-    first, second = PairSampler(4)(1)
-    assert first.tolist() == second.tolist() == [0]
+    first, second = PairSampler(4)(1, couples=3)
+    assert first.tolist() == second.tolist() == [[0]] * 3
 
 
 def test_pairs_follow_the_generator():
     drawn = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(torch.stack(PairSampler(4)(35)))
+        drawn.append(torch.stack(PairSampler(4)(35, couples=3)))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0][:, 0], drawn[0][:, 1])  # couples have pairs of their own
 
 
 # Targets
@@ -66,10 +68,11 @@ def test_pairs_follow_the_generator():
 @pytest.mark.parametrize("shape", [(9,), (9, 1), (9, 3)])
 def test_targets_are_label_distances(shape):
     labels = torch.rand(shape) * 6 - 3
-    first, second = PairSampler(4)(9)
-    targets = label_distance_targets(labels, first, second, 0.1, 6.0)
+    pairs = PairSampler(4)(9, couples=3)
+    targets = label_distance_targets(labels, *pairs, 0.1, 6.0)
+    assert targets.shape == (3, 45)
     rows = labels.reshape(9, -1).tolist()
-    for i, j, target in zip(first.tolist(), second.tolist(), targets.tolist(), strict=True):
+    for i, j, target in zip(*(part.flatten().tolist() for part in (*pairs, targets)), strict=True):
         distance = sum(abs(a - b) for a, b in zip(rows[i], rows[j], strict=True)) / len(rows[i])
         assert target == (0.0 if i == j else pytest.approx((distance + 0.1) / 6.1, rel=1e-5))
 
@@ -160,44 +163,44 @@ def scored(mix=0.5):
     return predictors, scorer, ids, vectors
 
 
-@pytest.mark.parametrize(("name", "column"), [("a_b", 1), ("a_c", 2)])
 @pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
-def test_difficulty_mixes_two_losses(name, column, mix):
+def test_difficulty_mixes_two_losses(mix):
     predictors, scorer, ids, vectors = scored(mix)
-    first, second = PairSampler(3)(5)
-    targets, today = torch.rand(len(first)), torch.rand(len(first), requires_grad=True)
-    difficulty = scorer(name, ids[:5], first, second, targets, today)
+    first, second = PairSampler(3)(5, couples=2)
+    targets, today = torch.rand(first.shape), torch.rand(first.shape, requires_grad=True)
+    difficulty = scorer(ids[:5], first, second, targets, today)
     assert not difficulty.requires_grad
-    for pair, (i, j) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
-        before = (predictors[name](vectors[i, 0], vectors[j, column]) - targets[pair]).abs()
-        torch.testing.assert_close(difficulty[pair], (1 - mix) * before + mix * today[pair])
+    for couple, (name, column) in enumerate([("a_b", 1), ("a_c", 2)]):
+        for pair, (i, j) in enumerate(zip(first[couple].tolist(), second[couple].tolist(), strict=True)):
+            before = (predictors[name](vectors[i, 0], vectors[j, column]) - targets[couple, pair]).abs()
+            torch.testing.assert_close(difficulty[couple, pair], (1 - mix) * before + mix * today[couple, pair])
 
 
 def test_pairs_of_unknown_samples_are_scored_by_the_loss_of_today():
     _, scorer, ids, _ = scored()
-    first, second = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 1, 2, 2, 0])
+    first, second = (torch.tensor([rows] * 2) for rows in ([0, 0, 1, 2, 2], [0, 1, 2, 2, 0]))
     index = torch.tensor([int(ids[0]), 777, int(ids[1])])
-    targets, today = torch.zeros(5), torch.rand(5)
-    known = scorer("a_b", index, first, second, targets, today) != today
-    assert known.tolist() == [True, False, False, True, True]
+    targets, today = torch.zeros(2, 5), torch.rand(2, 5)
+    known = scorer(index, first, second, targets, today) != today
+    assert known.tolist() == [[True, False, False, True, True]] * 2
 
 
 def test_before_anything_is_remembered_the_loss_of_today_decides():
     scorer = DifficultyScorer(nn.ModuleDict({"a_b": PairPredictor(4)}), {"a_b": (0, 1)}, 0.5)
-    rows, today = torch.arange(3), torch.rand(3)
-    assert torch.equal(scorer("a_b", rows, rows, rows, torch.zeros(3), today), today)
+    rows, today = torch.arange(3), torch.rand(1, 3)
+    assert torch.equal(scorer(rows, rows[None], rows[None], torch.zeros(1, 3), today), today)
 
 
 def test_what_is_remembered_stays_as_it_was():
     predictors, scorer, ids, vectors = scored()
-    pairs, losses = PairSampler(3)(6), torch.zeros(24)
-    before = scorer("a_b", ids, *pairs, torch.zeros(24), losses)
+    pairs, losses = PairSampler(3)(6, couples=2), torch.zeros(2, 24)
+    before = scorer(ids, *pairs, torch.zeros(2, 24), losses)
     for parameter in predictors.parameters():
         nn.init.normal_(parameter, std=9.0)
     vectors.zero_()
-    torch.testing.assert_close(scorer("a_b", ids, *pairs, torch.zeros(24), losses), before)
+    torch.testing.assert_close(scorer(ids, *pairs, torch.zeros(2, 24), losses), before)
     other = DifficultyScorer(predictors, scorer.columns, 0.5)
-    assert torch.equal(reloaded(scorer, other)("a_b", ids, *pairs, torch.zeros(24), losses), before)
+    assert torch.equal(reloaded(scorer, other)(ids, *pairs, torch.zeros(2, 24), losses), before)
     assert not any(parameter.requires_grad for parameter in scorer.parameters())
 
 
@@ -220,8 +223,14 @@ def test_buckets_are_equal_parts_of_what_is_left(count, discard, levels):
     assert all(a <= b + 1e-6 for a, b in pairwise(means))
 
 
+def test_every_couple_has_buckets_of_its_own():
+    difficulty = torch.rand(3, 30) + torch.arange(3)[:, None]
+    expected = [difficulty_buckets(row, 0.1, 5) for row in difficulty]
+    assert torch.equal(difficulty_buckets(difficulty, 0.1, 5), torch.stack(expected))
+
+
 def test_no_pairs_have_no_buckets():
-    assert difficulty_buckets(torch.zeros(0), 0.1, 5).tolist() == []
+    assert difficulty_buckets(torch.zeros(2, 0), 0.1, 5).tolist() == [[], []]
 
 
 def test_equally_hard_pairs_are_not_discarded_together():
@@ -232,7 +241,8 @@ def test_wrong_targets_are_among_the_discarded():
     """A tenth of the targets is noise; the predictors, trained on all of them, single out most of it."""
     torch.manual_seed(0)
     vectors, true = torch.randn(400, 2, 4), torch.randn(8)
-    first, second = PairSampler(4)(400)
+    pairs = PairSampler(4)(400, couples=1)
+    (first,), (second,) = pairs
     targets = torch.cat([vectors[first, 0], vectors[second, 1]], 1) @ true
     wrong = torch.rand(len(targets)) < 0.1
     targets[wrong] += torch.randn(int(wrong.sum())) * 5
@@ -245,7 +255,8 @@ def test_wrong_targets_are_among_the_discarded():
         optimizer.step()
     scorer = DifficultyScorer(predictors, {"a_b": (0, 1)}, 0.5)
     scorer.remember(predictors, torch.arange(400), vectors)
-    gone = difficulty_buckets(scorer("a_b", torch.arange(400), first, second, targets, loss), 0.1, 5) == 5
+    (difficulty,) = scorer(torch.arange(400), *pairs, targets[None], loss[None])
+    gone = difficulty_buckets(difficulty, 0.1, 5) == 5
     assert wrong[gone].float().mean() > 0.8
 
 

@@ -5,17 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_modules.schema import MODALITIES
-from mmbench.nn.mutual_promotion import (
-    ContextPooling,
-    MutualPromotion,
-    PromotionUnit,
-    hidden_keys,
-    interleaved_positions,
-)
+from data_modules.schema import MODALITIES, Sequence
+from mmbench.nn.mutual_promotion import ContextPooling, MutualPromotion, PromotionUnit, interleaved_positions
+from mmbench.nn.steps import Layout, Steps
 
 STEPS = {"text": 4, "audio": 7, "vision": 5}
 LENGTHS = {"text": [4, 1, 3], "audio": [2, 7, 1], "vision": [5, 4, 2]}
+EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 
 def count(module):
@@ -27,13 +23,22 @@ def build(layers=2, names=MODALITIES, **settings):
     return MutualPromotion(names, 8, layers, 2, **settings).double().eval()
 
 
-@pytest.fixture
-def data():
+def given():
+    """Return a context and steps of every modality, whose padding is no zero."""
     torch.manual_seed(1)
     context = torch.randn(3, 3, 8, dtype=torch.float64)
-    steps = {name: torch.randn(3, count, 8, dtype=torch.float64) for name, count in STEPS.items()}
-    masks = {name: torch.arange(STEPS[name]) < torch.tensor(LENGTHS[name])[:, None] for name in STEPS}
-    return context, steps, masks
+    values = {name: torch.randn(3, count, 8, dtype=torch.float64) for name, count in STEPS.items()}
+    return context, {name: Sequence(values[name], torch.tensor(LENGTHS[name])) for name in STEPS}
+
+
+def rows_of(sequences):
+    return {name: Steps.of(item) for name, item in sequences.items()}
+
+
+@pytest.fixture
+def data():
+    context, sequences = given()
+    return context, rows_of(sequences)
 
 
 @pytest.mark.parametrize("dim", [6, 7])
@@ -59,19 +64,51 @@ def naive_attention(module, query, keys, mask=None):
     return torch.cat(out, -1) @ module.out.weight.T + module.out.bias
 
 
-def test_a_unit_is_its_three_equations(data):
-    context, steps, masks = data
+def naive_unit(unit, x, context, mask=None, context_mask=None):
+    """A promotion unit from its three equations, on padded steps."""
+    x = x + naive_attention(unit.cross, unit.cross_norm(x), unit.context_norm(context), context_mask)
+    own = unit.self_norm(x)
+    x = x + naive_attention(unit.itself, own, own, mask)
+    u, w = (unit.network_norm(x) @ unit.network.inner.weight.T + unit.network.inner.bias).chunk(2, -1)
+    return x + (u * F.gelu(w)) @ unit.network.outer.weight.T + unit.network.outer.bias
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_unit_is_its_three_equations(monkeypatch, packed):
+    monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
+    context, sequences = given()
     torch.manual_seed(0)
     unit = PromotionUnit(8, 2, 4).double().requires_grad_(False)
     for parameter in unit.parameters():  # norms, too, have weights of their own
         parameter.copy_(torch.randn_like(parameter))
-    x, mask = steps["audio"], masks["audio"]
-    expected = x + naive_attention(unit.cross, unit.cross_norm(x), unit.context_norm(context))
-    own = unit.self_norm(expected)
-    expected = expected + naive_attention(unit.itself, own, own, mask)
-    u, w = (unit.network_norm(expected) @ unit.network.inner.weight.T + unit.network.inner.bias).chunk(2, -1)
-    expected = expected + (u * F.gelu(w)) @ unit.network.outer.weight.T + unit.network.outer.bias
-    torch.testing.assert_close(unit(x, context, hidden_keys(mask)), expected)
+    audio, tokens = sequences["audio"], Steps(context.flatten(0, 1), Layout.of_all(context))
+    steps, mask = Steps.of(audio), audio.mask
+    expected = naive_unit(unit, audio.values, context, mask)
+    torch.testing.assert_close(unit(steps, tokens).padded()[mask], expected[mask], **EXACT)
+    expected = naive_unit(unit, context, audio.values, context_mask=mask)
+    torch.testing.assert_close(unit(tokens, steps).padded(), expected, **EXACT)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_stack_is_its_layers_on_padded_steps(monkeypatch, packed):
+    monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
+    context, sequences = given()
+    fusion = build(layers=2, share_directions=False, share_modalities=False, share_layers=False)
+    found, local = fusion(context, rows_of(sequences))
+    steps = {}
+    for name, item in sequences.items():
+        steps[name] = item.values + interleaved_positions(STEPS[name], 8, item.values)
+    for number in range(2):
+        contexts, after = [], {}
+        for name, x in steps.items():
+            mask, key = sequences[name].mask, f"layer{number}-{name}"
+            contexts.append(naive_unit(fusion.units[f"{key}-context"], context, x, context_mask=mask).flatten(1))
+            after[name] = naive_unit(fusion.units[f"{key}-local"], x, context, mask)
+        pooled, steps = fusion.poolings[number](torch.stack(contexts, 1))[0], after
+        context = pooled.view_as(context)
+    torch.testing.assert_close(found, context, **EXACT)
+    for name, item in sequences.items():
+        torch.testing.assert_close(local[name].padded()[item.mask], steps[name][item.mask], **EXACT)
 
 
 def test_pooling_weighs_contexts():
@@ -129,37 +166,44 @@ def test_published_sizes():
     assert count(free) == 6_386_691
 
 
-def test_padding_changes_neither_the_context_nor_any_real_step(data):
-    context, steps, masks = data
-    noisy = {name: torch.where(masks[name][..., None], x, 7 * torch.randn_like(x)) for name, x in steps.items()}
+def test_padding_changes_neither_the_context_nor_any_real_step():
+    context, sequences = given()
+    longer = {
+        name: Sequence(F.pad(item.values, (0, 0, 0, 3), value=7.0), item.lengths) for name, item in sequences.items()
+    }
     fusion = build(share_directions=False, share_modalities=False, share_layers=False)
-    (before, local), (after, noisy_local) = fusion(context, steps, masks), fusion(context, noisy, masks)
-    assert torch.equal(before, after)
-    for name, mask in masks.items():
-        assert torch.equal(local[name][mask], noisy_local[name][mask])
+    (before, local), (after, padded) = (fusion(context, rows_of(items)) for items in (sequences, longer))
+    torch.testing.assert_close(before, after, **EXACT)
+    for name, item in sequences.items():
+        mask = item.mask
+        torch.testing.assert_close(local[name].padded()[mask], padded[name].padded()[:, : STEPS[name]][mask], **EXACT)
 
 
-def test_a_sample_without_steps_reads_the_first_one(data):
-    context, steps, masks = data
-    empty = {**masks, "text": torch.zeros_like(masks["text"])}
-    first = {**masks, "text": (torch.arange(4) < 1).expand(3, 4)}
-    found, expected = build()(context, steps, empty)[0], build()(context, steps, first)[0]
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_sample_without_steps_reads_one_of_zeros(monkeypatch, packed):
+    monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
+    context, sequences = given()
+    silent = {**sequences, "text": Sequence(sequences["text"].values, torch.tensor([4, 0, 0]))}
+    zeros = {
+        **sequences,
+        "text": Sequence(silent["text"].values * silent["text"].mask[..., None], torch.tensor([4, 1, 1])),
+    }
+    found, expected = (build()(context, rows_of(items))[0] for items in (silent, zeros))
     assert found.isfinite().all()
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected, **EXACT)
 
 
 def test_modalities_meet_in_the_context_alone(data):
     """After one layer steps know their own past and the context; the context knows all steps."""
-    context, steps, masks = data
+    context, steps = data
     fusion = build(layers=1)
-    steps = {name: x.requires_grad_() for name, x in steps.items()}
-    context.requires_grad_()
-    pooled, local = fusion(context, steps, masks)
+    leaves = [context.requires_grad_(), *(item.rows.requires_grad_() for item in steps.values())]
+    pooled, local = fusion(context, steps)
     for name, found in local.items():
-        gradients = torch.autograd.grad(found.sum(), [context, *steps.values()], retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(found.rows.sum(), leaves, retain_graph=True, allow_unused=True)
         reached = [gradient is not None and bool(gradient.any()) for gradient in gradients]
         assert reached == [True, *(other == name for other in steps)]
-    assert all(gradient.any() for gradient in torch.autograd.grad(pooled.square().sum(), [context, *steps.values()]))
+    assert all(gradient.any() for gradient in torch.autograd.grad(pooled.square().sum(), leaves))
 
 
 def test_the_steps_of_the_last_layer_are_made_when_they_are_wanted(data):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mmbench.nn.steps import Layout
 from mmbench.nn.vlad import MultiScale, SharedVLAD, window_means
 
 SCALES = (1, 2, 3, 10, 0)
@@ -19,16 +20,22 @@ def sequence(lengths, steps, dim=4):
 # Windows
 
 
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("window", [1, 2, 3, 7, 10])
-def test_windows_are_means_of_their_real_steps(window):
-    values, mask = sequence([7, 4, 1], 7)
-    means, valid = window_means(values, mask, window)
-    assert means.shape[1] == -(-7 // window)
-    for b in range(3):
-        for w in range(means.shape[1]):
-            real = [values[b, t] for t in range(w * window, min(7, (w + 1) * window)) if mask[b, t]]
-            assert bool(valid[b, w]) == bool(real)
-            torch.testing.assert_close(means[b, w], torch.stack(real).mean(0) if real else torch.zeros(4).double())
+def test_windows_are_means_of_their_real_steps(window, packed):
+    lengths = [7, 4, 0, 1]
+    values, _ = sequence(lengths, 7)
+    layout = Layout(torch.tensor(lengths), 7, values.device, packed)
+    means, windows = window_means(layout.rows(values), layout, torch.tensor(lengths), window)
+    found = windows.padded(means)
+    assert found.shape[1] == -(-7 // window)
+    real = torch.zeros(found.shape[:2], dtype=torch.bool)
+    for b, length in enumerate(lengths):
+        for w, start in enumerate(range(0, length, window)):
+            real[b, w] = True
+            torch.testing.assert_close(found[b, w], values[b, start : min(length, start + window)].mean(0))
+    assert torch.equal(windows.padded(windows.positions > 0), real)
+    assert not found[~real].any()
 
 
 def test_order_inside_a_window_does_not_matter():
@@ -69,6 +76,18 @@ def test_sums_of_residuals_are_those_of_the_definition():
                     expected += share * (values[b, n] - vlad.centres[k])
             torch.testing.assert_close(found[b, k], expected)
     assert not assignment[~mask].any()
+
+
+@pytest.mark.parametrize("lengths", [[7, 4, 1, 6], [7, 0, 3, 2]])
+def test_both_forms_give_the_same_descriptors(monkeypatch, lengths):
+    torch.manual_seed(0)
+    scales, found = MultiScale(4, SCALES).double(), []
+    values, mask = sequence(lengths, 7)
+    for packed in (True, False):
+        monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
+        found.append(scales(values, mask))
+    torch.testing.assert_close(*found, atol=1e-12, rtol=1e-12)
+    assert not found[0][0][~found[0][1]].any()
 
 
 def test_descriptors_at_the_only_vector_leave_nothing():

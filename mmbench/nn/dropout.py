@@ -1,0 +1,61 @@
+"""Dropout that costs a CPU a third of torch's, for modules, functions and attention alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+BITS = 16
+"""Random bits per element: the probability is a multiple of ``2 ** -16``, the nearest one."""
+FEW = 2**14
+"""Elements up to which torch's own is as fast: it is one operation instead of several."""
+
+
+def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
+    """Return a tensor of which each element is zero with probability ``p``, the others divided by ``1 - p``.
+
+    On a CPU, torch draws 64 random bits and compares a float for every element. Here 16 bits decide: ``p`` is rounded
+    to a multiple of ``2 ** -16``, never to 0 or 1, and what is left is divided by the probability that it has, so the
+    mean is exact. Other devices, and small tensors, use torch's own.
+
+    Args:
+        x: Any shape.
+        p: Between 0 and 1.
+        training: Without it nothing is dropped.
+    """
+    if not training or not p:
+        return x
+    if x.device.type != "cpu" or p == 1 or x.numel() < FEW:
+        return nn.functional.dropout(x, p)
+    dropped = min(max(round(p * 2**BITS), 1), 2**BITS - 1)
+    lanes = 64 // BITS
+    # From the lowest number on without an upper end: plain `random_()` leaves the highest bit unset.
+    bits = torch.empty(-(-x.numel() // lanes), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    # Compared in place and kept as integers: both run several times faster than what makes or reads bool.
+    kept = bits[: x.numel()].ge_(dropped - 2 ** (BITS - 1)).to(torch.uint8).view(x.shape)
+    result: Tensor = _Kept.apply(x, kept, 1 / (1 - dropped / 2**BITS))
+    return result
+
+
+class Dropout(nn.Dropout):
+    """The module of :func:`dropout`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tensor with elements dropped."""
+        return dropout(x, self.p, self.training)
+
+
+class _Kept(torch.autograd.Function):
+    """Scales what is kept and zeroes the rest, of which one byte per element is remembered."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, kept: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(kept)
+        ctx.scale = scale  # type: ignore[attr-defined]
+        return kept.to(x.dtype).mul_(x).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (kept,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        result: Tensor = _Kept.apply(gradients[0], kept, ctx.scale)  # type: ignore[attr-defined]
+        return result, None, None
