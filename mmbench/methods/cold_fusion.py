@@ -11,7 +11,7 @@ abstract was at hand, and no official code was found: latent distributions, cali
 their equations those of an independent re-implementation for audio and text, the code of arXiv 2502.18285
 (mortezaro/psychosis_speech_analysis@9e521b6), rewritten. Deviations: see ``COLDFusion.card``.
 
-Shapes: inputs ``(B, T_m, D_m)``; means and log-variances ``(B, T_m, H)``; scores ``(B, T_m)`` by step and ``(B,)`` by
+Shapes: inputs ``(B, T_m, D_m)``; means and log-variances ``(N_m, H)``; scores ``(N_m,)`` by step and ``(B,)`` by
 sample; fused mean ``(B, H)``; predictions ``(B, outputs)``. Aligned modalities are fused step by step and then averaged
 over time; others are averaged first and fused once.
 
@@ -40,7 +40,10 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.pooling import masked_mean
+from mmbench.nn.recurrence import gru
+from mmbench.nn.steps import Layout
 from mmbench.nn.variational import reparameterised, standard_normal_kl
 from mmbench.tasks import Task
 
@@ -101,9 +104,14 @@ class ContextDistribution(nn.Module):
         self.mean = nn.Linear(hidden, hidden)
         self.logvar = nn.Linear(hidden, hidden)
 
-    def forward(self, sequence: Sequence) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance, ``(B, T, H)`` each; padding comes last and reaches no real step."""
-        context, _ = self.gru(sequence.values)
+    def forward(self, rows: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Return mean and log-variance, ``(N, H)`` each.
+
+        Args:
+            rows: ``(N, dim)``.
+            layout: Where they belong.
+        """
+        context = gru(self.gru, rows, layout)
         return self.mean(context), self.logvar(context)
 
 
@@ -122,7 +130,7 @@ class COLDFusionNetwork(nn.Module):
         c = settings
         self.by_step, self.score, self.sample, self.legacy = by_step, c.score, c.sample, c.legacy_averages
         self.distributions = nn.ModuleDict({name: ContextDistribution(dim, c.hidden) for name, dim in dims.items()})
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         self.heads = nn.ModuleDict({name: nn.Linear(c.hidden, outputs) for name in (*dims, "fused")})
 
     def forward(self, inputs: Mapping[str, Sequence], kept: Mapping[str, Tensor] | None = None) -> Output:
@@ -133,10 +141,10 @@ class COLDFusionNetwork(nn.Module):
             kept: ``(B, T_m)`` bool by modality, the steps that survived a corruption; a modality without any is absent.
 
         Returns:
-            ``named`` holds by modality ``mean_...`` and ``logvar_...`` ``(B, T, H)``, ``real_...`` ``(B, T)`` bool,
-            ``step_score_...`` ``(B, T)``, ``score_...`` ``(B,)``, ``present_...`` ``(B,)`` bool, ``prediction_...``
-            ``(B, outputs)`` and ``weight_...``, ``(B, T)`` where the fusion is by step and else ``(B, 1)``; and
-            ``fused`` of the same steps, ``(B, T or 1, H)``.
+            ``named`` holds by modality, for the rows of its steps, ``mean_...`` and ``logvar_...`` ``(N, H)``,
+            ``real_...`` ``(N,)`` bool and ``step_score_...`` ``(N,)``; ``score_...`` ``(B,)``, ``present_...`` ``(B,)``
+            bool, ``prediction_...`` ``(B, outputs)`` and ``weight_...``, ``(B, T)`` where the fusion is by step and
+            else ``(B, 1)``; and ``fused`` of the same steps, ``(B, T or 1, H)``.
         """
         named: dict[str, Tensor] = {}
         means, scores, present = [], [], []
@@ -144,19 +152,19 @@ class COLDFusionNetwork(nn.Module):
             sequence = inputs[name]
             if self.legacy:  # padding is read like anything else
                 sequence = Sequence(sequence.values, torch.full_like(sequence.lengths, sequence.values.shape[1]))
-            real = sequence.mask
-            mean, logvar = distribution(sequence)
+            layout = Layout.of(sequence)
+            mean, logvar = distribution(layout.rows(sequence.values), layout)
             variance = logvar.exp().clamp(*VARIANCES)
             latent = reparameterised(mean, variance.sqrt()) if self.sample and self.training else mean
             step_score = (variance if self.score == "variance" else variance.sqrt()).norm(dim=-1)
-            pooled, score = masked_mean(latent, real), masked_mean(step_score[..., None], real)
-            survived = (real if kept is None else kept[name]).any(1, keepdim=True)
-            named |= {f"mean_{name}": mean, f"logvar_{name}": logvar, f"real_{name}": real}
-            named |= {f"step_score_{name}": step_score, f"score_{name}": score[:, 0], f"present_{name}": survived[:, 0]}
+            pooled, score = layout.mean(latent), layout.mean(step_score)
+            survived = (sequence.mask if kept is None else kept[name]).any(1, keepdim=True)
+            named |= {f"mean_{name}": mean, f"logvar_{name}": logvar, f"real_{name}": layout.positions > 0}
+            named |= {f"step_score_{name}": step_score, f"score_{name}": score, f"present_{name}": survived[:, 0]}
             named[f"prediction_{name}"] = self.heads[name](self.dropout(pooled))
-            means.append(latent if self.by_step else pooled[:, None])
-            scores.append(step_score if self.by_step else score)
-            present.append(survived & real if self.by_step else survived)
+            means.append(layout.padded(latent) if self.by_step else pooled[:, None])
+            scores.append(layout.padded(step_score) if self.by_step else score[:, None])
+            present.append(survived & sequence.mask if self.by_step else survived)
         there = torch.stack(present, -1)
         # Real scores never reach the limit; that of a modality without any step is 0 and has no logarithm.
         weights = certainty_weights(torch.stack(scores, -1).clamp(min=VARIANCES[0]), there)
@@ -266,11 +274,11 @@ class COLDFusion(FusionMethod):
             return F.mse_loss(prediction.reshape(batch.target.shape), batch.target)
         return self.task.loss(prediction, batch)
 
-    def _prior(self, mean: Tensor, logvar: Tensor, real: Tensor) -> Tensor:
+    def _prior(self, named: Mapping[str, Tensor], name: str) -> Tensor:
         """Return the distance of a modality's Gaussians to the standard normal, a scalar."""
-        elements = standard_normal_kl(mean, logvar)
-        if self.config.legacy_averages:
-            return elements.sum(1).mean()
+        elements, real = standard_normal_kl(named[f"mean_{name}"], named[f"logvar_{name}"]), named[f"real_{name}"]
+        if self.config.legacy_averages:  # a sum over time, a mean over the dimension
+            return elements.sum() / named[f"present_{name}"].numel() / elements.shape[-1]
         return (elements.sum(-1) * real).sum() / real.sum().clamp(min=1)
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
@@ -289,6 +297,5 @@ class COLDFusion(FusionMethod):
         if c.ordinality:
             across = matching(torch.cat(errors), torch.cat(scores), torch.cat(present), c.temperature)
             terms["ordinality"] = c.lambda_co * across
-        prior = [self._prior(*(named[f"{part}_{name}"] for part in ("mean", "logvar", "real"))) for name in names]
-        terms["prior"] = c.lambda_reg * torch.stack(prior).sum()
+        terms["prior"] = c.lambda_reg * torch.stack([self._prior(named, name) for name in names]).sum()
         return terms

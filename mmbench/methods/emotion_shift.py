@@ -37,6 +37,7 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig, setting
+from mmbench.nn.dropout import dropout
 from mmbench.nn.emotion_shift import (
     WAYS,
     BothWays,
@@ -116,8 +117,8 @@ class EmotionShiftNetwork(nn.Module):
             named["p_shift"] = shift = shift_probability(named["shift"])
         named |= self.nets(values, speaker, real, self._gates(shift, previous))
         both = [torch.cat([named[f"emotion_{name}_{way}"] for way in WAYS], dim=-1) for name in self.modalities]
-        dropped = F.dropout(torch.stack(both), c.dropout_states, self.training)
-        hidden = F.dropout(self.shared(dropped).relu(), c.dropout, self.training)
+        dropped = dropout(torch.stack(both), c.dropout_states, self.training)
+        hidden = dropout(self.shared(dropped).relu(), c.dropout, self.training)
         named |= {f"hidden_{name}": item for name, item in zip(self.modalities, hidden.unbind(), strict=True)}
         for one, other in self.pairs:
             found = bimodal_attention(named[f"hidden_{one}"], named[f"hidden_{other}"], real if c.attn_mask else None)

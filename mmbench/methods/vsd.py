@@ -43,6 +43,7 @@ from mmbench.nn.distillation import (
     ranked_list_loss,
     sinkhorn_distance,
 )
+from mmbench.nn.steps import Layout
 from mmbench.tasks import Task
 
 SHARED = "shared"
@@ -135,7 +136,8 @@ class ViewEncoder(nn.Module):
         """Return ``(B, width)``."""
         if self.reader is None:
             return self.project(sequence.values[:, 0])
-        return self.reader(Sequence(self.project(sequence.values), sequence.lengths))
+        layout = Layout.of(sequence)
+        return self.reader(self.project(layout.rows(sequence.values)), layout)
 
 
 def view_encoders(dims: Mapping[str, int], settings: DistillationConfig) -> nn.ModuleDict:
@@ -172,14 +174,25 @@ class VSDNetwork(nn.Module):
     def forward(self, inputs: Mapping[str, Sequence]) -> Output:
         """Return what :meth:`read` says of the vectors of all views."""
         own = {name: self.encoders[name](inputs[name]) for name in self.views}
-        return self.read(own, {name: self._shared(name, inputs[name]) for name in self.views})
+        return self.read(own, self._shared(inputs))
 
-    def _shared(self, name: str, sequence: Sequence) -> Tensor:
-        """Return the vector ``(B, width)`` of a view from the encoder that all views share."""
-        values, lengths = sequence.values, sequence.lengths
-        if name == "text" and self.text_first:
-            values, lengths = values[:, :1], lengths.clamp(max=1)
-        return self.shared_encoder(Sequence(self.adapters[name](values), lengths))
+    def _shared(self, inputs: Mapping[str, Sequence]) -> dict[str, Tensor]:
+        """Return the vectors ``(B, width)`` of all views from the encoder that they share."""
+        read, lengths, layouts = [], [], []
+        for name in self.views:
+            sequence = inputs[name]
+            if name == "text" and self.text_first:
+                sequence = Sequence(sequence.values[:, :1], sequence.lengths.clamp(max=1))
+            layout = Layout.of(sequence)
+            read.append(self.adapters[name](layout.rows(sequence.values)))
+            lengths.append(sequence.lengths)
+            layouts.append(layout)
+        if layouts[0].packed:  # all views take their steps together
+            together = Layout(torch.cat(lengths), max(layout.steps for layout in layouts), read[0].device)
+            vectors = self.shared_encoder(torch.cat(read), together).chunk(len(layouts))
+        else:
+            vectors = [self.shared_encoder(rows, layout) for rows, layout in zip(read, layouts, strict=True)]
+        return dict(zip(self.views, vectors, strict=True))
 
     def read(self, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Output:
         """Return the prediction and what the branches say of vectors ``(B, width)``.

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Sequence
 from mmbench.nn.dropout import Dropout
-from mmbench.nn.pooling import masked_mean
+from mmbench.nn.recurrence import gru
+from mmbench.nn.steps import Layout
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -132,9 +132,6 @@ class Branch(nn.Module):
 class GRUMean(nn.Module):
     """A bidirectional GRU of one layer and the mean of its states over real steps.
 
-    A mean does not ask for the order of states, so each direction is a GRU over padded sequences, the second one over
-    reversed ones: on a CPU several times faster than packing, whose gradient is slow.
-
     Args:
         dim: Features per step and width of the vector, an even number.
     """
@@ -144,15 +141,15 @@ class GRUMean(nn.Module):
         self.forwards = nn.GRU(dim, dim // 2, batch_first=True)
         self.backwards = nn.GRU(dim, dim // 2, batch_first=True)
 
-    def forward(self, sequence: Sequence) -> Tensor:
-        """Return ``(B, dim)``, zero for a sample without any real step."""
-        values, mask = sequence.values, sequence.mask
-        steps = torch.arange(values.shape[1], device=values.device)
-        # Real steps in reverse, then any: padding comes after all real steps and reaches none of them.
-        order = (sequence.lengths.to(values.device)[:, None] - 1 - steps).clamp(min=0)
-        reverse = values.gather(1, order.unsqueeze(-1).expand_as(values))
-        return torch.cat(
-            [masked_mean(self.forwards(values)[0], mask), masked_mean(self.backwards(reverse)[0], mask)], dim=-1
+    def forward(self, rows: Tensor, layout: Layout) -> Tensor:
+        """Return ``(B, dim)``, zero for a sample without any real step.
+
+        Args:
+            rows: ``(N, dim)``.
+            layout: Where they belong.
+        """
+        return layout.mean(
+            torch.cat([gru(self.forwards, rows, layout), gru(self.backwards, rows, layout, backwards=True)], -1)
         )
 
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence as Input
+from mmbench.nn.dropout import dropout
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.shift_labels import SHIFT, party_roles
 
@@ -283,7 +284,7 @@ class BothWays(nn.Module):
                 self.add_module(f"{name}_{way}", PartyNet(dim, dims["text"], sizes, own))
 
     def _drop(self, values: Tensor) -> Tensor:
-        return F.dropout(values, self.dropout, self.training)
+        return dropout(values, self.dropout, self.training)
 
     def forward(
         self, values: Mapping[str, Tensor], speaker: Tensor, real: Tensor, shift: tuple[Tensor, Tensor]

@@ -27,7 +27,10 @@ def outer_product(vectors: Sequence[Tensor]) -> Tensor:
         ``(B, prod(D_m + 1))``: every product of one entry from each modality, the single modalities and a constant
         among them; the last modality varies fastest.
     """
-    return reduce(lambda left, right: torch.einsum("bi,bj->bij", left, right).flatten(1), map(with_one, vectors))
+    # As matrix products, whose gradient are matrix products: that of einsum's is a product of every entry, and its sum.
+    return reduce(
+        lambda left, right: torch.bmm(left.unsqueeze(2), right.unsqueeze(1)).flatten(1), map(with_one, vectors)
+    )
 
 
 class LowRankFusion(nn.Module):

@@ -1,16 +1,29 @@
-"""Recurrent encoders that know how long their sequences are."""
+"""Recurrent encoders that know how long their sequences are.
+
+On a CPU a layer has one of two forms. Torch's fused LSTM reads samples in groups of similar length, each padded to its
+longest: a step costs little, and padding less than half. Wide features are read step by step (:func:`lstm`): there
+the products with features outweigh the steps, and these are computed once, for real steps only, and without their
+gradient where nobody wants it. For text in the shape of MOSI (768 features of 3 to 50 steps) that takes a quarter of
+the time of one padded batch and half of that of groups; for its vision (20 features of up to 500 steps) up to six times
+that of groups. The two meet at 128 to 300 features.
+"""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from data_modules.schema import Sequence
+from mmbench.nn.dropout import Dropout, dropout
+from mmbench.nn.grouping import group_shapes
+from mmbench.nn.recurrence import layer_weights, lstm
+from mmbench.nn.steps import Layout
 
-_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-"""What torch calls the weights of a layer and direction."""
+_WIDE = 256
+"""Features per step from which on a layer is read step by step on a CPU."""
+_GROUP_COST = 10_000_000
+"""Multiplications that take as long as a further group of samples, roughly."""
 
 
 class LSTMEncoder(nn.Module):
@@ -49,45 +62,85 @@ class LSTMEncoder(nn.Module):
             The states of the last layer, ``(B, T, dim)`` with zeros beyond the lengths, and the final states of the
             last layer, ``(B, dim)``: forward then backward, each after its last step.
         """
-        values = sequence.values.masked_fill(~sequence.mask.unsqueeze(-1), 0.0)
-        lengths = sequence.lengths.to(values.device).clamp(min=1)
-        rows = torch.arange(len(lengths), device=values.device)
-        if self.directions == 1:
-            # Padding comes after all real steps: reading it too is exact, and several times faster than packing.
-            states, _ = self.rnn(values)
-            final: Tensor = states[rows, lengths - 1]
-        elif values.device.type == "cpu":
-            states = self._both_ways(values, lengths)
-            hidden = self.rnn.hidden_size
-            final = torch.cat([states[rows, lengths - 1, :hidden], states[:, 0, hidden:]], dim=-1)
-        else:  # cuDNN reads packed sequences at full speed, and wants all weights in one piece
-            packed = pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            packed_states, (last, _) = self.rnn(packed)
-            states, _ = pad_packed_sequence(packed_states, batch_first=True, total_length=values.shape[1])
-            # (layers * directions, B, hidden), the directions of the last layer at the end
-            final = torch.cat(tuple(last[-self.directions :]), dim=-1)
-        return Sequence(states * sequence.mask.unsqueeze(-1), sequence.lengths), final
+        layout = Layout.of(sequence)
+        states = self.read(layout.rows(sequence.values), layout)
+        return Sequence(layout.padded(states), sequence.lengths), self.final(states, layout)
 
-    def _both_ways(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """Return the states of the last layer ``(B, T, dim)``, right within the lengths.
+    def read(self, rows: Tensor, layout: Layout) -> Tensor:
+        """Return the states of the last layer ``(N, dim)``, right where steps are real.
 
-        Each direction of a layer reads padded sequences from their first real step on, the second one sequences in
-        reverse order: the same numbers as of packed sequences, whose gradient is several times slower on a CPU.
+        Args:
+            rows: ``(N, D)``, zero where they are no real steps.
+            layout: Where the rows belong.
         """
-        steps = torch.arange(values.shape[1], device=values.device)
-        reverse = torch.where(steps < lengths[:, None], lengths[:, None] - 1 - steps, steps).unsqueeze(-1)
-        start = values.new_zeros(1, len(values), self.rnn.hidden_size)
-        for layer in range(self.rnn.num_layers):
-            if layer:
-                values = F.dropout(values, self.rnn.dropout, self.training)
-            ways = []
-            for end in ("", "_reverse"):
-                read = values.gather(1, reverse.expand_as(values)) if end else values
-                weights = [getattr(self.rnn, f"{name}_l{layer}{end}") for name in _WEIGHTS]
-                states = torch.lstm(read, (start, start), weights, True, 1, 0.0, self.training, False, True)[0]
-                ways.append(states.gather(1, reverse.expand_as(states)) if end else states)
-            values = torch.cat(ways, dim=-1)
-        return values
+        if layout.packed:
+            for layer in range(self.rnn.num_layers):
+                if layer:
+                    rows = dropout(rows, self.rnn.dropout, self.training)
+                read = self._by_steps if rows.shape[1] >= _WIDE else self._in_groups
+                rows = read(rows, layout, layer)
+            return rows
+        values = rows.unflatten(0, (-1, layout.steps))
+        if self.directions == 1:  # padding comes after all real steps: reading it too is exact
+            states, _ = self.rnn(values)
+        else:  # cuDNN reads packed sequences at full speed, and wants all weights in one piece
+            packed = pack_padded_sequence(values, layout.lengths.cpu(), batch_first=True, enforce_sorted=False)
+            states, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=layout.steps)
+        return states.flatten(0, 1)
+
+    def final(self, states: Tensor, layout: Layout) -> Tensor:
+        """Return ``(B, dim)``, the state of each direction after its last step, of the states ``(N, dim)``."""
+        forward, backward = states.split([self.rnn.hidden_size, self.dim - self.rnn.hidden_size], 1)
+        return torch.cat([layout.last(forward), backward.index_select(0, layout.starts)], -1)
+
+    def _by_steps(self, rows: Tensor, layout: Layout, layer: int) -> Tensor:
+        """Return the states ``(N, dim)`` of a layer, by its real steps alone."""
+        return torch.cat([lstm(self.rnn, rows, layout, layer, bool(way)) for way in range(self.directions)], -1)
+
+    def _in_groups(self, rows: Tensor, layout: Layout, layer: int) -> Tensor:
+        """Return the states ``(N, dim)`` of a layer, by torch's fused LSTM."""
+        width = self.rnn.hidden_size
+        groups = _Groups(layout, 4 * width * (rows.shape[1] + width))
+        ways = []
+        for way, (rows_of, places) in enumerate(groups.ways[: self.directions]):
+            weights = layer_weights(self.rnn, layer, bool(way))
+            parts = rows.index_select(0, rows_of).split([samples * steps for samples, steps in groups.shapes])
+            states = []
+            for part, (samples, steps) in zip(parts, groups.shapes, strict=True):
+                start = rows.new_zeros(1, samples, width)
+                values = part.view(samples, steps, -1)
+                read = torch.lstm(values, (start, start), weights, True, 1, 0.0, self.training, False, True)[0]
+                states.append(read.flatten(0, 1))
+            ways.append(torch.cat(states).index_select(0, places))
+        return torch.cat(ways, -1)
+
+
+class _Groups:
+    """Samples in groups of similar length, each padded to its longest with what stands nearest.
+
+    Args:
+        layout: Where rows belong; packed.
+        work: Multiplications per step.
+
+    Attributes:
+        shapes: Samples and steps of each group.
+        ways: For the forward and the backward direction the rows ``(P,)`` that the groups read, and where the rows
+            stand among them, ``(N,)``.
+    """
+
+    def __init__(self, layout: Layout, work: int) -> None:
+        lengths, order = layout.lengths.sort(descending=True, stable=True)
+        self.shapes = group_shapes(lengths.tolist(), _GROUP_COST / work)
+        widths = torch.tensor([steps for samples, steps in self.shapes for _ in range(samples)])
+        offsets = torch.empty_like(order).scatter_(0, order, widths.cumsum(0) - widths)
+        sample = order.repeat_interleave(widths)
+        step, last = torch.arange(len(sample)) - offsets[sample], layout.lengths - 1
+        first = layout.starts[sample]
+        place = offsets[layout.sample]
+        self.ways = [
+            (first + step.minimum(last[sample]), place + layout.step),
+            (first + (last[sample] - step).clamp(min=0), place + last[layout.sample] - layout.step),
+        ]
 
 
 class LSTMVector(nn.Module):
@@ -107,11 +160,12 @@ class LSTMVector(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = LSTMEncoder(dim, hidden, layers, bidirectional, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear(self.encoder.dim, out)
 
     def forward(self, sequence: Sequence) -> Tensor:
         """Return ``(B, out)`` for a sequence ``(B, T, D)``."""
-        _, final = self.encoder(sequence)
-        vector: Tensor = self.linear(self.dropout(final))
+        layout = Layout.of(sequence)
+        states = self.encoder.read(layout.rows(sequence.values), layout)
+        vector: Tensor = self.linear(self.dropout(self.encoder.final(states, layout)))
         return vector

@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import ModalitySpec, Sequence
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
-from mmbench.nn.pooling import masked_mean
+from mmbench.nn.recurrence import gru
 from mmbench.nn.recurrent import LSTMEncoder
+from mmbench.nn.steps import Layout
 
 VIEWS = ("full", "shared", "specific")
 
@@ -45,19 +47,19 @@ class ModalityVector(nn.Module):
         self.lstm = LSTMEncoder(dim, hidden, bidirectional=True) if reader == "lstm" else None
         self.project = nn.Linear(dim, hidden) if reader == "gru" else None
         self.gru = nn.GRU(hidden, hidden, batch_first=True) if reader == "gru" else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = nn.Linear({"mean": dim, "lstm": 2 * hidden, "gru": hidden}[reader], width)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, sequence: Sequence) -> Tensor:
         """Return ``(B, width)`` for ``(B, T, dim)``; a sample without any real step is read as zeros."""
-        mask = sequence.mask
-        values = self.features(sequence.values, mask)
+        layout = Layout.of(sequence)
+        rows = self.features(layout.rows(sequence.values), layout.real)
         if self.lstm is not None:
-            values = self.lstm(Sequence(values, sequence.lengths))[0].values
+            rows = self.lstm.read(rows, layout)
         elif self.project is not None and self.gru is not None:
-            values, _ = self.gru(self.project(values))  # padding comes after all real steps and reaches none of them
-        pooled: Tensor = self.norm(self.linear(self.dropout(masked_mean(values, mask))))
+            rows = gru(self.gru, self.project(rows), layout)
+        pooled: Tensor = self.norm(self.linear(self.dropout(layout.mean(rows))))
         return pooled
 
 
@@ -171,7 +173,7 @@ class ThreeViewDecomposition(nn.Module):
         joint = nn.Linear(len(self.modalities) * width, width)
         full: list[nn.Module] = [joint, nn.GELU()]
         if full_layers == 2:
-            full = [joint, nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width)]
+            full = [joint, nn.ReLU(), Dropout(dropout), nn.Linear(width, width)]
         self.full = nn.Sequential(*full) if "full" in views else None
         self.shared = nn.Sequential(nn.Linear(width, width), activation()) if "shared" in views else None
         specific = self.modalities if "specific" in views else ()

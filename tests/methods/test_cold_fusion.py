@@ -9,7 +9,9 @@ import torch
 from data_modules.schema import MODALITIES
 from mmbench.methods.cold_fusion import COLDFusion, certainty_weights
 from mmbench.methods.config import ConfigError
+from mmbench.nn.steps import Layout
 from mmbench.testing.builders import DIMS, make_batch, make_spec, padded, with_garbage
+from tests.methods.forms import assert_forms_agree
 
 
 def build(kind="regression", modalities=MODALITIES, aligned=False, **settings):
@@ -28,6 +30,11 @@ def certain(method, name, logvar):
     part = method.network.distributions[name].logvar
     part.weight.zero_()
     part.bias.fill_(logvar)
+
+
+def by_step(output, batch, part, name):
+    """Return ``(B, T, ...)`` of what the output holds for the rows of a modality's steps."""
+    return Layout.of(batch.inputs[name]).padded(output.named[f"{part}_{name}"])
 
 
 # The weights
@@ -93,11 +100,12 @@ def test_variances_are_clamped_where_scores_see_them_and_not_in_the_prior():
 def naive(method, batch):
     """Fuse sample by sample, step by step, with plain loops; return scores by sample and fused vectors."""
     scores, fused = {name: [] for name in batch.inputs}, []
-    named = method(batch).named
+    output = method(batch)
+    moments = {(part, name): by_step(output, batch, part, name) for part in ("mean", "logvar") for name in batch.inputs}
     for row in range(batch.size):
         lengths = {name: int(sequence.lengths[row]) for name, sequence in batch.inputs.items()}
-        means = {name: named[f"mean_{name}"][row, : lengths[name]] for name in lengths}
-        norms = {name: named[f"logvar_{name}"][row, : lengths[name]].exp().norm(dim=-1) for name in lengths}
+        means = {name: moments["mean", name][row, : lengths[name]] for name in lengths}
+        norms = {name: moments["logvar", name][row, : lengths[name]].exp().norm(dim=-1) for name in lengths}
         for name in lengths:
             scores[name].append(norms[name].mean())
         if method.network.by_step:
@@ -141,6 +149,16 @@ def test_padding_changes_no_score_weight_prediction_or_loss(aligned):
             torch.testing.assert_close(theirs[mask] if aligned else theirs, ours[mask] if aligned else ours)
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_both_forms_of_a_batch_agree(aligned, legacy):
+    method, batch = build(aligned=aligned, legacy_averages=legacy).double(), sample(aligned=aligned)
+    for sequence in batch.inputs.values():
+        sequence.values = sequence.values.double()
+    batch.target = batch.target.double()
+    assert_forms_agree(method, lambda: torch.stack(list(method.objective(method(batch), batch).values())))
+
+
 def test_legacy_averages_count_padding():
     method, batch = build(legacy_averages=True), sample()
     assert not torch.allclose(method(padded(batch, 3)).prediction, method(batch).prediction)
@@ -153,7 +171,7 @@ def test_with_equal_variances_the_fused_mean_is_the_plain_mean(aligned):
         certain(method, name, 0.0)
     output = method(batch)
     masked = {name: batch.inputs[name].mask[..., None] for name in MODALITIES}
-    means = [(output.named[f"mean_{m}"] * masked[m]).sum(1) / masked[m].sum(1) for m in MODALITIES]
+    means = [by_step(output, batch, "mean", m).sum(1) / masked[m].sum(1) for m in MODALITIES]
     torch.testing.assert_close(output.prediction, method.network.heads["fused"](torch.stack(means).mean(0)))
 
 

@@ -72,9 +72,9 @@ def test_outputs(name):
     close(output.prediction, case["outputs.prediction"])
     close(named["fused"][steps], case["outputs.mu_fused"][steps])
     for modality in batch.inputs:
-        by_step = {"mean": "mu", "logvar": "logvar", "step_score": "s", "weight": "w"}
-        for ours, theirs in by_step.items():
-            close(named[f"{ours}_{modality}"][steps], case[f"outputs.{theirs}_{modality}"][steps])
+        for ours, theirs in {"mean": "mu", "logvar": "logvar", "step_score": "s"}.items():
+            close(named[f"{ours}_{modality}"], case[f"outputs.{theirs}_{modality}"][steps])
+        close(named[f"weight_{modality}"][steps], case[f"outputs.w_{modality}"][steps])
         close(named[f"prediction_{modality}"], case[f"outputs.prediction_{modality}"])
         close(named[f"score_{modality}"], case[f"outputs.s_mean_{modality}"])
         close(method.errors(named[f"prediction_{modality}"], batch.target), case[f"outputs.d_{modality}"])
@@ -198,8 +198,8 @@ class Prescribed(nn.Module):
         super().__init__()
         self.moments = mean, logvar
 
-    def forward(self, sequence):
-        return self.moments
+    def forward(self, rows, layout):
+        return [layout.rows(moment) for moment in self.moments]
 
 
 def prescribed(case, names, **settings):
@@ -216,7 +216,7 @@ def test_fusion_of_prescribed_gaussians(losses):
     named = method(batch).named
     close(named["fused"], losses["outputs.fused_three"])
     for name in MODALITIES:
-        close(named[f"step_score_{name}"], losses[f"outputs.step_s_{name}"])
+        close(named[f"step_score_{name}"], losses[f"outputs.step_s_{name}"].flatten())
         close(named[f"weight_{name}"], losses[f"outputs.w_three_{name}"])
     method, batch = prescribed(losses, ("audio", "text"))
     close(method(batch).named["fused"], losses["outputs.fused_audio_text"])

@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from data_modules.schema import MODALITIES
 from mmbench.methods.cold_fusion import COLDFusion, matching, symmetric_divergence
 from mmbench.testing.builders import make_batch, make_spec
-from tests.methods.test_cold_fusion import build, certain, sample
+from tests.methods.test_cold_fusion import build, by_step, certain, sample
 
 
 def every(count):
@@ -136,7 +136,7 @@ def test_prior_is_zero_at_the_standard_normal_and_else_the_mean_kl_of_real_steps
     expected = 0.0
     for name in MODALITIES:
         mask = batch.inputs[name].mask
-        mean, logvar = (output.named[f"{part}_{name}"][mask] for part in ("mean", "logvar"))
+        mean, logvar = (by_step(output, batch, part, name)[mask] for part in ("mean", "logvar"))
         normal = Normal(torch.zeros_like(mean), torch.ones_like(mean))
         expected += kl_divergence(Normal(mean, (logvar / 2).exp()), normal).sum() / mask.sum()
     torch.testing.assert_close(method.objective(output, batch)["prior"], 0.5 * expected)

@@ -10,11 +10,13 @@ from data_modules.schema import MODALITIES, Sequence, TargetSpec
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mv2d import MV2D
 from mmbench.methods.vsd import VSD
+from mmbench.nn import branches
 from mmbench.nn.branches import Branch
 from mmbench.nn.distillation import CategoricalLabels
 from mmbench.runner.settings import shipped_settings
 from mmbench.tasks import Task
 from mmbench.testing.builders import DIMS, changed, make_batch, make_spec
+from tests.methods.forms import assert_forms_agree
 from tests.nn.test_distillation import naive_ranked_list_loss
 
 QUIET = {"head_dropout": 0.0, "fusion_dropout": 0.0}
@@ -115,6 +117,26 @@ def test_fusion_reads_representations_or_observations(fuse_on, uses_z):
     assert bool(under(names, "branches.text.bottleneck")) is uses_z
     assert bool(under(names, "branches.shared.bottleneck")) is uses_z
     assert under(names, "branches.text.neck")
+
+
+@pytest.mark.parametrize("cls", [VSD, MV2D])
+@pytest.mark.parametrize("first", [False, True])
+def test_both_forms_of_a_batch_agree(cls, first):
+    """Where the views take their steps together in the encoder that they share, and where each has its own turn."""
+    torch.manual_seed(0)
+    method = cls(make_spec("multiclass"), config=cls.Config(text_first=first, **QUIET, **NARROW)).double().train()
+    inputs = {name: Sequence(item.values.double(), item.lengths) for name, item in sample().inputs.items()}
+    inputs["audio"].lengths[2] = 0
+    assert_forms_agree(method.network, lambda: torch.cat(list(method.network(inputs).named.values()), 1))
+
+
+def test_views_take_their_steps_together_in_the_encoder_that_they_share(monkeypatch):
+    read, rows = branches.gru, []
+    monkeypatch.setattr(branches, "gru", lambda *args, **more: rows.append(len(args[1])) or read(*args, **more))
+    batch = sample()
+    build()(batch)
+    steps = [int(item.lengths.sum()) for item in batch.inputs.values()]
+    assert rows == [count for count in (*steps, sum(steps)) for _ in ("forwards", "backwards")]
 
 
 def test_text_may_be_its_first_state_alone():

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import Sequence
 from mmbench.nn.branches import BatchNorm, Branch, GRUMean, bottleneck
+from mmbench.nn.steps import Layout
 
 
 @pytest.fixture
@@ -100,7 +100,8 @@ def test_a_single_row_is_normalised_by_running_statistics(random):
         nn.BatchNorm1d(4)(rows[:1].float())
 
 
-def test_gru_mean_is_a_bidirectional_gru_on_each_sample_alone(random):
+@pytest.mark.parametrize("packed", [True, False])
+def test_gru_mean_is_a_bidirectional_gru_on_each_sample_alone(random, packed):
     lengths = torch.tensor([5, 3, 1])
     values = draw(random, 3, 5, 4)
     ours, theirs = GRUMean(4).double(), nn.GRU(4, 2, batch_first=True, bidirectional=True).double()
@@ -108,10 +109,14 @@ def test_gru_mean_is_a_bidirectional_gru_on_each_sample_alone(random):
     weights |= {f"{name}_reverse": item for name, item in ours.backwards.named_parameters()}
     theirs.load_state_dict(weights)
     expected = [theirs(values[row : row + 1, :length])[0].mean(1) for row, length in enumerate(lengths)]
-    torch.testing.assert_close(ours(Sequence(values, lengths)), torch.cat(expected))
+    layout = Layout(lengths, 5, values.device, packed)
+    torch.testing.assert_close(ours(layout.rows(values), layout), torch.cat(expected))
 
 
-def test_gru_mean_of_nothing_is_zero(random):
-    vector = GRUMean(4).double()(Sequence(draw(random, 2, 3, 4), torch.tensor([3, 0])))
+@pytest.mark.parametrize("packed", [True, False])
+def test_gru_mean_of_nothing_is_zero(random, packed):
+    values = draw(random, 2, 3, 4)
+    layout = Layout(torch.tensor([3, 0]), 3, values.device, packed)
+    vector = GRUMean(4).double()(layout.rows(values), layout)
     assert vector[0].any()
     assert not vector[1].any()

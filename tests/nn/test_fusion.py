@@ -26,6 +26,12 @@ def test_outer_product_keeps_single_modalities_and_a_constant():
     assert sorted(outer_product([a, b])[0].tolist()) == [1.0, 2.0, 3.0, 5.0, 10.0, 15.0]
 
 
+def test_the_gradient_of_an_outer_product_is_that_of_differences():
+    torch.manual_seed(0)
+    vectors = [torch.randn(2, width, dtype=torch.float64, requires_grad=True) for width in (2, 3, 2)]
+    assert torch.autograd.gradcheck(lambda *given: outer_product(given), vectors)
+
+
 @pytest.mark.parametrize("widths", [{"text": 3, "audio": 2, "vision": 4}, {"text": 3, "vision": 2}])
 def test_low_rank_fusion_is_the_product_with_its_full_weight_tensor(widths):
     """Multiplying the factors out to one weight tensor over the outer product gives the same, for any rank."""

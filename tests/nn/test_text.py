@@ -10,6 +10,7 @@ import torch
 
 from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods import ConfigError, method
+from mmbench.nn.dropout import Dropout
 from mmbench.nn.text import PretrainedText
 
 transformers = pytest.importorskip("transformers")
@@ -58,6 +59,53 @@ def test_states_are_those_of_each_sentence_alone(folder, tokens):
     assert ours.dim == 16
     assert (states.values[~tokens.mask] == 0).all()
     assert torch.equal(states.lengths, tokens.lengths)
+
+
+def read_shapes(model, tokens, monkeypatch, cost):
+    """Return the states and the shapes of what the model reads, with groups that cost some tokens."""
+    monkeypatch.setattr("mmbench.nn.text._GROUP_COST", cost)
+    shapes, read = [], model.model.forward
+    monkeypatch.setattr(
+        model.model, "forward", lambda **given: shapes.append(tuple(given["input_ids"].shape)) or read(**given)
+    )
+    return model(tokens).values, shapes
+
+
+def test_groups_of_similar_length_give_the_states_and_gradients_of_the_whole_batch(folder, monkeypatch):
+    torch.manual_seed(2)
+    model = PretrainedText(str(folder)).double().eval()
+    tokens = Sequence(torch.randint(1, WORDS, (6, 9)), torch.tensor([2, 9, 1, 2, 9, 0]))
+    found = []
+    for cost in (1000, 7):
+        with monkeypatch.context() as patch:
+            states, shapes = read_shapes(model, tokens, patch, cost)
+        model.zero_grad()
+        (states * torch.arange(states.numel()).view_as(states).sin()).sum().backward()
+        gradients = [item.grad for item in model.parameters() if item.requires_grad]
+        found.append((states.detach(), gradients, shapes))
+    (whole, expected, one), (apart, gradients, several) = found
+    assert one == [(6, 9)]
+    assert several == [(2, 9), (4, 2)]  # 28 tokens spared, and no 2 more
+    torch.testing.assert_close(apart, whole, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradients, expected, rtol=1e-9, atol=1e-9)
+    assert not apart[~tokens.mask].any()
+
+
+def test_dropout_is_the_projects_and_weights_and_settings_are_those_of_the_model(folder):
+    ours, theirs = PretrainedText(str(folder)).model, transformers.BertModel.from_pretrained(folder)
+    kinds = [type(part) for part in ours.modules() if isinstance(part, torch.nn.Dropout)]
+    assert kinds
+    assert set(kinds) == {Dropout}
+    assert [name for name, _ in ours.named_modules()] == [name for name, _ in theirs.named_modules()]
+    assert ours.config.to_dict() == theirs.config.to_dict()
+    state, expected = ours.state_dict(), theirs.state_dict()
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], expected[name]) for name in state)
+
+
+def test_states_drop_out_in_training(folder, tokens):
+    model = PretrainedText(str(folder))
+    assert not torch.equal(model(tokens).values, model(tokens).values)
 
 
 def test_what_stands_in_the_padding_does_not_matter(folder, tokens):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import combinations
 
 import pytest
@@ -21,6 +22,7 @@ from mmbench.nn.three_view import (
     spread,
     view_orthogonality,
 )
+from tests.methods.forms import assert_forms_agree, padded_form
 
 READERS = ("mean", "lstm", "gru")
 
@@ -56,14 +58,17 @@ def read_alone(part, steps):
     return steps.mean(0)
 
 
+@pytest.mark.parametrize("form", [nullcontext, padded_form])
 @pytest.mark.parametrize("reader", READERS)
-def test_a_vector_is_what_each_sequence_alone_gives(reader):
+def test_a_vector_is_what_each_sequence_alone_gives(reader, form):
     torch.manual_seed(0)
     part, steps = ModalityVector(4, 6, reader, 3).eval(), sequence()
+    with form():
+        vectors = part(steps)
     for row, length in enumerate(steps.lengths):
         alone = part.linear(read_alone(part, steps.values[row, :length]))
         expected = (alone - alone.mean()) / (alone.var(correction=0) + 1e-5).sqrt()
-        torch.testing.assert_close(part(steps)[row], expected)
+        torch.testing.assert_close(vectors[row], expected)
 
 
 @pytest.mark.parametrize(("reader", "width"), [("mean", 4), ("lstm", 6), ("gru", 3)])
@@ -71,6 +76,14 @@ def test_a_reader_has_its_width(reader, width):
     part = ModalityVector(4, 6, reader, 3)
     assert part.linear.in_features == width
     assert [part.lstm is not None, part.gru is not None] == [reader == "lstm", reader == "gru"]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_both_forms_of_a_batch_give_the_same_vectors_and_gradients(reader):
+    torch.manual_seed(0)
+    part, steps = ModalityVector(4, 6, reader, 3).double().train(), sequence((5, 0, 2, 3))
+    steps.values = steps.values.double()
+    assert_forms_agree(part, lambda: part(steps))
 
 
 @pytest.mark.parametrize("reader", READERS)
