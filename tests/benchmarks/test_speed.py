@@ -204,7 +204,8 @@ def test_memory_of_a_method_has_its_gradients_and_the_state_of_adam(setting: Set
     assert found.parameters > 4 * 1500 * (1500 + 8)
     assert found.memory is not None
     needed = 3 * 4 * found.parameters  # the gradient and two moments of Adam, four bytes each
-    assert needed < found.memory < needed + 150e6  # not the process as a whole
+    transposed = 4 * 4 * 1500 * 1500  # the recurrent weights once more, as the products read them
+    assert needed < found.memory < needed + transposed + 150e6  # not the process as a whole
     assert len(found.ours) == len(found.reference) == 1
     assert min(found.ours + found.reference) > 0
 
