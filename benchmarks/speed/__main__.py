@@ -13,7 +13,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.speed import attention, buckets, data_path, import_memory, methods, streaming_memory, training_epoch
+from benchmarks.speed import (
+    attention,
+    buckets,
+    data_path,
+    import_memory,
+    methods,
+    peer,
+    streaming_memory,
+    training_epoch,
+)
 from benchmarks.speed.measure import FULL, QUICK, Row, Setting, Sizes
 from benchmarks.speed.mosi import write_mosi_like
 from benchmarks.speed.table import RESULTS, merged, show, stored, write
@@ -33,9 +42,12 @@ MEASUREMENTS: dict[str, Callable[[Setting], Iterable[list[Row]]]] = {
     "import_memory": _at_once(import_memory.measure),
     "streaming_memory": _at_once(streaming_memory.measure),
     "methods": methods.measure,
+    "peer": peer.measure,
 }
 """By name what is measured; the rows come in groups that belong together."""
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+THREADS = (1, 2)
+"""With how many threads each method is measured on a CPU."""
 
 
 def run(
@@ -55,12 +67,20 @@ def run(
         store = Path(folder) / "mosi_like.h5"
         write_mosi_like(store, dict(sizes.samples))
         for name in names:
-            for device in ("cpu",) if name.endswith("_memory") else DEVICES:
-                console.print(f"measuring {name} on {device}", style="dim")
-                for found in MEASUREMENTS[name](Setting(store, Path(folder), sizes, device, keys)):
+            for device, threads in places(name):
+                setting = Setting(store, Path(folder), sizes, device, keys, threads)
+                console.print(f"measuring {name} on {setting.place}", style="dim")
+                for found in MEASUREMENTS[name](setting):
                     rows += found
                     keep(rows)
     return rows
+
+
+def places(name: str) -> list[tuple[str, int]]:
+    """Return the devices of a measurement, each with its number of threads, 0 for as many as PyTorch takes."""
+    if name not in ("methods", "peer"):
+        return [(device, 0) for device in (("cpu",) if name.endswith("_memory") else DEVICES)]
+    return [("cpu", threads) for threads in THREADS] + [(device, 0) for device in DEVICES if device != "cpu"]
 
 
 def main() -> None:

@@ -8,36 +8,39 @@ memory of the parent that forked them.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed.measure import Row, Setting, Times
+from benchmarks.speed.measure import MB, Row, Setting, Times
 from benchmarks.speed.mosi import DIMS, STEPS, lengths
+from benchmarks.speed.process import run_python
 from data_modules.importers import import_store, importers
 from mmbench.runner.cost import STATUS, peak_memory, reset_peak_memory
 
-MB = 1e6
+
+def samples_in(size: int) -> dict[str, int]:
+    """Return about how many samples per split a file of so many bytes has."""
+    each = sum(STEPS[name] * dim for name, dim in DIMS.items()) * np.dtype(np.float32).itemsize
+    return {
+        name: max(1, round(share * size / each)) for name, share in {"train": 0.6, "valid": 0.1, "test": 0.3}.items()
+    }
 
 
-def write_mmsa(path: Path, size: int, seed: int = 1111) -> None:
-    """Write random features in the layout of MMSA's ``unaligned_50.pkl``.
+def write_mmsa(path: Path, samples: Mapping[str, int], seed: int = 1111) -> None:
+    """Write random features and tokens in the layout of MMSA's ``unaligned_50.pkl``.
 
     Args:
         path: The pickle.
-        size: About how many bytes it has.
+        samples: Samples per split.
         seed: Decides every value.
     """
     random = np.random.default_rng(seed)
-    each = sum(STEPS[name] * dim for name, dim in DIMS.items()) * np.dtype(np.float32).itemsize
-    shares = {"train": 0.6, "valid": 0.1, "test": 0.3}
-    content = {split: _part(split, max(1, round(share * size / each)), random) for split, share in shares.items()}
+    content = {split: _part(split, count, random) for split, count in samples.items()}
     with path.open("wb") as file:
         pickle.dump(content, file, protocol=4)
 
@@ -48,7 +51,6 @@ def _part(split: str, count: int, random: np.random.Generator) -> dict[str, obje
         "raw_text": np.array(["some words"] * count),
         "id": np.array([f"{split}{row // 10}$_${row % 10}" for row in range(count)]),
         "regression_labels": random.uniform(-3, 3, count).astype(np.float32),
-        "text_bert": np.zeros((count, 3, STEPS["text"]), np.float32),
     }
     for name, dim in DIMS.items():
         values = random.standard_normal((count, STEPS[name], dim), np.float32)
@@ -57,7 +59,8 @@ def _part(split: str, count: int, random: np.random.Generator) -> dict[str, obje
         if name != "text":
             part[f"{name}_lengths"] = steps[name].tolist()
     mask = np.arange(STEPS["text"]) < steps["text"][:, None]
-    part["text_bert"][:, 1] = mask  # type: ignore[index] # the array above
+    words = random.integers(1000, 30522, mask.shape)
+    part["text_bert"] = np.stack([np.where(mask, words, 0), mask, np.zeros_like(mask)], 1).astype(np.float32)
     return part
 
 
@@ -70,29 +73,20 @@ def grown_by(run: Callable[[], object]) -> int | None:
     return peak - int(found[1]) * 1024 if found and peak is not None else None
 
 
-def in_own_process(module: str, *arguments: object) -> int:
-    """Return the number that a module prints when it is run as a script."""
-    child = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=Path(__file__).parents[2],
-        # Without devices peak_memory counts the process, which is where data are read.
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return int(json.loads(child.stdout))
-
-
 def measure(setting: Setting) -> list[Row]:
     """Import a generated MMSA pickle a few times."""
     if not STATUS.exists():  # only Linux tells a process its peak
         return []
     source = setting.folder / "unaligned_50.pkl"
-    write_mmsa(source, setting.sizes.source)
+    write_mmsa(source, samples_in(setting.sizes.source))
     grown = Times()
     for _ in range(setting.sizes.slow):
-        grown.ours.append(in_own_process(__spec__.name, source, setting.folder / "imported.h5") / MB)
+        grown.ours.append(
+            int(
+                run_python(["-m", __spec__.name, str(source), str(setting.folder / "imported.h5")], setting.environment)
+            )
+            / MB
+        )
         grown.reference.append(source.stat().st_size / MB)
     return [grown.dearer("import, peak memory beside size of the file", "cpu", 2.5, "MB")]
 

@@ -12,6 +12,8 @@ import torch
 
 from benchmarks.speed.mosi import SAMPLES
 
+MB = 1e6
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -28,6 +30,7 @@ class Sizes:
         raw: Repetitions of methods on raw media and dialogues.
         clips: Clips of the smaller of the two sets over which memory is compared.
         source: Size in bytes of the file whose import is measured.
+        epochs: At most this many epochs of whole trainings.
     """
 
     samples: Mapping[str, int] = field(default_factory=lambda: SAMPLES)
@@ -40,6 +43,11 @@ class Sizes:
     raw: int = 2
     clips: int = 400
     source: int = 200_000_000
+    epochs: int = 20
+
+    def limited(self, samples: Mapping[str, int]) -> dict[str, int]:
+        """Return samples per split, no more than there are of MOSI."""
+        return {name: min(count, self.samples[name]) for name, count in samples.items()}
 
 
 FULL = Sizes()
@@ -54,6 +62,7 @@ QUICK = Sizes(
     raw=1,
     clips=20,
     source=4_000_000,
+    epochs=2,
 )
 
 
@@ -67,6 +76,7 @@ class Setting:
         sizes: How much is measured.
         device: ``cpu`` or ``cuda``.
         methods: Only these methods; all of them when there are none.
+        threads: With how many threads processes of their own compute on a CPU; 0 for as many as PyTorch takes.
     """
 
     store: Path
@@ -74,6 +84,19 @@ class Setting:
     sizes: Sizes
     device: str = "cpu"
     methods: tuple[str, ...] = ()
+    threads: int = 0
+
+    @property
+    def place(self) -> str:
+        """What the table calls the device."""
+        return self.device if not self.threads else f"{self.device}, {self.threads} thread{'s' * (self.threads > 1)}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables of processes that measure."""
+        # Without devices peak_memory counts the process.
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}
+        return hidden | ({"OMP_NUM_THREADS": str(self.threads)} if self.threads else {})
 
     @property
     def accelerator(self) -> str:
@@ -147,6 +170,11 @@ class Times:
         """Return how many times longer ours takes, with ``amount / seconds`` as its speed."""
         ratio = np.divide(self.ours, self.reference)
         return _row(measurement, device, unit, amount / np.median(self.ours), amount / np.median(self.reference), ratio)
+
+    def gain(self, measurement: str, device: str, required: float | None = None) -> Row:
+        """Return how many times less time ours takes, in seconds."""
+        ratio = np.divide(self.reference, self.ours)
+        return _row(measurement, device, "s", np.median(self.ours), np.median(self.reference), ratio, required)
 
     def dearer(self, measurement: str, device: str, required: float | None = None, unit: str = "s") -> Row:
         """Return how many times longer ours takes."""

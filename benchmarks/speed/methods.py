@@ -7,7 +7,7 @@ that count, that is after pre-training and a warm-up; a method with several pass
 times in that time. Methods of dialogues and of raw media train on generated data of theirs, and are compared with
 ``late_fusion`` on the shape of MOSI all the same, per sample. Memory is what training takes at most beyond the model
 itself: batches, activations, gradients, Adam's state, and what libraries allocate at first use, of which the row of
-``constant`` gives an idea.
+``constant`` gives an idea. The limit is that of :mod:`benchmarks.speed.limit`, its speed measured in the same process.
 
 Each method runs in a process of its own, which this module is as a script: ``STORE KEY SETTINGS DEVICE REPETITIONS
 REFERENCE``.
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,20 +25,23 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 
-from benchmarks.speed.measure import Row, Setting, Times, wait
+from benchmarks.speed.limit import Counter, products_per_second
+from benchmarks.speed.measure import MB, Row, Setting, Times, wait
 from benchmarks.speed.mosi import BATCH, write_mosi_like
+from benchmarks.speed.process import run_python
 from data_modules import DataSpec, FeatureStore, FusionDataModule
 from data_modules.generator_clips import write_clips
 from data_modules.generator_dialogues import UTTERANCES, write_dialogues
 from data_modules.schema import MEDIA
-from mmbench.methods import method, methods
+from mmbench.cli.machine import prepare
+from mmbench.methods import FusionMethod, method, methods
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
 from mmbench.runner.training import quiet
 
 REFERENCE = "late_fusion"
-MB = 1e6
 
 
 @dataclass
@@ -51,12 +53,14 @@ class Cost:
         memory: Bytes that training takes at most beyond the model; None where the system does not say.
         ours: Seconds of an epoch of the method, by repetition.
         reference: Seconds of an epoch of the reference, each measured right after the method's.
+        limit: Seconds of an epoch if there were nothing but its products; see :mod:`benchmarks.speed.limit`.
     """
 
     parameters: int
     memory: int | None
     ours: list[float]
     reference: list[float]
+    limit: float
 
 
 class Gauge(pl.Callback):
@@ -94,22 +98,23 @@ class Gauge(pl.Callback):
         self.grown = None if peak is None or self._before is None else peak - self._before
 
 
-def train(store: Path, key: str, settings: Mapping[str, Any], device: str) -> tuple[int, Gauge]:
-    """Train a method to the end of its second epoch that counts; return its number of parameters and the gauge."""
+def train(
+    store: Path, key: str, settings: Mapping[str, Any], device: str, callback: pl.Callback, batch_size: int = BATCH
+) -> FusionMethod:
+    """Train a method to the end of its second epoch that counts, watched by a callback; return it."""
     torch.manual_seed(1111)
     cls = method(key)
-    config = cls.Config.parse({**settings, "batch_size": BATCH})
-    data = FusionDataModule(store, batch_size=BATCH, bucketed=True, dialogue=cls.card.needs.dialogue)
+    config = cls.Config.parse({**settings, "batch_size": batch_size})
+    data = FusionDataModule(store, batch_size=batch_size, bucketed=True, dialogue=cls.card.needs.dialogue)
     if any(modality.kind in MEDIA for modality in data.spec.modalities.values()):
-        config = replace(config, batch_size=min(BATCH, cls.Config.parse(settings).batch_size))
+        config = replace(config, batch_size=min(batch_size, cls.Config.parse(settings).batch_size))
         data.batch_size = config.batch_size
     model = cls(data.spec, config=config)
-    gauge = Gauge(device)
     trainer = pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu",
         devices=1,
         max_epochs=model.first_epoch + 2,
-        callbacks=[gauge],
+        callbacks=[callback],
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -117,44 +122,46 @@ def train(store: Path, key: str, settings: Mapping[str, Any], device: str) -> tu
         enable_model_summary=False,
     )
     trainer.fit(model, data)
-    return parameters(model), gauge
+    return model
 
 
 def cost(
     store: Path, key: str, settings: Mapping[str, Any], device: str, repetitions: int, reference: Path | None = None
 ) -> Cost:
     """Measure a method in this process, which must have trained nothing before for the memory to mean anything."""
-    count, gauge = train(store, key, settings, device)
-    found = Cost(count, gauge.grown, [], [])
-    train(reference or store, REFERENCE, {}, device)  # unmeasured, as the method was just now
+
+    def epoch(path: Path, name: str, own: Mapping[str, Any]) -> float:
+        train(path, name, own, device, gauge := Gauge(device))
+        return gauge.seconds
+
+    model = train(store, key, settings, device, gauge := Gauge(device))
+    found = Cost(parameters(model), gauge.grown, [], [], 0.0)
+    epoch(reference or store, REFERENCE, {})  # unmeasured, as the method was just now
     for _ in range(repetitions):
-        found.ours.append(train(store, key, settings, device)[1].seconds)
-        found.reference.append(train(reference or store, REFERENCE, {}, device)[1].seconds)
+        found.ours.append(epoch(store, key, settings))
+        found.reference.append(epoch(reference or store, REFERENCE, {}))
+    train(store, key, settings, device, counter := Counter(), batch_size=1)
+    found.limit = counter.operations / products_per_second(device)
     return found
 
 
 def in_own_process(
-    store: Path, key: str, settings: Mapping[str, Any], device: str, repetitions: int, reference: Path | None = None
+    store: Path,
+    key: str,
+    settings: Mapping[str, Any],
+    setting: Setting,
+    repetitions: int,
+    reference: Path | None = None,
 ) -> Cost:
-    """Measure a method in a new process.
+    """Measure a method in a new process that uses the machine as the command does.
 
     Raises:
-        RuntimeError: When it fails; the message has the end of what it said.
+        Failed: When it fails; the message has the end of what it said.
     """
-    arguments = [str(store), key, json.dumps(dict(settings)), device, str(repetitions), str(reference or store)]
-    child = subprocess.run(
-        [sys.executable, "-m", __spec__.name, *arguments],
-        cwd=Path(__file__).parents[2],
-        # Without devices peak_memory counts the process.
-        env=os.environ | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
-        said = child.stderr[-2000:] or "it said nothing; where memory runs out, systems kill"
-        raise RuntimeError(f"The measurement of {key} failed with {child.returncode}: {said}")
-    return Cost(**json.loads(child.stdout.splitlines()[-1]))
+    arguments = [str(store), key, json.dumps(dict(settings)), setting.device, str(repetitions), str(reference or store)]
+    prepare(environment := os.environ | setting.environment)
+    said = run_python(["-m", __spec__.name, *arguments], environment)
+    return Cost(**json.loads(said.splitlines()[-1]))
 
 
 def variants(spec: DataSpec) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -177,9 +184,9 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
     for name, key, settings in variants(FeatureStore(store).spec("standard")):
         if setting.methods and key not in (REFERENCE, *setting.methods):
             continue
-        found = in_own_process(store, key, settings, setting.device, setting.sizes.slow)
+        found = in_own_process(store, key, settings, setting, setting.sizes.slow)
         reference = reference or found
-        yield rows_of(name, setting.device, samples, found, reference)
+        yield rows_of(name, setting.place, samples, found, reference)
     assert reference is not None
     for form, made in _other_forms(setting.folder, samples).items():
         dialogue = form == "dialogues"
@@ -190,8 +197,9 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
                 continue
             if setting.methods and key not in setting.methods:
                 continue
-            found = in_own_process(made.path, key, settings, setting.device, setting.sizes.raw, store)
+            found = in_own_process(made.path, key, settings, setting, setting.sizes.raw, store)
             found.ours = [seconds * samples / own for seconds in found.ours]
+            found.limit *= samples / own
             yield rows_of(f"{name}, {form}", setting.device, samples, found, reference)
 
 
@@ -209,7 +217,7 @@ def rows_of(name: str, device: str, samples: int, found: Cost, reference: Cost) 
 
     Args:
         name: How the rows call it.
-        device: Where it was measured.
+        device: Where it was measured, as the table calls it.
         samples: Samples of an epoch.
         found: Its cost.
         reference: The cost of the reference, from its own process.
@@ -219,6 +227,9 @@ def rows_of(name: str, device: str, samples: int, found: Cost, reference: Cost) 
         times.slower("training", device, samples, "samples/s"),
         _compared("size", device, "parameters", found.parameters, reference.parameters),
     ]
+    if found.limit:
+        seconds = float(np.median(found.ours))
+        rows.append(_compared("time beside the limit", device, "s", seconds, found.limit))
     if found.memory is not None and reference.memory:
         rows.append(_compared("peak memory of training", device, "MB", found.memory / MB, reference.memory / MB))
     return [replace(row, method=name) for row in rows]

@@ -10,8 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.speed.import_memory import MB, grown_by, in_own_process
-from benchmarks.speed.measure import Row, Setting, Times
+from benchmarks.speed.import_memory import grown_by
+from benchmarks.speed.measure import MB, Row, Setting, Times
+from benchmarks.speed.process import run_python
 from data_modules import FusionDataModule
 from data_modules.generator_clips import write_clips
 from mmbench.runner.cost import STATUS
@@ -39,7 +40,7 @@ def measure(setting: Setting) -> list[Row]:
     grown = Times()
     for _ in range(setting.sizes.slow):
         for store, found in zip(stores, (grown.ours, grown.reference), strict=True):
-            found.append(in_own_process(__spec__.name, store) / MB)
+            found.append(int(run_python(["-m", __spec__.name, str(store)], setting.environment)) / MB)
     large, small = TIMES * setting.sizes.clips, setting.sizes.clips
     return [grown.dearer(f"epoch over {large} raw clips, peak memory beside {small}", "cpu", 1.25, "MB")]
 

@@ -19,6 +19,8 @@ _HEAD_MULTIPLE = 8
 """Fused CUDA kernels take head widths that are multiples of 4 (float32) or 8 (half precision)."""
 _GROUP_COST = 10_000
 """Scores that take as long as a further group of samples, roughly."""
+_ROW_COST = 64
+"""Scores that take as long as moving a row of padding, there and back."""
 
 
 class Placed(Protocol):
@@ -204,17 +206,22 @@ def _grouped(queries: List[int], keys: List[int]) -> list[list[int]]:
     groups: list[list[int]] = []
     wide = high = real = 0
     for sample in sorted(range(len(queries)), key=lambda sample: (-queries[sample], -keys[sample])):
-        scores = queries[sample] * keys[sample]
+        own = _cost(queries[sample], keys[sample])
         if groups:
             count, widest = len(groups[-1]), max(wide, keys[sample])
-            before, after = count * high * wide - real, (count + 1) * high * widest - real - scores
+            before, after = count * _cost(high, wide) - real, (count + 1) * _cost(high, widest) - real - own
             if after - before < _GROUP_COST:
                 groups[-1].append(sample)
-                wide, real = widest, real + scores
+                wide, real = widest, real + own
                 continue
         groups.append([sample])
-        high, wide, real = queries[sample], keys[sample], scores
+        high, wide, real = queries[sample], keys[sample], own
     return groups
+
+
+def _cost(queries: int, keys: int) -> int:
+    """Return what a sample of so many queries and keys takes, in scores."""
+    return queries * keys + _ROW_COST * (queries + keys)
 
 
 def _moves(index: Tensor) -> Tensor | None:
