@@ -17,6 +17,7 @@ from benchmarks.speed import (
     attention,
     buckets,
     data_path,
+    full_length,
     import_memory,
     methods,
     peer,
@@ -39,6 +40,7 @@ MEASUREMENTS: dict[str, Callable[[Setting], Iterable[list[Row]]]] = {
     "buckets": _at_once(buckets.measure),
     "training_epoch": _at_once(training_epoch.measure),
     "attention": _at_once(attention.measure),
+    "full_length": _at_once(full_length.measure),
     "import_memory": _at_once(import_memory.measure),
     "streaming_memory": _at_once(streaming_memory.measure),
     "methods": methods.measure,
@@ -78,9 +80,10 @@ def run(
 
 def places(name: str) -> list[tuple[str, int]]:
     """Return the devices of a measurement, each with its number of threads, 0 for as many as PyTorch takes."""
-    if name not in ("methods", "peer"):
-        return [(device, 0) for device in (("cpu",) if name.endswith("_memory") else DEVICES)]
-    return [("cpu", threads) for threads in THREADS] + [(device, 0) for device in DEVICES if device != "cpu"]
+    on_cpu = [("cpu", threads) for threads in THREADS] if name in ("methods", "peer", "full_length") else [("cpu", 0)]
+    if name == "full_length" or name.endswith("_memory"):
+        return on_cpu
+    return on_cpu + [(device, 0) for device in DEVICES if device != "cpu"]
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from benchmarks.speed import (
     __main__,
     attention,
     data_path,
+    full_length,
     import_memory,
     loops,
     methods,
@@ -67,7 +68,7 @@ def setting(tmp_path: Path) -> Setting:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(__main__.MEASUREMENTS) - {"import_memory", "streaming_memory", "methods", "peer"})
+    "name", sorted(set(__main__.MEASUREMENTS) - {"import_memory", "streaming_memory", "methods", "peer", "full_length"})
 )
 def test_measurements_give_finite_ratios(name: str, setting: Setting) -> None:
     (rows,) = __main__.MEASUREMENTS[name](setting)
@@ -142,6 +143,21 @@ def test_explicit_attention_over_full_padding_gives_our_outputs(setting: Setting
     with torch.no_grad():
         weights[0].mul_(2)
     assert attention.largest_difference(model, reference, batches) > 1e-4
+
+
+def test_a_step_with_a_sample_of_full_length_is_measured_in_both_forms(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def run(arguments: list[str], environment: dict[str, str]) -> str:
+        said.append(arguments[-1])
+        return json.dumps(full_length.step(Path(arguments[-2]), arguments[-1]))
+
+    monkeypatch.setattr(full_length, "run_python", run)
+    time, *_ = full_length.measure(setting)
+    assert said == ["ours", "explicit"]
+    assert min(time.ours, time.reference) > 0
 
 
 def test_the_reference_of_an_epoch_learns(setting: Setting) -> None:
