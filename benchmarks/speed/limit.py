@@ -6,35 +6,15 @@ norms, activations, dropout, and Adam, is not counted: no training reaches its l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
-from typing import Any
-
 import lightning.pytorch as pl
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.measure import seconds
+from mmbench.runner.cost import product_counter
 
 SIZE = 1536
 """Rows and columns of the product that is timed."""
-
-
-def _layer(shape: Sequence[int], inputs: Sequence[int], hidden: Sequence[int], *_: Any, **__: Any) -> int:
-    """Return the operations of a fused LSTM layer, whose weights are ``(4 H, D)`` and ``(4 H, H)``."""
-    return 2 * prod(shape[:-1]) * (prod(inputs) + prod(hidden))
-
-
-def _layer_backward(*arguments: Any, **named: Any) -> int:
-    """Return those of its gradients: two products for one."""
-    return 2 * _layer(*arguments, **named)
-
-
-FUSED = {
-    torch.ops.aten.mkldnn_rnn_layer: _layer,
-    torch.ops.aten.mkldnn_rnn_layer_backward: _layer_backward,
-}
-"""Products that PyTorch's own counter does not know."""
 
 
 class Counter(pl.Callback):
@@ -50,7 +30,7 @@ class Counter(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count; what was counted of the epoch before is forgotten."""
-        self._mode = FlopCounterMode(display=False, custom_mapping=FUSED)
+        self._mode = product_counter()
         self._mode.__enter__()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

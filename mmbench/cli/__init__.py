@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from mmbench import __version__
-from mmbench.cli import data, machine, methods, plugins, results, run, show
+from mmbench.cli import cost, data, machine, methods, plugins, results, run, show
 from mmbench.cli.common import CLOSED, Command, Handler, drop_output
 
 PREFIXES = ("method", "data", "corruption")
@@ -33,6 +33,11 @@ COMMANDS = {
         "(--method.help lists them), of the data: --data.KEY VALUE, of corruption: --corruption.KEY VALUE.",
         run.fill_run,
         run.run,
+    ),
+    "cost": Command(
+        "Measure what methods cost, each alone in a process of its own: time, memory, multiply-accumulates.",
+        cost.fill_cost,
+        cost.cost,
     ),
     "report": Command(
         "Make the tables of your runs, the published rows merged in. With an option, print one table.",

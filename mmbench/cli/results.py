@@ -26,6 +26,7 @@ from mmbench.cli.run import add_machine, complain, make_tables
 if TYPE_CHECKING:
     from mmbench.report import Form
     from mmbench.report.boards import Board
+    from mmbench.runner.costs import MethodCost
     from mmbench.runner.record import Record
     from mmbench.runner.records import Records
 
@@ -96,6 +97,12 @@ def _chosen(records: Iterable[Record], arguments: Namespace) -> list[Record]:
         and (not arguments.method or record.method in arguments.method)
         and (not arguments.seeds or record.seed in arguments.seeds)
     ]
+
+
+def _wanted(cost: MethodCost, arguments: Namespace) -> bool:
+    """Return whether the filters of a command let a cost through."""
+    named = _of(arguments.dataset.partition("@")[0], cost.track, "")
+    return named and (not arguments.method or cost.method in arguments.method)
 
 
 def report(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
@@ -224,8 +231,11 @@ def publish(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Copy one's own records to the published ones and make their tables."""
     from mmbench.methods import ConfigError
     from mmbench.report import build
+    from mmbench.report.leaderboard import COSTS
     from mmbench.report.publish import publish as published
+    from mmbench.report.publish import publish_costs
     from mmbench.runner.code import code_hash
+    from mmbench.runner.costs import Costs
     from mmbench.runner.records import Records
     from mmbench.runner.verify import verify as verified
 
@@ -244,9 +254,13 @@ def publish(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         say(f"{step.record.track} {step.record.title}: {step.step}{f' ({step.why})' if step.why else ''}", style=color)
         if step.step in ("added", "replaced") and step.record.environment.clean is False:
             say("  It was made by code that no commit has: commit it, and run again with --fresh.", style="yellow")
+    mine, theirs = (Costs(records.root.parent / COSTS) for records in (source, target))
+    costs = publish_costs(mine, theirs, lambda cost: _wanted(cost, arguments))
     made = build(PUBLISHED, None, target, code_hash, verified)
     for line in made.problems:
         say(line, style="red")
+    if costs:
+        say(f"The costs of {len(costs)} rows: published", style="green")
     counts = Counter(step.step for step in steps)
     what = ", ".join(f"{count} {name}" for name, count in counts.items()) or f"No records in {source.root}"
     say(f"{what}; the published tables are made.")

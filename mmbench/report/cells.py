@@ -9,7 +9,12 @@ from mmbench.report.boards import Board
 from mmbench.report.markdown import NONE
 from mmbench.report.rows import Row
 from mmbench.report.statistics import LEVEL, Summary
-from mmbench.runner.facts import Cost
+
+COST = ("parameters", "MMAC", "s / epoch", "s / 1000", "MB")
+"""Heads of what :func:`cost` returns."""
+
+BESIDE = " *"
+"""What stands behind a time that was measured beside other work."""
 
 LARGE = 1e6
 """Absolute value from which on a metric is shown with a power of ten."""
@@ -61,32 +66,29 @@ def against_best(board: Board, row: Row) -> str:
     return ("<0.001" if p < 0.001 else f"{p:.3f}") + (" ≈" if p >= 1 - LEVEL else "")
 
 
-def costs(row: Row) -> list[Cost]:
-    """Return the cost of every trial that counts."""
-    return [record.cost for record in row.counted.values() if record.cost is not None]
+def parameters(row: Row) -> int | None:
+    """Return the number of trained parameters, which the records know, too."""
+    found = [record.cost.parameters for record in row.counted.values() if record.cost is not None]
+    return max(found, default=None) if row.cost is None else row.cost.parameters
 
 
-def parameters(row: Row) -> str:
-    """Return the number of trained parameters."""
-    return f"{max(cost.parameters for cost in found):,}" if (found := costs(row)) else NONE
-
-
-def seconds(row: Row) -> str:
-    """Return the median duration of an epoch in seconds."""
-    if not (found := costs(row)):
+def short(value: float | None) -> str:
+    """Return a number with three digits."""
+    if value is None:
         return NONE
-    value = median(cost.seconds_per_epoch for cost in found)
-    return f"{value:.3g}" if value < 100 or value >= LARGE else f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 100 or value >= LARGE else f"{value:,.0f}"
 
 
-def memory(row: Row) -> str:
-    """Return the largest peak memory in MiB and what it counts."""
-    found = [cost for cost in costs(row) if cost.peak_memory is not None]
-    if not found:
-        return NONE
-    largest = max(cost.peak_memory or 0 for cost in found)
-    kinds = sorted({cost.peak_memory_of for cost in found})
-    return f"{(largest + 2**19) // 2**20:,} ({' and '.join(kinds)})"
+def cost(row: Row) -> list[str]:
+    """Return parameters, millions of MACs, seconds of an epoch and of 1,000 predictions, and memory in MB."""
+    count, found = parameters(row), row.cost
+    texts = [NONE if count is None else f"{count:,}"]
+    if found is None:
+        return texts + [NONE] * (len(COST) - 1)
+    beside = "" if found.alone else BESIDE
+    memory = NONE if found.memory is None else f"{found.memory / 1e6:,.0f} ({found.memory_of})"
+    times = (found.seconds_per_epoch, found.seconds_to_predict)
+    return [*texts, short(found.macs / 1e6), *(short(value) + beside for value in times), memory]
 
 
 def selected_epoch(row: Row) -> float | None:

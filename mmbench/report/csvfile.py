@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmbench.report.boards import Board
-from mmbench.report.cells import costs, joined, middle, selected_epoch
+from mmbench.report.cells import joined, middle, parameters, selected_epoch
 from mmbench.report.markdown import printable
 from mmbench.report.notes import notes
 from mmbench.report.rows import Row
@@ -41,9 +41,15 @@ COLUMNS = {
     "p_best_holm": "the same, adjusted for the number of rows",
     "p_constant": "two-sided paired t-test against the constant prediction, not adjusted; of ranked rows only",
     "parameters": "trained parameters",
-    "seconds_per_epoch": "median over trials, training and validation",
-    "peak_memory": "largest peak memory in bytes",
-    "peak_memory_of": "what it counts: `cuda` tensors or the whole `process`",
+    "macs": "multiply-accumulates of matrix products and convolutions to predict a sample; this and the next seven as "
+    "`mmbench cost` measured them",
+    "seconds_per_epoch": "median over epochs, training and validation",
+    "seconds_to_predict": "seconds to predict 1,000 test samples",
+    "memory": "bytes by which training grows",
+    "memory_of": "what it counts: `cuda` tensors or the whole `process`",
+    "cost_device": "what computed when costs were measured",
+    "cost_threads": "with how many threads",
+    "cost_others": "share of the processors that other processes used meanwhile; above 0.1 times are too long",
     "epoch_selected": "median of the selected epochs, counted from 0",
     "epochs": "median of the epochs trained",
     "device": "where the trials ran",
@@ -51,6 +57,9 @@ COLUMNS = {
     "notes": "as in the table",
 }
 """The columns before the metrics, and what they hold."""
+
+MEASURED = ("macs", "seconds_per_epoch", "seconds_to_predict", "memory", "memory_of")
+"""Columns that are called as what `mmbench cost` stores."""
 
 METRIC_COLUMNS = {
     "mean": "mean",
@@ -81,7 +90,7 @@ def csv_text(boards: Sequence[Board]) -> str:
 
 def _facts(board: Board, row: Row) -> dict[str, Any]:
     record, states = row.any_record, Counter(found.status for found in row.records.values())
-    summary, measured = row.summary(board.metric), costs(row)
+    summary, cost = row.summary(board.metric), row.cost
     p_best, p_holm = board.p_best.get(row.key, (None, None))
     return {
         "track": board.track,
@@ -108,12 +117,13 @@ def _facts(board: Board, row: Row) -> dict[str, Any]:
         "p_best": p_best,
         "p_best_holm": p_holm,
         "p_constant": board.p_constant(row),
-        "parameters": max((cost.parameters for cost in measured), default=None),
-        "seconds_per_epoch": middle([cost.seconds_per_epoch for cost in measured]),
-        "peak_memory": max((cost.peak_memory for cost in measured if cost.peak_memory is not None), default=None),
-        "peak_memory_of": joined(cost.peak_memory_of for cost in measured if cost.peak_memory is not None),
+        "parameters": parameters(row),
+        **{name: getattr(cost, name, None) for name in MEASURED},
+        "cost_device": cost.environment.device if cost else None,
+        "cost_threads": cost.environment.threads if cost else None,
+        "cost_others": cost.others if cost else None,
         "epoch_selected": selected_epoch(row),
-        "epochs": middle([cost.epochs for cost in measured]),
+        "epochs": middle([found.cost.epochs for found in row.counted.values() if found.cost]),
         "device": joined(found.environment.device for found in row.counted.values()),
         "torch": joined(found.environment.torch for found in row.counted.values()),
         "notes": "; ".join(notes(board, row)),

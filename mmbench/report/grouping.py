@@ -10,6 +10,7 @@ from mmbench.report.boards import Board
 from mmbench.report.markdown import printable
 from mmbench.report.rows import YOURS, Origin, Row, of_code
 from mmbench.report.values import commonest, short_hash
+from mmbench.runner.costs import MethodCost, cost_key
 from mmbench.runner.record import Record
 
 EARLIER = ", earlier code"
@@ -20,17 +21,23 @@ UNKNOWN = ", unknown code"
 Code = Callable[[str, str], str]
 """Hash of the present code of a method on a data set; may raise, or be empty, where one of them is gone."""
 
+CostsByRow = Mapping[tuple[str, str, str], MethodCost]
+"""By :func:`~mmbench.runner.costs.cost_key`."""
+
 Present = Mapping[tuple[str, str], str | None]
 """By method and data set what :func:`present_code` returns."""
 
 
-def boards(published: Iterable[Record], own: Iterable[Record] = (), code: Code | None = None) -> list[Board]:
+def boards(
+    published: Iterable[Record], own: Iterable[Record] = (), code: Code | None = None, costs: CostsByRow | None = None
+) -> list[Board]:
     """Return the boards of all tracks, by track and then by falling number of trials.
 
     Args:
         published: Published records in any order; one that occurs twice counts once.
         own: Records of the person who reads the tables, likewise.
         code: Hash of the present code of a method on a data set, for notes of what other code made.
+        costs: What rows cost.
     """
     unique = {
         (origin, record.track, record.id, record.code): record
@@ -46,7 +53,7 @@ def boards(published: Iterable[Record], own: Iterable[Record] = (), code: Code |
     for (origin, *_), record in sorted(unique.items()):
         group = groups.setdefault((record.track, record.identity), {"published": [], "own": []})
         group["published" if origin == "published" else "own"].append(record)
-    made = [_board(track, identity, group, present) for (track, identity), group in groups.items()]
+    made = [_board(track, identity, group, present, costs or {}) for (track, identity), group in groups.items()]
     return sorted(made, key=lambda board: (board.track, -len(board.records), board.identity))
 
 
@@ -69,7 +76,9 @@ def present_code(code: Code | None, method: str, dataset: str, made: Collection[
         return ""
 
 
-def _board(track: str, identity: str, by_origin: dict[Origin, list[Record]], present: Present) -> Board:
+def _board(
+    track: str, identity: str, by_origin: dict[Origin, list[Record]], present: Present, costs: CostsByRow
+) -> Board:
     # What was published decides what is measured; own records of something else do not turn the table around.
     completed = [record for records in by_origin.values() for record in records if record.completed]
     deciding = [record for record in by_origin["published"] if record.completed] or completed
@@ -94,10 +103,16 @@ def _board(track: str, identity: str, by_origin: dict[Origin, list[Record]], pre
             metric,
             origin,
             present[group[0].method, group[0].dataset],
+            costs.get(_cost_key(group[0])),
         )
         for (origin, key), group in groups.items()
     ]
     return Board(track, identity, family, metric, mode == "max", _in_order(rows, mode == "max"))
+
+
+def _cost_key(record: Record) -> tuple[str, str, str]:
+    """Return what the cost of a record's row is found by."""
+    return cost_key(record.track, record.method, record.config, str(record.training.get("precision")))
 
 
 def _state(origin: Origin, group: Sequence[Record], present: Present) -> str:

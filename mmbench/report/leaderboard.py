@@ -15,13 +15,14 @@ from mmbench.methods.config import ConfigError
 from mmbench.report import cells
 from mmbench.report.boards import Board
 from mmbench.report.csvfile import COLUMNS, METRIC_COLUMNS, csv_text
-from mmbench.report.grouping import Code, boards
+from mmbench.report.grouping import Code, CostsByRow, boards
 from mmbench.report.markdown import NONE, escape, printable, table
 from mmbench.report.markdown import code as span
 from mmbench.report.page import page
 from mmbench.report.rows import Origin
 from mmbench.report.sweep import Sweep, sweep_page, sweeps
 from mmbench.report.turns import turn
+from mmbench.runner.costs import Costs, MethodCost
 from mmbench.runner.record import Record
 from mmbench.runner.records import Records
 
@@ -33,6 +34,9 @@ CSV_MARKER = "track,identity,origin,"
 
 LONGEST = 150
 """Letters of a file's name; a track with a longer one gets a hash."""
+
+COSTS = "costs"
+"""Folder of the costs, beside the records."""
 
 Load = Callable[[Records], tuple[list[Record], list[str]]]
 """Readable records of a folder, and a line about each that is not."""
@@ -86,6 +90,14 @@ def build(
         found: dict[Origin, list[Record]] = {"published": [], "own": []}
         problems: list[str] = []
         portable: list[str] = []
+        costs: dict[tuple[str, str, str], MethodCost] = {}
+        for origin, source in reversed(sources.items()):
+            if source is None:
+                continue
+            found_costs, lines = Costs(source.root.parent / COSTS).load()
+            costs |= found_costs  # one's own, of one's own machine, before published ones
+            problems += lines
+            portable += [line.replace(str(source.root.parent), links[origin].rpartition("/")[0]) for line in lines]
         for origin, source in sources.items():
             if source is None:
                 continue
@@ -99,11 +111,11 @@ def build(
             portable += [line.replace(str(source.root), links[origin]) for line in lines]
         mine = None if own is None else found["own"]
         try:
-            texts = render(found["published"], mine, portable, code, links)
+            texts = render(found["published"], mine, portable, code, links, costs)
         except Exception:  # a record that is as it should be and breaks a table is no reason to have none
             good, mine, more = _sound(found["published"], mine, code, links)
             problems += more
-            texts = render(good, mine, [*portable, *more], code, links)
+            texts = render(good, mine, [*portable, *more], code, links, costs)
         for name in texts:
             if os.path.lexists(out / name) and not is_ours(out / name):
                 raise ConfigError(
@@ -126,6 +138,7 @@ def render(
     problems: Sequence[str] = (),
     code: Code | None = None,
     links: Mapping[Origin, str] | None = None,
+    costs: CostsByRow | None = None,
 ) -> dict[str, str]:
     """Return the text of every file by name; it depends on nothing but the arguments, and not on the records' order.
 
@@ -135,11 +148,13 @@ def render(
         problems: Lines about records that cannot be read.
         code: Hash of the present code of a method on a data set.
         links: Where the records lie, from the folder of the tables.
+        costs: What rows cost.
     """
     own = None if own is None else list(own)
     wanted = None if own is None else {record.track for record in own}
     by_track: dict[str, list[Board]] = {}
-    for board in boards((record for record in published if wanted is None or record.track in wanted), own or (), code):
+    theirs = (record for record in published if wanted is None or record.track in wanted)
+    for board in boards(theirs, own or (), code, costs):
         by_track.setdefault(board.track, []).append(board)
     found = sweeps(board for group in by_track.values() for board in group)
     names = file_names([*by_track, *(sweep.name for sweep in found)])

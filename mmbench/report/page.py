@@ -86,10 +86,8 @@ def _protocol(board: Board) -> list[str]:
         f"- **Ranked** are rows with {FEWEST_SEEDS} seeds or more of which no trial failed or diverged. The others "
         f"stand in the same order without a rank, those without a whole seed after them. `{NONE}`: not measured, or "
         "not defined in every trial (the correlation of a constant).",
-        "- **Cost**: trained parameters; median seconds per epoch (training and validation) over trials; largest peak "
-        "memory, of CUDA tensors (`cuda`) or of the whole process with its libraries (`process`); median of the "
-        "selected epochs, the first being 0. Times and memory compare only on one device; times are wall-clock and "
-        "include what else the machine was doing.",
+        *_costs(board),
+        "- **Epoch**: median of the selected epochs, the first being 0.",
         f"- **Environment**: {_environments(board)}.",
         "- **Notes**: *no better than the constant*: its mean is not better than that of the constant prediction; *not "
         f"shown to beat* it: the paired test gives p of at least {1 - LEVEL:.2f}. *Far ahead*: the best row leads by "
@@ -102,6 +100,24 @@ def _protocol(board: Board) -> list[str]:
         "gave the same numbers, or differences that rounding explains.",
     ]
     return lines
+
+
+def _costs(board: Board) -> list[str]:
+    """Return how costs were measured, and on what."""
+    measured = [row.cost for row in board.rows if row.cost]
+    if not measured:
+        return ["- **Cost**: trained parameters; `mmbench cost` measures the rest."]
+    places = [cost.environment for cost in measured]
+    machines = Counter(f"{one.device}, {cells.several(one.threads, 'thread')}, torch {one.torch}" for one in places)
+    text = "; ".join(f"{escape(name)} ({cells.several(count, 'row')})" for name, count in sorted(machines.items()))
+    alone = all(cost.alone for cost in measured)
+    beside = "" if alone else " An asterisk: beside other work, so the time is too long."
+    return [
+        "- **Cost**, measured by `mmbench cost` in a new process per row with nothing else running, never from "
+        "trainings: trained parameters; millions of multiply-accumulates to predict a sample; seconds of an epoch "
+        "(training and validation) and to predict 1,000 samples in batches of the training's size; by how much memory "
+        f"training grows, of CUDA tensors (`cuda`) or of the `process`. On {text}.{beside}"
+    ]
 
 
 def _spread(board: Board, folds: int) -> list[str]:
@@ -139,7 +155,7 @@ def _ranking(board: Board) -> list[str]:
     heads[-1] += f" {cells.arrow(board.higher)}" if board.metric else ""
     heads += ["published"] * published
     heads += ["p (best)"] * tested
-    heads += ["parameters", "s / epoch", "peak MiB", "epoch", "notes"]
+    heads += [*cells.COST, "epoch", "notes"]
     rows = []
     for row in board.rows:
         epoch = cells.selected_epoch(row)
@@ -152,9 +168,7 @@ def _ranking(board: Board) -> list[str]:
                 _primary(board, row),
                 *([" / ".join(cells.number(value) for value in _values(row, board.metric)) or NONE] * published),
                 *([cells.against_best(board, row)] * tested),
-                cells.parameters(row),
-                cells.seconds(row),
-                cells.memory(row),
+                *cells.cost(row),
                 NONE if epoch is None else f"{epoch:g}",
                 escape("; ".join(notes(board, row))),
             ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from data_modules.files import atomic_path
 from mmbench.report.equality import compare_trials, largest, worst
+from mmbench.runner.costs import Costs, MethodCost
 from mmbench.runner.facts import Reproduction
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import Records, predictions_path
@@ -94,3 +95,19 @@ def _copy(record: Record, source: Records, target: Records) -> None:
             shutil.copyfile(predictions_path(path), part)
     with atomic_path(place) as part:
         shutil.copyfile(path, part)
+
+
+def publish_costs(source: Costs, target: Costs, wanted: Callable[[MethodCost], bool]) -> list[MethodCost]:
+    """Copy costs that are wanted and were measured alone, in the place of earlier ones; return those copied.
+
+    Args:
+        source: One's own.
+        target: The published ones.
+        wanted: Whether a cost is to be published.
+    """
+    there, _ = target.load()
+    found, _ = source.load()
+    chosen = [cost for key, cost in found.items() if wanted(cost) and cost.alone and there.get(key) != cost]
+    for cost in chosen:
+        target.write(cost)
+    return chosen

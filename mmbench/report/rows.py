@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Literal, TypeGuard
 
 from mmbench.report.statistics import Summary, average, summarize
+from mmbench.runner.costs import MethodCost
 from mmbench.runner.facts import CardFacts
 from mmbench.runner.record import Record
 
@@ -40,6 +41,7 @@ class Row:
         metric: The metric that selects and ranks.
         origin: Whose trials they are.
         present: Hash of the code that the method has now; empty where it has none any more, None where nobody asked.
+        cost: What it costs, None where nobody has measured it.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Row:
     metric: str
     origin: Origin = "published"
     present: str | None = None
+    cost: MethodCost | None = None
 
     @property
     def any_record(self) -> Record:

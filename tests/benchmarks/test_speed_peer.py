@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed import limit, methods, mmsa_training, mosi, peer
 from benchmarks.speed.measure import QUICK, Setting
 from benchmarks.speed.process import Failed
+from mmbench.runner.cost import product_counter
 
 SAMPLES = {"train": 6, "valid": 4, "test": 4}
 
@@ -30,7 +30,7 @@ def _small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_products_of_lstms_are_counted(directions: int) -> None:
     steps, inputs, hidden = 7, 5, 6
     lstm = nn.LSTM(inputs, hidden, bidirectional=directions == 2)
-    with FlopCounterMode(display=False, custom_mapping=limit.FUSED) as counter:
+    with product_counter() as counter:
         lstm(torch.randn(steps, 1, inputs, requires_grad=True))[0].sum().backward()
     forward = 2 * steps * 4 * hidden * (inputs + hidden) * directions
     assert counter.get_total_flops() == pytest.approx(3 * forward, rel=0.15)  # the first state is zero

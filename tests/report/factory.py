@@ -113,9 +113,9 @@ def reproduced(found: Record, code: str) -> Record:
     return replace(found, reproduced=Reproduction(code, "2026-01-02", 1e-7, "equal"))
 
 
-def only(published: Sequence[Record], own: Sequence[Record] = (), code: Any = None) -> Board:
+def only(published: Sequence[Record], own: Sequence[Record] = (), code: Any = None, costs: Any = None) -> Board:
     """Return the only board of some records."""
-    (board,) = boards(published, own, code)
+    (board,) = boards(published, own, code, costs)
     return board
 
 

@@ -41,12 +41,8 @@ def test_ranking_shows_known_numbers() -> None:
     assert first["method"] == "`mult`"
     assert first["`mae` ↓"] == f"**0.7300 ± 0.0294** [{0.73 - HALF:.4f}, {0.73 + HALF:.4f}]"
     assert (first["n"], first["fidelity"], first["p (best)"]) == ("3", "paper", "best")
-    assert (first["parameters"], first["s / epoch"], first["peak MiB"], first["epoch"]) == (
-        "1,234,567",
-        "2",
-        "3 (process)",
-        "12",
-    )
+    # Times and memory of trainings say little: other work runs beside them.
+    assert (first["parameters"], first["s / epoch"], first["MB"], first["epoch"]) == ("1,234,567", NONE, NONE, "12")
     assert first["published"] == "0.8710"
     # Differences from mult: 0.05, -0.01, 0.03; t = 0.02333 / (0.03055 / sqrt 3) = 1.3229; with 2 degrees of freedom
     # p = 1 - t / sqrt(2 + t^2) = 0.31687, the larger of two and so not raised by Holm.
