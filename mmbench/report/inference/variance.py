@@ -1,0 +1,99 @@
+"""How far the mean of a row would move with other seeds and with other groups of test items.
+
+Three parts. The *seeds'* variance has a floor from all rows of a table, because a variance of three values has two
+degrees of freedom and some of many rows always looks exact by luck. The *items'* variance is one over groups. Variation
+of a seed with a group is in both; the *interaction* counts it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from mmbench.report.inference.scores import RowScores
+
+FEWEST_TO_POOL = 5
+"""Rows of random seeds from which on their variances give each other a floor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A row and the variance of its mean over seeds.
+
+    Attributes:
+        scores: Values and deviations of the row.
+        seed_variance: Variance of the mean over seeds; None where it is not known (one seed that is not deterministic).
+        seed_freedom: Its degrees of freedom; infinite for a variance that is known to be 0.
+    """
+
+    scores: RowScores
+    seed_variance: float | None
+    seed_freedom: float
+
+    @property
+    def deviations(self) -> npt.NDArray[np.float64]:
+        """``(G,)`` the influence of each group on the row's mean."""
+        return np.asarray(self.scores.deviations.mean(0))
+
+
+def seed_variances(rows: Sequence[RowScores]) -> list[Estimate]:
+    """Return the rows of a table with the variances of their means over seeds, in the given order.
+
+    ``max(s^2, m) / n`` with ``n + 2`` degrees of freedom, where ``s^2`` (``ddof=1``) is a row's own variance and ``m``
+    the median over rows of ``s^2`` over the median of ``chi^2_{n-1} / (n - 1)``, which is below 1.
+    Deterministic rows have 0 and do not count in ``m``. With fewer than :data:`FEWEST_TO_POOL` rows that count, each
+    has its own variance with ``n - 1`` degrees of freedom.
+
+    Args:
+        rows: All rows of the table, of any number of seeds each.
+    """
+    own = [float(row.values.var(ddof=1)) if row.n > 1 and np.ptp(row.values) else 0.0 for row in rows]
+    counted = [
+        variance / (stats.chi2.median(row.n - 1) / (row.n - 1))
+        for row, variance in zip(rows, own, strict=True)
+        if row.n > 1 and not row.deterministic
+    ]
+    pooled = len(counted) >= FEWEST_TO_POOL
+    floor = float(np.median(counted)) if pooled else 0.0
+    found = []
+    for row, variance in zip(rows, own, strict=True):
+        if row.deterministic:
+            found.append(Estimate(row, 0.0, np.inf))
+        elif row.n == 1:
+            found.append(Estimate(row, None, np.inf))
+        else:
+            found.append(Estimate(row, max(variance, floor) / row.n, row.n + 2 if pooled else row.n - 1))
+    return found
+
+
+def interaction(row: RowScores) -> float:
+    """Return the part of a row's variance that is in its seeds' and in its items' variance.
+
+    ``sum_s sum_g (d_sg - mean_s d_sg)^2 / (n (n - 1))`` of the deviations d. It is 0 with folds, where the double count
+    is kept: the luck of a method with the groups that trained a fold is shared by all its seeds, and no deviation
+    shows it.
+    """
+    if row.folds > 1 or row.n == 1:
+        return 0.0
+    centred = row.deviations - row.deviations.mean(0)
+    return float((centred**2).sum()) / (row.n * (row.n - 1))
+
+
+def freedom(parts: Sequence[npt.ArrayLike], of_parts: Sequence[npt.ArrayLike]) -> npt.NDArray[np.float64]:
+    """Return the degrees of freedom of a sum of independent variances (Welch and Satterthwaite), infinite for 0.
+
+    ``(sum v)^2 / sum(v^2 / f)``; F. E. Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
+
+    Args:
+        parts: Variances v, each an array of the same shape.
+        of_parts: Degrees of freedom f of each.
+    """
+    pairs = [(np.asarray(v, dtype=float), np.asarray(f, dtype=float)) for v, f in zip(parts, of_parts, strict=True)]
+    total = sum(v for v, _ in pairs)
+    # Shares and not squares of variances: those of tiny values would vanish.
+    share = sum((v / np.where(total > 0, total, 1.0)) ** 2 / f for v, f in pairs)
+    return np.divide(1.0, share, out=np.full(np.shape(total), np.inf), where=np.asarray(share) > 0)
