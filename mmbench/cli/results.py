@@ -163,6 +163,7 @@ def _boards(arguments: Namespace) -> list[Board]:
     """
     from mmbench.methods import ConfigError
     from mmbench.report import boards
+    from mmbench.report.evidence import evidence_of
     from mmbench.runner.code import code_hash
     from mmbench.runner.records import Records
     from mmbench.runner.verify import verify as verified
@@ -172,7 +173,7 @@ def _boards(arguments: Namespace) -> list[Board]:
     for line in (line for _, problems in loaded for line in problems):
         console_of_errors.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     (published, _), (own, _) = loaded
-    every = boards(published, own, code_hash)
+    every = boards(published, own, code_hash, evidence=evidence_of([source for source in sources[::-1] if source]))
     found = [board for board in every if _of(arguments.dataset, board.track, board.identity)]
     if not found:
         known = ", ".join(sorted({board.track for board in every}))

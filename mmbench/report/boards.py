@@ -12,13 +12,23 @@ from functools import cached_property
 from typing import Any
 
 from mmbench.metrics import DESCRIPTIONS
+from mmbench.report.judgement import Evidence, Judgement
 from mmbench.report.rows import Row
-from mmbench.report.statistics import LEVEL, average, holm, paired_p
 from mmbench.report.values import commonest
+from mmbench.runner.predictions import Predictions, PredictionsError
 from mmbench.runner.record import Record
 
 FEWEST_FOR_OUTLIER = 5
 """Ranked rows, the constant aside, from which on a row can be called far ahead of the others."""
+
+
+def no_evidence(record: Record) -> Predictions:
+    """Say that nobody gave predictions.
+
+    Raises:
+        PredictionsError: Always.
+    """
+    raise PredictionsError(f"nobody gave the predictions of {record.id}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +42,7 @@ class Board:
         metric: The metric that selects and ranks, likewise.
         higher: Whether larger values of it are better.
         rows: Rows with whole seeds by their mean, then those with a part of one, then the others by label.
+        evidence: Test predictions by record; what raises ``PredictionsError`` has no intervals.
     """
 
     track: str
@@ -40,6 +51,12 @@ class Board:
     metric: str
     higher: bool
     rows: Sequence[Row]
+    evidence: Evidence = no_evidence
+
+    @cached_property
+    def judgement(self) -> Judgement:
+        """What the rows show of each other."""
+        return Judgement(self.rows, self.metric, self.higher, self.evidence)
 
     @cached_property
     def records(self) -> list[Record]:
@@ -90,38 +107,19 @@ class Board:
         return info.higher_is_better if info else None
 
     @cached_property
-    def p_best(self) -> dict[str, tuple[float, float]]:
-        """By key of a ranked row: p-value of its difference from the best row, as it is and by Holm's procedure."""
-        rows = self.ranked[1:]
-        tests = {row.key: paired_p(*row.pairs(self.ranked[0])) for row in rows}
-        known = {key: p for key, p in tests.items() if p is not None}
-        return {key: (p, q) for (key, p), q in zip(known.items(), holm(list(known.values())), strict=True)}
-
-    @cached_property
     def constant(self) -> Row | None:
         """The row of the constant prediction, preferably a ranked and a published one."""
         rows = [row for row in self.rows if row.method == "constant" and row.counted]
         return min(rows, key=lambda row: (not row.ranked, row.own), default=None)
 
-    def p_constant(self, row: Row) -> float | None:
-        """Return the p-value of a ranked row's difference from the constant prediction."""
-        if self.constant is None or self.constant is row or not row.ranked:
-            return None
-        return paired_p(*row.pairs(self.constant))
-
     def against_constant(self, row: Row) -> str:
-        """Return in words that a row fails to beat the constant; empty if it does not.
-
-        They are compared in the trials that both have, and by their means where they have none in common.
-        """
-        if self.constant is None or row.method == self.constant.method:
+        """Return in words that a row fails to beat the constant; empty if it does not."""
+        if self.constant is None or row.method == self.constant.method or not row.seeds:
             return ""
-        ours, theirs = row.pairs(self.constant)
-        value, than = (average(ours), average(theirs)) if ours else (row.mean, self.constant.mean)
-        if row.seeds and not self._better(value, than):
+        if not self._better(row.mean, self.constant.mean):
             return "no better than the constant"
-        p = self.p_constant(row)
-        return "not shown to beat the constant" if p is not None and p >= 1 - LEVEL else ""
+        judged = row in self.judgement.against.get("constant", {})
+        return "not shown to beat the constant" if judged and not self.judgement.shown_against(row, "constant") else ""
 
     def far_ahead(self, row: Row) -> bool:
         """Return whether the best row leads by more than the others span, the constant aside, which needs a look."""

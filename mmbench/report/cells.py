@@ -8,7 +8,7 @@ from statistics import median
 from mmbench.report.boards import Board
 from mmbench.report.markdown import NONE
 from mmbench.report.rows import Row
-from mmbench.report.statistics import LEVEL, Summary
+from mmbench.report.statistics import Summary
 
 COST = ("parameters", "MMAC", "s / epoch", "s / 1000", "MB")
 """Heads of what :func:`cost` returns."""
@@ -28,10 +28,10 @@ def number(value: float | None, sign: str = "") -> str:
 
 
 def spread(summary: Summary | None) -> str:
-    """Return mean and standard deviation."""
+    """Return mean and sample standard deviation (``ddof=1``)."""
     if summary is None:
         return NONE
-    return number(summary.mean) + ("" if summary.std is None else f" ± {number(summary.std)}")
+    return number(summary.mean) + ("" if summary.std1 is None else f" ± {number(summary.std1)}")
 
 
 def interval(summary: Summary | None) -> str:
@@ -52,18 +52,6 @@ def rank(board: Board, row: Row) -> str:
     """Return the rank of a row."""
     place = board.rank(row)
     return NONE if place is None else str(place)
-
-
-def against_best(board: Board, row: Row) -> str:
-    """Return whether a row differs from the best one, and how sure that is."""
-    if row is board.best:
-        return "best"
-    if not row.ranked:
-        return NONE
-    if row.key not in board.p_best:
-        return "?"
-    p = board.p_best[row.key][1]
-    return ("<0.001" if p < 0.001 else f"{p:.3f}") + (" ≈" if p >= 1 - LEVEL else "")
 
 
 def parameters(row: Row) -> int | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from mmbench.report.boards import Board
 from mmbench.report.cells import joined, middle, parameters, selected_epoch
+from mmbench.report.judgement import REFERENCES, Judgement
 from mmbench.report.markdown import printable
 from mmbench.report.notes import notes
 from mmbench.report.rows import Row
@@ -37,9 +39,21 @@ COLUMNS = {
     "folds": "folds of the trials behind the value",
     "n": "number of whole seeds; 0 where the mean is over the folds of no whole seed",
     "selected_by": "validation metric that selected the epoch",
-    "p_best": "two-sided paired t-test against the best row, not adjusted; of ranked rows only",
-    "p_best_holm": "the same, adjusted for the number of rows",
-    "p_constant": "two-sided paired t-test against the constant prediction, not adjusted; of ranked rows only",
+    "rank_low": "lowest rank that the row may have; all such intervals of a table hold together with 95 %",
+    "rank_high": "highest rank that it may have",
+    "in_best": "whether it is in the set of the best: not shown worse than any other row; of compared rows only",
+    "better_than": "labels of the rows that it is shown better than, all pairs at one level of 5 %, separated by `;`",
+    "worse_than": "labels of those that it is shown worse than",
+    **{
+        f"minus_{name}{end}": f"{text} `{name}`"
+        for name in REFERENCES
+        for end, text in (
+            ("", "difference of the mean to that of the reference"),
+            (":low", "lower end of its 95 % interval over new seeds and new groups: to"),
+            (":high", "upper end of it: to"),
+            (":p", "p-value, adjusted for the number of rows (Holm): of the difference to"),
+        )
+    },
     "parameters": "trained parameters",
     "macs": "multiply-accumulates of matrix products and convolutions to predict a sample; this and the next seven as "
     "`mmbench cost` measured them",
@@ -65,8 +79,12 @@ METRIC_COLUMNS = {
     "mean": "mean",
     "std": "population standard deviation (`ddof=0`)",
     "std1": "sample standard deviation (`ddof=1`)",
-    "low": "lower end of the 95 % interval of the mean",
+    "low": "lower end of the 95 % interval of the mean over new seeds, on these test samples",
     "high": "upper end of it",
+    "new_low": "lower end of the 95 % interval over new seeds and new groups of test samples",
+    "new_high": "upper end of it",
+    "error": "standard error over new seeds and new groups",
+    "freedom": "its degrees of freedom; empty for infinitely many",
     "published": "value reported elsewhere, several separated by `;`",
 }
 """The columns of every metric, after its name and a colon."""
@@ -83,7 +101,7 @@ def csv_text(boards: Sequence[Board]) -> str:
     for board in boards:
         for row in board.rows:
             facts = _facts(board, row)
-            cells = [*(facts[column] for column in COLUMNS), *_numbers(row, metrics)]
+            cells = [*(facts[column] for column in COLUMNS), *_numbers(board, row, metrics)]
             writer.writerow([printable(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
 
@@ -91,7 +109,8 @@ def csv_text(boards: Sequence[Board]) -> str:
 def _facts(board: Board, row: Row) -> dict[str, Any]:
     record, states = row.any_record, Counter(found.status for found in row.records.values())
     summary, cost = row.summary(board.metric), row.cost
-    p_best, p_holm = board.p_best.get(row.key, (None, None))
+    judged = board.judgement
+    ranks, compared = judged.ranks(row) or (None, None), judged.comparison is not None and row in judged.compared
     return {
         "track": board.track,
         "identity": board.identity,
@@ -114,9 +133,12 @@ def _facts(board: Board, row: Row) -> dict[str, Any]:
         "folds": ";".join(map(str, sorted({fold for _, fold in row.used}))),
         "n": summary.n if summary else 0,
         "selected_by": board.metric,
-        "p_best": p_best,
-        "p_best_holm": p_holm,
-        "p_constant": board.p_constant(row),
+        "rank_low": ranks[0],
+        "rank_high": ranks[1],
+        "in_best": judged.best(row) if compared else None,
+        "better_than": joined(other.label for other in judged.compared if judged.better(row, other)),
+        "worse_than": joined(other.label for other in judged.compared if judged.better(other, row)),
+        **_against(judged, row),
         "parameters": parameters(row),
         **{name: getattr(cost, name, None) for name in MEASURED},
         "cost_device": cost.environment.device if cost else None,
@@ -130,11 +152,29 @@ def _facts(board: Board, row: Row) -> dict[str, Any]:
     }
 
 
-def _numbers(row: Row, metrics: Sequence[str]) -> list[Any]:
+def _against(judged: Judgement, row: Row) -> dict[str, float | None]:
+    """Return the differences of a row to the references."""
+    found: dict[str, float | None] = {}
+    for name in REFERENCES:
+        one = judged.against.get(name, {}).get(row)
+        found[f"minus_{name}"] = one.found.estimate if one else None
+        found[f"minus_{name}:low"] = one.found.low if one else None
+        found[f"minus_{name}:high"] = one.found.high if one else None
+        found[f"minus_{name}:p"] = one.p if one else None
+    return found
+
+
+def _numbers(board: Board, row: Row, metrics: Sequence[str]) -> list[Any]:
     values: list[Any] = []
     for metric in metrics:
-        summary = row.summary(metric)
+        summary, found = row.summary(metric), board.judgement.intervals_of(metric).get(row)
         published = [result.value for result in row.card.published if result.metric == metric]
-        parts = {"published": ";".join(map(repr, published))}
+        parts: dict[str, Any] = {"published": ";".join(map(repr, published))}
+        parts |= {
+            "new_low": found.low if found else None,
+            "new_high": found.high if found else None,
+            "error": found.error if found else None,
+            "freedom": found.freedom if found and math.isfinite(found.freedom) else None,
+        }
         values += [parts[name] if name in parts else getattr(summary, name, None) for name in METRIC_COLUMNS]
     return values

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from data_modules import datasets
-from mmbench.report.boards import Board
+from mmbench.report.boards import Board, no_evidence
+from mmbench.report.judgement import Evidence
 from mmbench.report.markdown import printable
 from mmbench.report.rows import YOURS, Origin, Row, of_code
 from mmbench.report.values import commonest, short_hash
@@ -29,7 +30,11 @@ Present = Mapping[tuple[str, str], str | None]
 
 
 def boards(
-    published: Iterable[Record], own: Iterable[Record] = (), code: Code | None = None, costs: CostsByRow | None = None
+    published: Iterable[Record],
+    own: Iterable[Record] = (),
+    code: Code | None = None,
+    costs: CostsByRow | None = None,
+    evidence: Evidence = no_evidence,
 ) -> list[Board]:
     """Return the boards of all tracks, by track and then by falling number of trials.
 
@@ -38,6 +43,7 @@ def boards(
         own: Records of the person who reads the tables, likewise.
         code: Hash of the present code of a method on a data set, for notes of what other code made.
         costs: What rows cost.
+        evidence: Test predictions by record, for what rows show of each other.
     """
     unique = {
         (origin, record.track, record.id, record.code): record
@@ -53,7 +59,9 @@ def boards(
     for (origin, *_), record in sorted(unique.items()):
         group = groups.setdefault((record.track, record.identity), {"published": [], "own": []})
         group["published" if origin == "published" else "own"].append(record)
-    made = [_board(track, identity, group, present, costs or {}) for (track, identity), group in groups.items()]
+    made = [
+        _board(track, identity, group, present, costs or {}, evidence) for (track, identity), group in groups.items()
+    ]
     return sorted(made, key=lambda board: (board.track, -len(board.records), board.identity))
 
 
@@ -77,7 +85,12 @@ def present_code(code: Code | None, method: str, dataset: str, made: Collection[
 
 
 def _board(
-    track: str, identity: str, by_origin: dict[Origin, list[Record]], present: Present, costs: CostsByRow
+    track: str,
+    identity: str,
+    by_origin: dict[Origin, list[Record]],
+    present: Present,
+    costs: CostsByRow,
+    evidence: Evidence,
 ) -> Board:
     # What was published decides what is measured; own records of something else do not turn the table around.
     completed = [record for records in by_origin.values() for record in records if record.completed]
@@ -107,7 +120,7 @@ def _board(
         )
         for (origin, key), group in groups.items()
     ]
-    return Board(track, identity, family, metric, mode == "max", _in_order(rows, mode == "max"))
+    return Board(track, identity, family, metric, mode == "max", _in_order(rows, mode == "max"), evidence)
 
 
 def _cost_key(record: Record) -> tuple[str, str, str]:

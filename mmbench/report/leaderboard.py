@@ -13,9 +13,12 @@ from urllib.parse import quote
 from data_modules.files import atomic_path
 from mmbench.methods.config import ConfigError
 from mmbench.report import cells
-from mmbench.report.boards import Board
+from mmbench.report.boards import Board, no_evidence
 from mmbench.report.csvfile import COLUMNS, METRIC_COLUMNS, csv_text
+from mmbench.report.evidence import evidence_of
 from mmbench.report.grouping import Code, CostsByRow, boards
+from mmbench.report.guide import GUIDE, guide
+from mmbench.report.judgement import Evidence
 from mmbench.report.markdown import NONE, escape, printable, table
 from mmbench.report.markdown import code as span
 from mmbench.report.page import page
@@ -110,12 +113,13 @@ def build(
             # Tables that are committed must not depend on where the repository lies.
             portable += [line.replace(str(source.root), links[origin]) for line in lines]
         mine = None if own is None else found["own"]
+        evidence = evidence_of([source for source in sources.values() if source])
         try:
-            texts = render(found["published"], mine, portable, code, links, costs)
+            texts = render(found["published"], mine, portable, code, links, costs, evidence)
         except Exception:  # a record that is as it should be and breaks a table is no reason to have none
-            good, mine, more = _sound(found["published"], mine, code, links)
+            good, mine, more = _sound(found["published"], mine, code, links, evidence)
             problems += more
-            texts = render(good, mine, [*portable, *more], code, links, costs)
+            texts = render(good, mine, [*portable, *more], code, links, costs, evidence)
         for name in texts:
             if os.path.lexists(out / name) and not is_ours(out / name):
                 raise ConfigError(
@@ -139,6 +143,7 @@ def render(
     code: Code | None = None,
     links: Mapping[Origin, str] | None = None,
     costs: CostsByRow | None = None,
+    evidence: Evidence = no_evidence,
 ) -> dict[str, str]:
     """Return the text of every file by name; it depends on nothing but the arguments, and not on the records' order.
 
@@ -149,17 +154,20 @@ def render(
         code: Hash of the present code of a method on a data set.
         links: Where the records lie, from the folder of the tables.
         costs: What rows cost.
+        evidence: Test predictions by record.
     """
     own = None if own is None else list(own)
     wanted = None if own is None else {record.track for record in own}
     by_track: dict[str, list[Board]] = {}
     theirs = (record for record in published if wanted is None or record.track in wanted)
-    for board in boards(theirs, own or (), code, costs):
+    for board in boards(theirs, own or (), code, costs, evidence):
         by_track.setdefault(board.track, []).append(board)
     found = sweeps(board for group in by_track.values() for board in group)
     names = file_names([*by_track, *(sweep.name for sweep in found)])
     links = links or {"published": "records"}
     texts = {"README.md": _text(_index(by_track, names, found, problems, links, own is not None))}
+    if by_track:
+        texts[f"{GUIDE}.md"] = _text(guide())
     for sweep in found:
         texts[f"{names[sweep.name]}.md"] = _text(sweep_page(sweep, names))
     for track, group in by_track.items():
@@ -234,7 +242,11 @@ def _index_row(board: Board, name: str) -> list[str]:
 
 
 def _sound(
-    published: Sequence[Record], own: Sequence[Record] | None, code: Code | None, links: Mapping[Origin, str]
+    published: Sequence[Record],
+    own: Sequence[Record] | None,
+    code: Code | None,
+    links: Mapping[Origin, str],
+    evidence: Evidence,
 ) -> tuple[list[Record], list[Record] | None, list[str]]:
     """Return the records of which tables can be made, and one line per other.
 
@@ -243,7 +255,7 @@ def _sound(
 
     def error(theirs: Sequence[Record], mine: Sequence[Record] | None) -> str:
         try:
-            render(theirs, mine, (), code, links)
+            render(theirs, mine, (), code, links, evidence=evidence)
         except Exception as error:  # any: this is to find out which record it comes from
             return f"{type(error).__name__}: {printable(str(error))[:200]}"
         return ""

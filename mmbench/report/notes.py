@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mmbench.report.boards import Board
+from mmbench.report.caveats import idle_mechanism
 from mmbench.report.cells import ranges, several
 from mmbench.report.markdown import printable
 from mmbench.report.rows import FEWEST_SEEDS, UNKNOWN_HERE, Cell, Row
+from mmbench.runner.record import Record
 
 SHOWN = 3
 """Trials of one kind that are named in a note; of more, the number is given."""
@@ -27,11 +29,19 @@ def notes(board: Board, row: Row) -> list[str]:
         found.append(failing)
     if board.far_ahead(row):
         found.append("far ahead of all others: check it")
-    chosen = [(record.selection.epoch, record) for record in row.counted.values() if record.selection]
-    last = sum(epoch + 1 >= record.training["max_epochs"] for epoch, record in chosen)
+    found += idle_mechanism(row)
+    last = sum(_limited(record) for record in row.counted.values())
     if last:
         found.append(f"epoch limit ({last}/{len(row.counted)})")
     return [printable(text) for text in found]
+
+
+def _limited(record: Record) -> bool:
+    """Return whether a training ended by the largest number of epochs, and not because nothing got better."""
+    if record.cost is None or record.selection is None:
+        return False
+    waited = record.cost.epochs - 1 - record.selection.epoch
+    return record.cost.epochs >= record.training["max_epochs"] and waited < record.training["patience"]
 
 
 def _troubles(row: Row) -> list[str]:

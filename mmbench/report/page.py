@@ -1,4 +1,4 @@
-"""The page of a track: how its numbers were made, the ranking, all metrics, and what others report."""
+"""The page of a track: what it shows, the ranking, and below it everything that a sceptical reader asks for."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from data_modules import datasets
-from mmbench.methods.card import FIDELITY
 from mmbench.metrics import DESCRIPTIONS
 from mmbench.report import cells
-from mmbench.report.boards import FEWEST_FOR_OUTLIER, Board
+from mmbench.report.boards import Board
+from mmbench.report.caveats import misleading
+from mmbench.report.classes import classes
+from mmbench.report.guide import GUIDE
 from mmbench.report.markdown import NONE, code, escape, table
-from mmbench.report.notes import notes
-from mmbench.report.rows import FEWEST_SEEDS, Origin, Row
-from mmbench.report.statistics import FEWEST_PAIRS, LEVEL
+from mmbench.report.rows import Origin
+from mmbench.report.standing import (
+    BEST,
+    around,
+    costs,
+    details,
+    detectable,
+    finding,
+    pairs,
+    ranking,
+    references,
+    refused,
+)
 
 
 def page(boards: Sequence[Board], csv_name: str, links: Mapping[Origin, str]) -> list[str]:
@@ -43,61 +55,82 @@ def page(boards: Sequence[Board], csv_name: str, links: Mapping[Origin, str]) ->
     if len(boards) > 1:
         lines += ["", f"The data of this track exist in {len(boards)} states; numbers of two are not comparable."]
     for board in boards:
-        lines += ["", f"## Data {code(board.identity[:12])}", "", *_protocol(board)]
-        lines += ["", "### Ranking", "", *_ranking(board)]
-        if board.plain_metrics:
-            lines += ["", "### Metrics", "", *_metrics(board, board.plain_metrics)]
-        if published := _published(board):
-            lines += ["", "### As reported elsewhere", "", *published]
-        lines += ["", "### Methods", "", *_methods(board)]
+        if len(boards) > 1:
+            lines += ["", f"## Data {code(board.identity[:12])}"]
+        lines += ["", " ".join(finding(board)), "", *_summary(board), "", "### Ranking", "", *ranking(board)]
+        sections = {
+            "Against the references": references(board),
+            "Which rows are told apart": pairs(board),
+            "Metrics": _metrics(board, board.plain_metrics) if board.plain_metrics else [],
+            "Classes": classes(board),
+            "What the intervals are made of": details(board),
+            "Costs": costs(board),
+            "As reported elsewhere": _published(board),
+            "How the numbers were made": _protocol(board),
+            "Methods": _methods(board),
+        }
+        for heading, content in sections.items():
+            if content:
+                lines += ["", f"### {heading}", "", *content]
     return lines
 
 
+def _summary(board: Board) -> list[str]:
+    """Return what has to be known to read the ranking, in a few lines."""
+    groups = _groups(board)
+    lines = [f"- **Data** {code(board.identity[:12])}: {_samples(board)}{f'; {groups}' if groups else ''}."]
+    lines += detectable(board) + refused(board)
+    if board.judgement.intervals:
+        lines.append(
+            "- **Columns**: rank by the mean, with the ranks that it may have (all hold together with 95 %); mean ± "
+            "deviation over seeds, and the 95 % interval over new seeds and new groups. "
+            + ("" if misleading(board) else f"{BEST.strip()}: in the set of the best. ")
+            + f"[How to read this]({GUIDE}.md)."
+        )
+    return lines
+
+
+def _groups(board: Board) -> str:
+    """Return how many groups the test samples come from."""
+    for row in board.judgement.compared:
+        scores = board.judgement.scores[row][board.metric]
+        if scores.groups == _tested(board):
+            return "the test samples name no groups: each stands for itself"
+        return f"test samples of {cells.several(scores.groups, 'group')} (videos, speakers or dialogues)"
+    return ""
+
+
+def _tested(board: Board) -> int:
+    """Return the number of test samples, of all folds together."""
+    row = board.judgement.compared[0]
+    seed = row.seeds[0]
+    return sum(record.samples.get("test", 0) for (one, _), record in row.used.items() if one == seed)
+
+
 def _protocol(board: Board) -> list[str]:
-    """Return how the numbers were made and what the columns mean."""
+    """Return how the numbers of this board were made."""
     seeds = {seed for row in board.rows for seed, _ in row.records}
     folds = {fold for row in board.rows for _, fold in row.records}
     total = max(record.folds for record in board.records)
-    splits = f"; folds {cells.ranges(folds)} of the {total} (0 to {total - 1})" if total > 1 else ""
-    lines = [
-        f"- **Samples**: {_samples(board)}{splits}.",
-        *_features(board),
-        *_defects(board),
-        *_reachable(board),
-        f"- **Seeds**: {cells.ranges(seeds)}. Rows may have different numbers of seeds; `n` counts those of which "
-        "every fold has a result.",
-    ]
+    lines = [*_features(board), *_defects(board), *_reachable(board)]
+    if total > 1:
+        lines.append(
+            f"- **Folds**: {cells.ranges(folds)} of the {total} (0 to {total - 1}); a seed is the mean of its folds."
+        )
+    lines.append(f"- **Seeds**: {cells.ranges(seeds)}.")
     if board.metric:
         best = "highest" if board.higher else "lowest"
         lines.append(
-            f"- **Selection**: the epoch with the {best} validation {code(board.metric)}; one epoch for all metrics. "
-            "The test split is read once per trial, after selection. Rows are ranked by the same metric on test."
+            f"- **Selection**: of the epochs that count (those that only prepare do not), the one with the {best} "
+            f"validation {code(board.metric)}; one epoch for all metrics. The test split is read once per trial, after "
+            "selection. Rows are ranked by the same metric on test."
             + (" Decision thresholds are fitted on validation, too." if board.family == "multilabel" else "")
         )
     settings = ", ".join(code(f"{name}={_plain(value)}") for name, value in board.shared.items() if value is not None)
-    lines.append(
-        f"- **Settings of all rows**, unless name or notes say otherwise: {settings}. `patience` is the number of "
-        "epochs without gain on validation after which training stops."
-    )
-    lines += _spread(board, total)
-    kinds = {row.card.fidelity for row in board.rows}
     lines += [
-        f"- **Fidelity**: {'; '.join(f'`{kind}`: {text}' for kind, text in FIDELITY.items() if kind in kinds)}.",
-        f"- **Ranked** are rows with {FEWEST_SEEDS} seeds or more of which no trial failed or diverged. The others "
-        f"stand in the same order without a rank, those without a whole seed after them. `{NONE}`: not measured, or "
-        "not defined in every trial (the correlation of a constant).",
+        f"- **Settings of all rows**, unless name or notes say otherwise: {settings}.",
         *_costs(board),
-        "- **Epoch**: median of the selected epochs, the first being 0.",
         f"- **Environment**: {_environments(board)}.",
-        "- **Notes**: *no better than the constant*: its mean is not better than that of the constant prediction; *not "
-        f"shown to beat* it: the paired test gives p of at least {1 - LEVEL:.2f}. *Far ahead*: the best row leads by "
-        f"more than all others span, given {FEWEST_FOR_OUTLIER} rows or more beside the constant. *Epoch limit (k/n)*: "
-        "in k of n trials the last allowed epoch was the best, so longer training might do better. *On audio features "
-        "(for waveform)*: the method was built for the kind in brackets; the row is its form for the other. *Sees the "
-        "whole dialogue*: each utterance is predicted with those around it, those after it too. *Made by earlier "
-        "code*: the method or what it stands on has changed since; *unknown code*: nobody noted which; *reproduced*: "
-        "the present code was trained anew and "
-        "gave the same numbers, or differences that rounding explains.",
     ]
     return lines
 
@@ -120,99 +153,25 @@ def _costs(board: Board) -> list[str]:
     ]
 
 
-def _spread(board: Board, folds: int) -> list[str]:
-    """Return what stands behind means, deviations, intervals and tests."""
-    per_seed = ", the mean over its folds" if folds > 1 else ""
-    level = f"{LEVEL:.0%}".replace("%", " %")
-    lines = []
-    if any(len(row.seeds) > 1 for row in board.rows):
-        lines.append(
-            f"- **mean ± deviation [interval]** over seeds: one value per seed{per_seed}; population standard "
-            f"deviation (`ddof=0`); {level} interval of the mean by Student's t with n - 1 degrees of freedom. The "
-            "interval says how far the mean would move with other seeds; it does not cover the choice of test samples."
-        )
-    if any(len(row.seeds) == 1 for row in board.rows):
-        lines.append(
-            f"- **One seed** (n=1): one value{per_seed}; no deviation, no interval, and no difference that can be "
-            "trusted." + (" Folds are no seeds: their spread says nothing of other seeds." if folds > 1 else "")
-        )
-    if any(row.used and not row.seeds for row in board.rows):
-        lines.append("- **No whole seed**: the mean over the folds that are there, which does not compare with others.")
-    if len(board.ranked) > 1:
-        lines.append(
-            "- **p (best)**: two-sided paired t-test against the best row over the same seeds and folds, adjusted for "
-            f"the number of rows (Holm). `≈` marks rows that are not distinguishable from the best (p at least "
-            f"{1 - LEVEL:.2f}); `?` stands for fewer than {FEWEST_PAIRS} common trials, too few to tell."
-            + (" Trials of one fold share data, so small values are optimistic." if folds > 1 else "")
-        )
-    return lines
-
-
-def _ranking(board: Board) -> list[str]:
-    published = any(_values(row, board.metric) for row in board.rows)
-    tested = len(board.ranked) > 1
-    heads = ["rank", "method", "fidelity", "n", f"{code(board.metric) if board.metric else 'metric'}"]
-    heads[-1] += f" {cells.arrow(board.higher)}" if board.metric else ""
-    heads += ["published"] * published
-    heads += ["p (best)"] * tested
-    heads += [*cells.COST, "epoch", "notes"]
-    rows = []
-    for row in board.rows:
-        epoch = cells.selected_epoch(row)
-        rows.append(
-            [
-                cells.rank(board, row),
-                code(row.label),
-                row.card.fidelity,
-                str(len(row.seeds)),
-                _primary(board, row),
-                *([" / ".join(cells.number(value) for value in _values(row, board.metric)) or NONE] * published),
-                *([cells.against_best(board, row)] * tested),
-                *cells.cost(row),
-                NONE if epoch is None else f"{epoch:g}",
-                escape("; ".join(notes(board, row))),
-            ]
-        )
-    return table(heads, rows, left=3)
-
-
-def _primary(board: Board, row: Row) -> str:
-    summary = row.summary(board.metric)
-    text = cells.spread(summary)
-    return (f"**{text}**" if row is board.best else text) + cells.interval(summary)
-
-
 def _metrics(board: Board, metrics: Sequence[str]) -> list[str]:
-    """Return the definitions and a table of all metrics, the best ranked row of each in bold."""
+    """Return the definitions and a table of all metrics with their intervals."""
     info = DESCRIPTIONS.get(board.family, {})
     lines = [
         f"- {code(name)} {cells.arrow(board.higher_is_better(name))} {escape(info[name].description)}"
         for name in metrics
         if name in info
     ]
-    leading = {name: _leading(board, name) for name in metrics}
-    rows = []
-    for row in board.rows:
-        texts = []
-        for name in metrics:
-            text = cells.spread(summary := row.summary(name))
-            shown = cells.number(summary.mean) if summary else NONE
-            texts.append(f"**{text}**" if row.ranked and summary and shown == leading[name] else text)
-        rows.append([cells.rank(board, row), code(row.label), *texts])
+    intervals = {name: board.judgement.intervals_of(name) for name in metrics}
+    rows = [
+        [
+            cells.rank(board, row),
+            code(row.label),
+            *(cells.spread(row.summary(name)) + around(intervals[name].get(row), row, board) for name in metrics),
+        ]
+        for row in board.rows
+    ]
     heads = [f"{code(name)} {cells.arrow(board.higher_is_better(name))}" for name in metrics]
     return [*lines, "", *table(["rank", "method", *heads], rows, left=2)]
-
-
-def _leading(board: Board, metric: str) -> str | None:
-    """Return the best mean of the ranked rows as it is shown."""
-    higher = board.higher_is_better(metric)
-    means = [summary.mean for row in board.ranked if (summary := row.summary(metric))]
-    return cells.number((max if higher else min)(means)) if means and higher is not None else None
-
-
-def _values(row: Row, metric: str) -> list[float]:
-    """Return what others report of a metric."""
-    return [result.value for result in row.card.published if result.metric == metric]
 
 
 def _published(board: Board) -> list[str]:

@@ -141,17 +141,6 @@ class Row:
         summary = self.summary(self.metric)
         return math.nan if summary is None else summary.mean
 
-    def pairs(self, other: Row) -> tuple[list[float], list[float]]:
-        """Return this and another row's selecting metric in the cells that both have."""
-        common = [cell for cell in self.used if cell in other.used]
-        return [self.score(cell) for cell in common], [other.score(cell) for cell in common]
-
-    def score(self, cell: Cell) -> float:
-        """Return the selecting metric of a trial that is used."""
-        value = self.used[cell].test[self.metric]
-        assert value is not None
-        return value
-
     def current(self, record: Record) -> bool:
         """Return whether the present code made a trial, or was shown to give the same."""
         return bool(self.present) and of_code(record, self.present or "")

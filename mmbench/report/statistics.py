@@ -14,9 +14,6 @@ from scipy import stats
 LEVEL = 0.95
 """Coverage of the intervals; ``1 - LEVEL`` is the level of the tests."""
 
-FEWEST_PAIRS = 3
-"""Pairs below which a paired test says nothing worth printing."""
-
 FEWEST_FOR_ANOTHER = 3
 """Measurements below which nobody can say where a further one would lie."""
 
@@ -97,21 +94,6 @@ def welch(ours: Sequence[float] | None, theirs: Sequence[float] | None) -> tuple
     with np.errstate(over="ignore"):
         low, high = np.ldexp([difference - half, difference + half], exponent)
     return float(low), float(high)
-
-
-def paired_p(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of the paired t-test, None for fewer than :data:`FEWEST_PAIRS` pairs.
-
-    Unlike scipy's, it has an answer for differences without spread: 1 if they are all zero, 0 otherwise.
-    """
-    if len(ours) < FEWEST_PAIRS:
-        return None
-    (a, b), _ = _scaled(ours, theirs)
-    difference = a - b
-    error = float(difference.std(ddof=1)) / math.sqrt(len(difference))
-    if error == 0:
-        return float(difference[0] == 0)
-    return float(2 * stats.t.sf(abs(float(difference.mean()) / error), len(difference) - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -7,14 +7,16 @@ from mmbench.methods.config import ConfigError
 from mmbench.report.boards import Board
 from mmbench.report.cells import arrow, several
 from mmbench.report.forms import Column, Form, Intervals, Means, Plain, in_form
+from mmbench.report.inference import Inference
 from mmbench.report.markdown import escape
 from mmbench.report.notes import notes
 from mmbench.report.rows import YOURS, Row
 from mmbench.report.statistics import welch
 
-SEEDS_ONLY = (
-    "The difference is the first row minus the second, with its 95 % interval by Welch's t over seeds. It knows seeds "
-    "only: not the choice of test samples, and not that several metrics are looked at."
+READING = (
+    "The difference is the first row minus the second, with its 95 % interval over new seeds and new groups of test "
+    "samples, where the table compares both, and by Welch's t over seeds, which knows these test samples only. Neither "
+    "allows for several metrics being looked at."
 )
 
 
@@ -38,18 +40,25 @@ def versus(board: Board, a: str, b: str, form: Form = "markdown") -> str:
         Means(first.label, ours, behind="n"),
         Means(second.label, theirs, behind="n"),
         Plain("difference", [a.mean - b.mean if a and b else None for a, b in zip(ours, theirs, strict=True)], "+"),
+        Intervals(
+            "new seeds and new groups", [_ends(board.judgement.difference(first, second, name)) for name in names]
+        ),
         Intervals("interval over seeds", [welch(first.values(name), second.values(name)) for name in names]),
     ]
     text = in_form(columns, form)
     if form == "csv":
         return text
-    known = [SEEDS_ONLY]
+    known = [READING]
     if both := len({record.id for record in first.used.values()} & {record.id for record in second.used.values()}):
         known.append(f"The rows share {several(both, 'trial')}, trained twice; what differs are the other seeds.")
     known += [f"{row.label}: {'; '.join(found)}." for row in (first, second) if (found := notes(board, row))]
     if form == "latex":
         return "".join(f"% {line}\n" for line in known) + text
     return text + "".join(f"\n{escape(line)}\n" for line in known)
+
+
+def _ends(found: Inference | None) -> tuple[float, float] | None:
+    return (found.low, found.high) if found else None
 
 
 def find_row(board: Board, name: str) -> Row:

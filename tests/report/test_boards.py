@@ -4,12 +4,11 @@ import dataclasses
 import random
 
 import pytest
-from scipy import stats
 
 from mmbench.report.grouping import boards
 from mmbench.report.notes import notes
 from mmbench.runner.record import Record
-from tests.report.factory import by_label, folded, only, record, runs
+from tests.report.factory import by_label, evidence, folded, only, record, runs
 
 
 def test_lower_error_ranks_first() -> None:
@@ -171,40 +170,47 @@ def test_a_trial_that_is_given_twice_counts_once() -> None:
     assert len(board.records) == 2
 
 
-def test_differences_from_the_best_are_paired_and_adjusted() -> None:
-    best, second, third = [0.70, 0.74, 0.81, 0.66], [0.71, 0.76, 0.82, 0.69], [0.9, 0.7, 0.8, 0.9]
-    board = only([*runs("a", best), *runs("b", second), *runs("c", third), *runs("d", [0.9, 0.9])])
-    p = {name: float(stats.ttest_rel(best, values).pvalue) for name, values in (("b", second), ("c", third))}
-    # An unpaired test would not tell a from b.
-    assert p["b"] < 0.05 < float(stats.ttest_ind(best, second).pvalue)
-    found = {row.label: board.p_best.get(row.key) for row in board.rows[1:]}
-    assert found["b"] == (pytest.approx(p["b"]), pytest.approx(2 * p["b"]))
-    assert found["c"] == (pytest.approx(p["c"]), pytest.approx(max(p["c"], 2 * p["b"])))
-    assert found["d"] is None
-
-
 def test_what_does_not_beat_the_constant_is_said() -> None:
-    board = only(
-        [
-            *runs("constant", [0.80, 0.80, 0.80]),
-            *runs("worse", [0.81, 0.82, 0.81]),
-            *runs("lucky", [0.70, 0.95, 0.70]),
-            *runs("better", [0.70, 0.71, 0.70]),
-        ]
-    )
+    records = [
+        *runs("constant", [0.80, 0.80, 0.80]),
+        *runs("worse", [0.81, 0.82, 0.81]),
+        *runs("lucky", [0.70, 0.95, 0.70]),
+        *runs("better", [0.70, 0.71, 0.70]),
+    ]
+    board = only(records, evidence=evidence)
     assert {row.label: notes(board, row) for row in board.rows} == {
         "constant": [],
         "worse": ["no better than the constant"],
         "lucky": ["not shown to beat the constant"],
         "better": [],
     }
+    # Without predictions nobody can say what is shown.
+    assert notes(only(records), by_label(only(records))["lucky"]) == []
 
 
 def test_without_a_rank_the_value_decides_against_the_constant() -> None:
     lucky = [*runs("lucky", [0.70, 0.95, 0.70]), record("lucky", 4, status="failed")]
-    board = only([*runs("constant", [0.8] * 3), *runs("worse", [0.81]), *runs("better", [0.79]), *lucky])
+    records = [*runs("constant", [0.8] * 3), *runs("worse", [0.81]), *runs("better", [0.79]), *lucky]
+    board = only(records, evidence=evidence)
     assert {row.label for row in board.rows if board.against_constant(row)} == {"worse"}
-    assert board.p_constant(by_label(board)["lucky"]) is None
+
+
+def test_the_epoch_limit_is_noted_where_it_ended_the_training() -> None:
+    def trained(name: str, epochs: int, selected: int) -> list[Record]:
+        return [
+            dataclasses.replace(
+                found,
+                selection=dataclasses.replace(found.selection, epoch=selected),
+                cost=dataclasses.replace(found.cost, epochs=epochs),
+            )
+            for found in runs(name, [0.7, 0.8, 0.7], max_epochs=40)
+        ]
+
+    # Patience is 8: epochs 33 to 39 are seven without gain.
+    rows = {"still better": (40, 39), "ended by the limit": (40, 32), "patience": (40, 31), "early": (21, 12)}
+    board = only([found for name, numbers in rows.items() for found in trained(name, *numbers)])
+    limited = {row.label for row in board.rows if "epoch limit (3/3)" in notes(board, row)}
+    assert limited == {"still better", "ended by the limit"}
 
 
 def test_a_row_far_ahead_is_marked() -> None:

@@ -80,7 +80,12 @@ def test_a_record_that_is_valid_and_breaks_a_table_is_named_and_left_out(tmp_pat
     assert "breaks its table" in (tmp_path / "out" / "README.md").read_text()
     rows = lines_of((tmp_path / "out" / f"{NAME}.md").read_text(), "### Ranking")
     assert [row["method"] for row in rows] == ["`a`"]
-    assert {path.name for path in report.files if path.suffix == ".md"} == {"README.md", f"{NAME}.md", "x-y-z.md"}
+    assert {path.name for path in report.files if path.suffix == ".md"} == {
+        "README.md",
+        "how-to-read.md",
+        f"{NAME}.md",
+        "x-y-z.md",
+    }
     own = build(tmp_path / "own", Records(tmp_path / "records"), None)
     assert own.problems == report.problems
 
@@ -101,7 +106,7 @@ def test_a_track_that_no_record_alone_breaks_costs_the_others_nothing(
     store(tmp_path / "records", [*runs("a", [0.7]), *runs("b", [0.7]), *runs("a", [0.7], track="x/y/z")])
     report = make(tmp_path / "records", tmp_path / "out")
     assert report.problems == (f"{TRACK} has no table (ZeroDivisionError: two rows).",)
-    assert [path.name for path in report.files] == ["README.md", "x-y-z.md", "x-y-z.csv"]
+    assert [path.name for path in report.files] == ["README.md", "how-to-read.md", "x-y-z.md", "x-y-z.csv"]
 
 
 NASTY: dict[str, dict[str, Any]] = {
@@ -159,7 +164,7 @@ def test_files_of_gone_tracks_are_removed_and_others_are_kept(tmp_path: Path) ->
     assert [path.name for path in report.removed] == ["old-x-y.csv", "old-x-y.md"]
     assert not (tmp_path / "old-x-y.md").exists()
     assert {path: path.read_text() for path in own} == own
-    assert {path.name for path in report.files} == {"README.md", f"{NAME}.md", f"{NAME}.csv"}
+    assert {path.name for path in report.files} == {"README.md", "how-to-read.md", f"{NAME}.md", f"{NAME}.csv"}
     records, _ = Records(root).load()
     assert {path.name: path.read_text() for path in report.files} == render(records)
 
@@ -171,9 +176,9 @@ def test_own_tables_have_the_tracks_of_own_records_with_the_published_rows_merge
     build(tmp_path, None, published)
     before = {path.name: path.read_text() for path in tmp_path.glob("*.*")}
     report = build(tmp_path / "local", own, published)
-    names = ("README", "mine-x-y", NAME)
+    names = ("README", "how-to-read", "mine-x-y", NAME)
     assert {path.name for path in report.files} == {f"{name}.md" for name in names} | {
-        f"{name}.csv" for name in names[1:]
+        f"{name}.csv" for name in names[2:]
     }
     text = (tmp_path / "local" / f"{NAME}.md").read_text()
     assert [row["method"] for row in lines_of(text, "### Ranking")] == ["`a (yours)`", "`a`"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmbench.report.statistics import another, average, holm, paired_p, summarize, welch
+from mmbench.report.statistics import another, average, holm, summarize, welch
 
 
 def test_summary_by_hand() -> None:
@@ -24,18 +24,6 @@ def test_one_value_has_no_spread() -> None:
     assert (found.n, found.mean, found.std, found.std1, found.low, found.high) == (1, 0.5, None, None, None, None)
 
 
-@pytest.mark.parametrize("n", [3, 5, 15])
-def test_paired_test_is_scipys(n: int) -> None:
-    ours, theirs = np.random.default_rng(n).normal(size=(2, n))
-    assert paired_p(list(ours), list(theirs)) == pytest.approx(float(stats.ttest_rel(ours, theirs).pvalue))
-
-
-def test_paired_test_at_its_ends() -> None:
-    assert paired_p([1.0, 2.0], [0.0, 0.0]) is None
-    assert paired_p([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == 1
-    assert paired_p([1.5, 2.5, 3.5], [1.0, 2.0, 3.0]) == 0
-
-
 def test_holm() -> None:
     # 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1 raised to the one before it.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -50,7 +38,6 @@ def test_size_changes_no_statistic(scale: float) -> None:
     found, plain = summarize(big), summarize(ours)
     for name in ("mean", "std", "std1", "low", "high"):
         assert getattr(found, name) == pytest.approx(getattr(plain, name) * 1e8 * scale)
-    assert paired_p(big, bigger) == pytest.approx(paired_p(ours, theirs))
     assert welch(big, bigger) == pytest.approx([end * 1e8 * scale for end in welch(ours, theirs) or ()])
 
 

@@ -38,7 +38,7 @@ def test_the_table_has_rank_seeds_and_plain_metrics() -> None:
     assert list(rows[0]) == ["rank", "method", "n", "mae ↓", "corr ↑", "acc2_non0 ↑", "ece"]
     assert [row["method"] for row in rows] == ["a (yours)", "a", "b", "unimodal (text)", "unimodal (audio)"]
     assert [row["rank"] for row in rows] == [NONE, "1", "2", "3", "4"]
-    assert rows[1]["mae ↓"] == rf"0.7300 ± 0.0294 \[{0.73 - HALF:.4f}, {0.73 + HALF:.4f}]"
+    assert rows[1]["mae ↓"] == rf"0.7300 ± 0.0361 \[{0.73 - HALF:.4f}, {0.73 + HALF:.4f}]"
     assert rows[1]["corr ↑"] == "0.5000 ± 0.0000"
     assert (rows[0]["n"], rows[0]["corr ↑"]) == ("2", NONE)
 
@@ -86,7 +86,7 @@ def test_latex_escapes_what_it_would_read_otherwise() -> None:
     label = r"a_b [x=50%&#$^~{}\end]" + "\n"
     text = selected_table(only(runs("a", [0.70, 0.72, 0.77], label=label)), form="latex")
     assert r"a\_b [x=50\%\&\#\$\textasciicircum \textasciitilde \{\}\textbackslash end]" in text
-    assert rf"0.7300 $\pm$ 0.0294 [{0.73 - HALF:.4f}, {0.73 + HALF:.4f}]" in text
+    assert rf"0.7300 $\pm$ 0.0361 [{0.73 - HALF:.4f}, {0.73 + HALF:.4f}]" in text
     assert r"mae $\downarrow$" in text
     assert r"acc2\_non0 $\uparrow$" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
@@ -138,13 +138,13 @@ def test_the_difference_has_the_interval_of_welch() -> None:
     assert (row["a:n"], row["b:n"]) == ("4", "2")
     text = versus(board, "a", "b")
     shown = lines_of("x\n" + text, "x")[0]
-    assert (shown["metric"], shown["b"], shown["difference"]) == ("mae ↓", "0.9250 ± 0.0250 (n=2)", "-0.2000")
+    assert (shown["metric"], shown["b"], shown["difference"]) == ("mae ↓", "0.9250 ± 0.0354 (n=2)", "-0.2000")
     assert shown["interval over seeds"] == rf"\[{expected.low:+.4f}, {expected.high:+.4f}]"
-    assert "knows seeds only" in text
+    assert "which knows these test samples only" in text
     assert "b: 2 seeds: not ranked." in text
     latex = versus(board, "a", "b", "latex")
     assert latex.startswith("% The difference")
-    assert "knows seeds only" in latex
+    assert "which knows these test samples only" in latex
 
 
 def test_one_seed_has_no_interval_and_no_spread_is_no_width() -> None:
