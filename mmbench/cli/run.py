@@ -154,6 +154,7 @@ def _plan(
 def _summarize(ran: Ran, options: Options) -> None:
     """Make the tables and print one's own part of them."""
     from mmbench.report import your_runs
+    from mmbench.report.evidence import evidence_of
     from mmbench.runner.callbacks import best_checkpoint
     from mmbench.runner.code import code_hash
 
@@ -164,7 +165,9 @@ def _summarize(ran: Ran, options: Options) -> None:
         if record.selection
     }
     published = made.published if published_records() else None
-    your_runs(ran.records, published, made.own, checkpoints, console, code_hash, options.leaderboard)
+    sources = [options.records, *filter(None, [published_records()])]
+    evidence = evidence_of(sources)
+    your_runs(ran.records, published, made.own, checkpoints, console, code_hash, options.leaderboard, evidence)
 
 
 def make_tables(folder: Path) -> Report:

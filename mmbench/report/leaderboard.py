@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from data_modules.files import atomic_path
 from mmbench.methods.config import ConfigError
-from mmbench.report import cells
 from mmbench.report.boards import Board, no_evidence
+from mmbench.report.caveats import misleading
 from mmbench.report.csvfile import COLUMNS, METRIC_COLUMNS, csv_text
 from mmbench.report.evidence import evidence_of
 from mmbench.report.grouping import Code, CostsByRow, boards
@@ -23,6 +23,7 @@ from mmbench.report.markdown import NONE, escape, printable, table
 from mmbench.report.markdown import code as span
 from mmbench.report.page import page
 from mmbench.report.rows import Origin
+from mmbench.report.standing import some
 from mmbench.report.sweep import Sweep, sweep_page, sweeps
 from mmbench.report.turns import turn
 from mmbench.runner.costs import Costs, MethodCost
@@ -203,14 +204,15 @@ def _index(
         if not any(not row.own for group in by_track.values() for board in group for row in board.rows):
             lines += ["There are no published rows to compare them with.", ""]
     lines += [
-        "A track is a data set, a feature set and a split protocol; numbers of two tracks do not compare. Every trial "
+        f"A track is a data set, a feature set and a split protocol; numbers of two tracks do not compare. [{GUIDE}]"
+        f"({GUIDE}.md) says what each number means. Every trial "
         f"is a file under {where or 'the records'}, and everything here is made from them by `mmbench "
         f"{'report' if mine else 'publish'}`: the same records and the same code give the same bytes. How the numbers "
         "of a track were made stands above its table.",
         "",
     ]
     rows = [_index_row(board, names[board.track]) for group in by_track.values() for board in group]
-    heads = ["track", "data", "methods", "rows", "ranked", "trials", "not completed", "best", "value"]
+    heads = ["track", "data", "methods", "rows", "ranked", "trials", "not completed", "may be the best"]
     lines += table(heads, rows, left=2) if rows else ["There are no records yet."]
     if found:
         lines += ["", "Curves over rates of missing steps:", ""]
@@ -225,9 +227,7 @@ def _index(
 
 
 def _index_row(board: Board, name: str) -> list[str]:
-    best = board.best
-    summary = best.summary(board.metric) if best else None
-    value = f"{span(board.metric)} {cells.arrow(board.higher)} {cells.spread(summary)}{cells.interval(summary)}"
+    best = [row for row in board.judgement.compared if board.judgement.best(row) and not misleading(board)]
     return [
         f"[{span(board.track)}]({quote(name)}.md)",
         span(board.identity[:12]),
@@ -236,8 +236,7 @@ def _index_row(board: Board, name: str) -> list[str]:
         str(len(board.ranked)),
         str(len(board.records)),
         str(sum(not record.completed for record in board.records)),
-        span(best.label) if best else NONE,
-        value if best else NONE,
+        some(best) if best else NONE,
     ]
 
 

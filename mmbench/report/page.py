@@ -166,7 +166,7 @@ def _metrics(board: Board, metrics: Sequence[str]) -> list[str]:
         [
             cells.rank(board, row),
             code(row.label),
-            *(cells.spread(row.summary(name)) + around(intervals[name].get(row), row, board) for name in metrics),
+            *(cells.spread(row.summary(name)) + around(intervals[name].get(row), row) for name in metrics),
         ]
         for row in board.rows
     ]

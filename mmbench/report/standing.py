@@ -32,10 +32,12 @@ def finding(board: Board) -> list[str]:
     best = [row for row in judged.compared if judged.best(row)]
     if why := misleading(board):
         said.append(f"No row is called the best here: {why}.")
+    elif len(judged.compared) == 1:
+        said.append(f"{code(best[0].label)} is the only row that can be compared.")
     elif len(best) == 1:
         said.append(f"{code(best[0].label)} is shown better than all others.")
     else:
-        said.append(f"Any of {_some(best)} may be the best: none of them is shown worse than another row.")
+        said.append(f"Any of {some(best)} may be the best: none of them is shown worse than another row.")
     for name in ("late_fusion", "unimodal", "linear"):
         if name not in judged.references:
             continue
@@ -43,7 +45,7 @@ def finding(board: Board) -> list[str]:
         others = [row for row in judged.compared if row is not reference and row.method != reference.method]
         better = [row for row in others if judged.shown_against(row, name)]
         worse = sum(judged.shown_against(row, name) is False for row in others)
-        which = f"{_some(better)} {'is' if len(better) == 1 else 'are'}" if better else "No row is"
+        which = f"{some(better)} {'is' if len(better) == 1 else 'are'}" if better else "No row is"
         said.append(f"{which} shown better than {code(reference.label)}, and {worse} of {len(others)} worse.")
     pairs = len(judged.compared) * (len(judged.compared) - 1) // 2
     said.append(f"Of {pairs} pairs {int(judged.comparison.better.sum())} are told apart.")
@@ -60,7 +62,8 @@ def _why_unranked(board: Board) -> str:
     return "in every row with enough seeds a trial failed or diverged"
 
 
-def _some(rows: Sequence[Row]) -> str:
+def some(rows: Sequence[Row]) -> str:
+    """Return the labels of some rows, the number of those beyond the first few."""
     names = [code(row.label) for row in rows[:NAMED]]
     more = len(rows) - len(names)
     if more:
@@ -96,7 +99,7 @@ def ranking(board: Board) -> list[str]:
                 code(row.label) + BEST * (board.judgement.best(row) and not misleading(board)),
                 row.card.fidelity,
                 str(len(row.seeds)),
-                cells.spread(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row, board),
+                cells.spread(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row),
                 *([" / ".join(cells.number(value) for value in _values(row, board.metric)) or NONE] * published),
                 escape("; ".join(notes(board, row))),
             ]
@@ -104,13 +107,11 @@ def ranking(board: Board) -> list[str]:
     return table([*heads, "notes"], rows, left=4)
 
 
-def around(found: Inference | None, row: Row, board: Board) -> str:
+def around(found: Inference | None, row: Row) -> str:
     """Return the interval over new seeds and new groups, or why there is none."""
     if found is not None:
         return f" [{cells.number(found.low)}, {cells.number(found.high)}]"
-    if not row.counted:
-        return ""
-    return {0: " (no whole seed)", 1: " (n=1)"}.get(len(row.seeds), "")
+    return {0: " (no whole seed)", 1: " (n=1)"}.get(len(row.seeds), "") if row.counted else ""
 
 
 def _values(row: Row, metric: str) -> list[float]:

@@ -13,13 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from mmbench.report import cells
-from mmbench.report.boards import Board
+from mmbench.report.boards import Board, no_evidence
 from mmbench.report.equality import WORDS, Difference, compare_trials, worst
 from mmbench.report.grouping import Code, boards
+from mmbench.report.judgement import Evidence
 from mmbench.report.leaderboard import file_names
 from mmbench.report.markdown import NONE, printable
 from mmbench.report.notes import made_by, notes
 from mmbench.report.rows import Row
+from mmbench.report.standing import around
 from mmbench.runner.record import Record
 
 REFERENCES = ("constant", "linear", "unimodal", "late_fusion")
@@ -40,6 +42,7 @@ def your_runs(
     console: Console,
     code: Code | None = None,
     out: Path = Path("leaderboard/local"),
+    evidence: Evidence = no_evidence,
 ) -> None:
     """Print by track the trials of a command, and their rows among the published ones.
 
@@ -51,6 +54,7 @@ def your_runs(
         console: Where to print; 80 columns suffice.
         code: Hash of the present code of a method on a data set.
         out: Folder of one's own tables.
+        evidence: Test predictions by record, for the intervals.
     """
     here = published is not None
     published = list(published or ())
@@ -63,7 +67,7 @@ def your_runs(
             "There are no published records here (an installed package has none, a clone of the repository has): your "
             "runs stand among themselves, and whether they reproduce published numbers cannot be told."
         )
-    for board in boards(theirs, mine, code):
+    for board in boards(theirs, mine, code, evidence=evidence):
         ids = {record.id for record in own if (record.track, record.identity) == (board.track, board.identity)}
         if not ids:
             continue
@@ -148,9 +152,8 @@ def _ranking(board: Board, ids: Set[str], console: Console) -> None:
             table.add_row("", Text(f"… {cells.several(place - before - 1, 'more row')}", style="dim"), "", "")
         if place < len(board.rows):
             row = board.rows[place]
-            summary = row.summary(board.metric)
             texts = [cells.rank(board, row), row.label, str(len(row.seeds))]
-            texts.append(cells.spread(summary) + cells.interval(summary))
+            texts.append(cells.spread(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row))
             table.add_row(*(Text(text, style="bold" if row in rows else "") for text in texts))
     console.print(table)
     for row in board.rows:

@@ -12,7 +12,7 @@ from mmbench.report.equality import WORDS
 from mmbench.report.markdown import NONE
 from mmbench.runner.facts import Failure
 from mmbench.runner.record import Record
-from tests.report.factory import MACHINE, TRACK, folded, record, runs
+from tests.report.factory import MACHINE, TRACK, evidence, folded, record, runs
 
 OTHERS = [found for n in range(20) for found in runs(f"m{n:02}", [0.50 + n / 100 + seed / 1000 for seed in range(3)])]
 REFERENCES = [
@@ -103,7 +103,12 @@ def test_the_row_stands_among_its_neighbours_the_references_and_the_best() -> No
     ]
     assert [line.strip() for line in lines if "…" in line] == ["… 9 more rows", "… 7 more rows"]
     assert [line for line in lines if "(yours)" in line] == [lines[4]]
-    assert lines[4].split() == ["13", "m10", "(yours)", "3", "0.6042", "±", "0.0000", "[0.6042,", "0.6042]"]
+    assert lines[4].split() == ["13", "m10", "(yours)", "3", "0.6042", "±", "0.0000"]
+    # With the predictions, the interval over new seeds and new groups.
+    own = [record("m10", seed, mae) for seed, mae in ((1, 0.60), (2, 0.61), (3, 0.602))]
+    (line,) = (line for line in table(shown(own, evidence=evidence)) if "(yours)" in line)
+    low, high = (float(text.strip("[],")) for text in line.split()[-2:])
+    assert low < 0.604 < high
     # The best is shown where it is no reference, and one row is no gap.
     lines = table(shown(own, [*PUBLISHED, *runs("top", [0.1] * 3), *runs("second", [0.2] * 3)]))
     assert [line.split()[1] for line in lines[:4]] == ["top", "second", "late_fusion", "9"]
