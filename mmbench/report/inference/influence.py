@@ -1,7 +1,7 @@
 """From the predictions of a row's trials to the values of its seeds and the influences of groups of test items.
 
 The influence of a group on a metric that is a mean over items is ``sum_{i in g} (x_i - theta) / N``; on any other it is
-that of the delete-one-group jackknife, ``-(G - 1) / G * (theta_(-g) - mean)``, the same for a mean of equal groups. Both
+that of the delete-one-group jackknife, ``-(G - 1) / G * (theta_(-g) - mean)``, which equals it for equal groups. Both
 are scaled by ``sqrt(G / (G - 1))``, for the sum of their squares to estimate the variance over groups.
 
 With folds, the value of a seed is the mean over its F folds, and a group is left out of the folds that tested it. A

@@ -121,7 +121,7 @@ def _against_largest(z: Array, covariance: Array, draws: int) -> tuple[Array, Ar
     rising = np.abs(z[first, second]).argsort(kind="stable")
     first, second = first[rising], second[rising]
     size = np.abs(z[first, second])
-    others = [(first == row, second == row) for row in range(count)]
+    others = [(np.flatnonzero(first == row), np.flatnonzero(second == row)) for row in range(count)]
     beaten_by = np.where(np.eye(count, dtype=bool), -np.inf, z).max(0)
     contrasts = _contrasts(covariance, first, second)
     random = np.random.RandomState(_SEED)  # its stream is promised across versions of numpy
@@ -129,7 +129,7 @@ def _against_largest(z: Array, covariance: Array, draws: int) -> tuple[Array, Ar
     for start in range(0, draws, _BLOCK) if count > 1 else ():
         drawn = contrasts @ random.standard_normal((min(_BLOCK, draws - start), count)).T
         for row, (is_first, is_second) in enumerate(others):
-            most = np.concatenate([-drawn[is_first], drawn[is_second]]).max(0)
+            most = np.maximum(-drawn[is_first].min(0, initial=0), drawn[is_second].max(0, initial=0))
             beaten[row] += np.count_nonzero(most >= beaten_by[row])
         running = np.maximum.accumulate(np.abs(drawn, out=drawn), axis=0, out=drawn)
         exceeding += (running >= size[:, None]).sum(1)
