@@ -70,12 +70,12 @@ def these_samples_interval(row: RowScores) -> tuple[float, float] | None:
 def row_interval(row: Estimate) -> Inference | None:
     """Return the interval of a row's mean over new seeds and new groups; None where its seed variance is not known.
 
-    The variance is ``V_seed + max(V_item - I, 0)``, I the :func:`interaction`. V_item has ``G - 1`` degrees of freedom.
+    The variance is ``V_seed + max(V_item - I, 0)``, I the :func:`interaction`.
     """
     if row.seed_variance is None:
         return None
     items = max(float((row.deviations**2).sum()) - interaction(row.scores), 0.0)
-    found = freedom([row.seed_variance, items], [row.seed_freedom, _item_freedom(row.scores)])
+    found = freedom([row.seed_variance, items], [row.seed_freedom, row.item_freedom])
     return _inference(row.scores.mean, row.seed_variance + items, float(found), row.scores.groups)
 
 
@@ -102,7 +102,7 @@ def differences(rows: Sequence[Estimate]) -> Differences:
     of_seeds = np.array([row.seed_freedom for row in rows])
     found = freedom(
         [first, second, items],
-        [*np.broadcast_arrays(of_seeds[:, None], of_seeds), np.full_like(items, _item_freedom(rows[0].scores))],
+        [*np.broadcast_arrays(of_seeds[:, None], of_seeds), np.full_like(items, rows[0].item_freedom)],
     )
     total = first + second + items
     np.fill_diagonal(total, 0)
@@ -139,11 +139,6 @@ def against(reference: Estimate, rows: Sequence[Estimate]) -> list[tuple[Inferen
     found = [difference(row, reference) if row is not reference else None for row in rows]
     adjusted = iter(holm([one.p for one in found if one is not None]))
     return [(one, next(adjusted)) if one is not None else None for one in found]
-
-
-def _item_freedom(row: RowScores) -> float:
-    """Return the degrees of freedom of a variance over groups; a single group has a variance of 0, which is certain."""
-    return row.groups - 1 if row.groups > 1 else np.inf
 
 
 def _inference(estimate: float, variance: float, of: float, groups: int) -> Inference:

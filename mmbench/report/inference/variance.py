@@ -1,8 +1,8 @@
 """How far the mean of a row would move with other seeds and with other groups of test items.
 
 Three parts. The *seeds'* variance has a floor from all rows of a table, because a variance of three values has two
-degrees of freedom and some of many rows always looks exact by luck. The *items'* variance is one over groups. Variation
-of a seed with a group is in both; the *interaction* counts it once.
+degrees of freedom and some of many rows always looks exact by luck. The *items'* variance is one over groups; groups of
+unequal size count as fewer. Variation of a seed with a group is in both; the *interaction* counts it once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from mmbench.report.inference.scores import RowScores
+from mmbench.report.inference.scores import RowScores, check_comparable
 
 FEWEST_TO_POOL = 5
 """Rows of random seeds from which on their variances give each other a floor."""
@@ -22,17 +22,19 @@ FEWEST_TO_POOL = 5
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A row and the variance of its mean over seeds.
+    """A row with what the other rows of its table tell of its variances.
 
     Attributes:
         scores: Values and deviations of the row.
         seed_variance: Variance of the mean over seeds; None where it is not known (one seed that is not deterministic).
         seed_freedom: Its degrees of freedom; infinite for a variance that is known to be 0.
+        item_freedom: Degrees of freedom of a variance over groups; infinite where a single group leaves none.
     """
 
     scores: RowScores
     seed_variance: float | None
     seed_freedom: float
+    item_freedom: float
 
     @property
     def deviations(self) -> npt.NDArray[np.float64]:
@@ -40,17 +42,21 @@ class Estimate:
         return np.asarray(self.scores.deviations.mean(0))
 
 
-def seed_variances(rows: Sequence[RowScores]) -> list[Estimate]:
-    """Return the rows of a table with the variances of their means over seeds, in the given order.
+def estimates(rows: Sequence[RowScores]) -> list[Estimate]:
+    """Return the rows of a table with their variances over seeds and their degrees of freedom, in the given order.
 
-    ``max(s^2, m) / n`` with ``n + 2`` degrees of freedom, where ``s^2`` (``ddof=1``) is a row's own variance and ``m``
-    the median over rows of ``s^2`` over the median of ``chi^2_{n-1} / (n - 1)``, which is below 1.
-    Deterministic rows have 0 and do not count in ``m``. With fewer than :data:`FEWEST_TO_POOL` rows that count, each
-    has its own variance with ``n - 1`` degrees of freedom.
+    The variance of a mean over seeds is ``max(s^2, m) / n`` with ``n + 2`` degrees of freedom, where ``s^2``
+    (``ddof=1``) is the row's own variance and ``m`` the median over rows of ``s^2`` over the median of
+    ``chi^2_{n-1} / (n - 1)``, which is below 1. Deterministic rows have 0 and do not count in ``m``. With fewer than
+    :data:`FEWEST_TO_POOL` rows that count, each has its own variance with ``n - 1`` degrees of freedom.
 
     Args:
         rows: All rows of the table, of any number of seeds each.
+
+    Raises:
+        InferenceError: When rows were tested on different items.
     """
+    check_comparable(rows)
     own = [float(row.values.var(ddof=1)) if row.n > 1 and np.ptp(row.values) else 0.0 for row in rows]
     counted = [
         variance / (stats.chi2.median(row.n - 1) / (row.n - 1))
@@ -59,15 +65,38 @@ def seed_variances(rows: Sequence[RowScores]) -> list[Estimate]:
     ]
     pooled = len(counted) >= FEWEST_TO_POOL
     floor = float(np.median(counted)) if pooled else 0.0
+    of_items = effective_groups(rows) - 1 or np.inf
     found = []
     for row, variance in zip(rows, own, strict=True):
         if row.deterministic:
-            found.append(Estimate(row, 0.0, np.inf))
+            found.append(Estimate(row, 0.0, np.inf, of_items))
         elif row.n == 1:
-            found.append(Estimate(row, None, np.inf))
+            found.append(Estimate(row, None, np.inf, of_items))
         else:
-            found.append(Estimate(row, max(variance, floor) / row.n, row.n + 2 if pooled else row.n - 1))
+            of_seeds = row.n + 2 if pooled else row.n - 1
+            found.append(Estimate(row, max(variance, floor) / row.n, of_seeds, of_items))
     return found
+
+
+def effective_groups(rows: Sequence[RowScores]) -> float:
+    """Return as how many equal groups the groups of some rows count in a variance over groups, from 2 to their number.
+
+    ``(sum_g v_g)^2 / sum_g v_g^2``, v_g the mean over rows of the squared deviation of the group from the median row,
+    each row's as shares of their sum: large groups, and those on which methods differ most, decide a variance. The
+    squares of v_g are reduced by what they owe to the number of rows, which is that of normal deviations. It is the
+    number of groups where nothing is known.
+    """
+    groups = rows[0].groups if rows else 1
+    if groups < 2:
+        return groups
+    deviations = np.stack([row.deviations.mean(0) for row in rows])
+    squares = (deviations - np.median(deviations, axis=0)) ** 2
+    squares = squares[squares.sum(1) > 0]
+    contrasts = len(squares) - 1
+    if contrasts < 1:
+        return groups
+    profile = (squares / squares.sum(1, keepdims=True)).mean(0)  # of sum 1
+    return float(np.clip((1 + 2 / contrasts) / (profile**2).sum(), 2, groups))
 
 
 def interaction(row: RowScores) -> float:

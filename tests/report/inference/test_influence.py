@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -25,8 +26,6 @@ TASKS = {
     "multilabel": TaskFacts("multilabel", NAMES, "multilabel", (0.3, 0.5, 0.6)),
     "binary": TaskFacts("binary", NAMES, "binary"),
 }
-MEANS = {"mae", "acc2_has0", "acc2_non0", "acc2", "acc3", "acc5", "acc7", "wa", "brier", "nll", "acc"}
-"""Metrics that are means over items, possibly of some of them only."""
 
 
 def predictions(family: str, seed: int, groups: list[str], fold: int = 0, first: int = 0) -> Predictions:
@@ -92,24 +91,25 @@ def test_every_metric_is_that_of_its_family(family: str) -> None:
 
 @pytest.mark.parametrize("family", TASKS)
 def test_influences_are_those_of_leaving_a_group_out(family: str) -> None:
-    task = TASKS[family]
-    # For means the two formulas agree where groups have as many items each, and as many that count.
-    equal = [f"video {n % 6}" for n in range(60)]
-    for groups in (unequal(), equal):
-        of = predictions(family, 1, groups)
-        found = scores_of("row", {(1, 0): (task, of)})
-        for name, scores in found.items():
-            if name.partition("/")[0] in MEANS and (groups is not equal or name == "acc2_non0"):
-                continue
-            assert scores.deviations[0] == pytest.approx(jackknife(task, of, name), abs=1e-12), name
+    task, of = TASKS[family], predictions(family, 1, unequal())
+    for name, scores in scores_of("row", {(1, 0): (task, of)}).items():
+        assert scores.deviations[0] == pytest.approx(jackknife(task, of, name), abs=1e-12), name
 
 
-def test_the_influence_on_a_mean_by_hand() -> None:
-    target, prediction = np.zeros((4, 1)), np.array([[1.0], [3.0], [0.0], [2.0]])  # errors 1, 3, 0, 2; mean 1.5
+def test_for_a_mean_over_equal_groups_they_are_sums_of_deviations() -> None:
+    of = predictions("sentiment", 1, [f"video {n % 6}" for n in range(60)])
+    scores = scores_of("row", {(1, 0): (TASKS["sentiment"], of)})["mae"]
+    error = np.abs(of.prediction - of.target)[:, 0]
+    sums = np.array([(error - error.mean())[n::6].sum() for n in range(6)])
+    assert scores.deviations[0] == pytest.approx(math.sqrt(6 / 5) * sums / 60, abs=1e-6)  # labels of single precision
+
+
+def test_the_influence_by_hand() -> None:
+    target, prediction = np.zeros((4, 1)), np.array([[1.0], [3.0], [0.0], [2.0]])  # errors 1, 3, 0, 2
     of = Predictions(["a", "b", "c", "d"], ["x", "x", "x", "y"], 0, target, prediction)
     found = scores_of("row", {(1, 0): (TASKS["sentiment"], of)})["mae"]
-    # Sums of errors less the mean: x: -0.5, y: 0.5; over 4 items, times sqrt(2 / 1).
-    assert found.deviations[0] == pytest.approx([-0.125 * math.sqrt(2), 0.125 * math.sqrt(2)])
+    # Without x it is 2, without y 4/3; the mean of the two is 5/3.
+    assert found.deviations[0] == pytest.approx([-math.sqrt(1 / 2) / 3, math.sqrt(1 / 2) / 3])
 
 
 def test_a_mean_leaves_out_what_its_metric_does() -> None:
@@ -164,7 +164,7 @@ def test_the_variance_is_that_of_new_groups() -> None:
     """F1 of many test sets drawn anew: their variance is what the jackknife says of each, on average."""
     rng, groups, size = np.random.default_rng(4), 30, 8
     values, said = [], []
-    for _ in range(300):
+    for _ in range(100):
         hard = np.repeat(rng.normal(size=groups), size)
         target = rng.integers(2, size=groups * size)
         right = rng.random(groups * size) < 1 / (1 + np.exp(-1 - hard))
@@ -180,7 +180,7 @@ def test_the_variance_is_that_of_new_groups() -> None:
         assert scores.values[0] == pytest.approx(f1_score(target, guess, average="weighted"))
         values.append(scores.values[0])
         said.append((scores.deviations**2).sum())
-    assert np.mean(said) == pytest.approx(np.var(values, ddof=1), rel=0.25)  # three standard errors
+    assert np.mean(said) == pytest.approx(np.var(values, ddof=1), rel=0.4)  # three standard errors
 
 
 def test_an_item_without_a_group_is_its_own() -> None:
@@ -224,7 +224,7 @@ def test_seeds_of_other_items_and_missing_folds_are_named() -> None:
     task, of = TASKS["sentiment"], predictions("sentiment", 1, unequal())
     with pytest.raises(InferenceError, match=r"mult: seeds \[7\].*seed 1"):
         scores_of("mult", {(1, 0): (task, of), (7, 0): (task, replace(of, target=of.target + 1))})
-    with pytest.raises(InferenceError, match="mult: 3 trials.*missing"):
+    with pytest.raises(InferenceError, match=r"mult: 3 trials.*missing"):
         scores_of("mult", {(1, 0): (task, of), (1, 1): (task, of), (2, 0): (task, of)})
     with pytest.raises(InferenceError, match="mult: 0 trials"):
         scores_of("mult", {})
@@ -243,9 +243,9 @@ def test_it_costs_little_more_than_the_metrics() -> None:
     """A jackknife over 300 groups beside the metrics of the same predictions, once."""
     task, of = TASKS["multiclass"], predictions("multiclass", 1, [f"dialogue {n % 300}" for n in range(3000)])
 
-    def seconds(what: object) -> float:
+    def seconds(what: Callable[[], object]) -> float:
         start = time.perf_counter()
-        what()  # type: ignore[operator]
+        what()
         return time.perf_counter() - start
 
     apart = min(seconds(lambda: scores_of("row", {(1, 0): (task, of)})) for _ in range(3))

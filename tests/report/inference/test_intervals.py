@@ -1,4 +1,4 @@
-"""Intervals and differences, against scipy's tests where they coincide and an independent bootstrap where they do not."""
+"""Intervals and differences, against scipy's tests where they coincide and against a bootstrap."""
 
 import math
 
@@ -12,9 +12,9 @@ from mmbench.report.inference import (
     against,
     difference,
     differences,
+    estimates,
     interaction,
     row_interval,
-    seed_variances,
     these_samples_interval,
 )
 from tests.report.inference.test_variance import scores
@@ -40,7 +40,7 @@ def test_on_these_samples_it_is_students() -> None:
 def test_with_one_group_a_difference_is_welchs() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.normal(size=6), 1 + 2 * rng.normal(size=4)
-    found = difference(*seed_variances([scores(list(a)), scores(list(b), label="b")]))
+    found = difference(*estimates([scores(list(a)), scores(list(b), label="b")]))
     test = stats.ttest_ind(a, b, equal_var=False)
     interval = test.confidence_interval(0.95)
     assert found is not None
@@ -51,8 +51,9 @@ def test_with_one_group_a_difference_is_welchs() -> None:
 
 def test_without_seeds_it_is_the_paired_test_over_groups() -> None:
     rng = np.random.default_rng(3)
-    a, b = rng.normal(size=(2, 1, 20)) + rng.normal(size=20)
-    rows = seed_variances([of_groups("a", a, deterministic=True), of_groups("b", b, deterministic=True)])
+    b = rng.normal(size=(1, 20))
+    a = 0.3 + b + np.tile([1.0, -1.0], 10)  # groups that count alike: 19 degrees of freedom
+    rows = estimates([of_groups("a", a, deterministic=True), of_groups("b", b, deterministic=True)])
     found, row = difference(*rows), row_interval(rows[0])
     test, single = stats.ttest_rel(a[0], b[0]), stats.ttest_1samp(a[0], 0)
     assert found is not None
@@ -75,7 +76,7 @@ def test_errors_are_those_of_a_bootstrap_over_seeds_and_groups() -> None:
         common + rng.normal(size=groups) + 0.4 * rng.normal(size=(n, 1)) + 1.5 * rng.normal(size=(n, groups))
         for _ in range(2)
     ]
-    rows = seed_variances([of_groups("a", x[0]), of_groups("b", x[1])])
+    rows = estimates([of_groups("a", x[0]), of_groups("b", x[1])])
 
     def resampled(which: np.ndarray, of_groups: np.ndarray) -> np.ndarray:
         seeds = rng.multinomial(n, [1 / n] * n, size=times) / n
@@ -97,7 +98,7 @@ def test_errors_are_those_of_a_bootstrap_over_seeds_and_groups() -> None:
 
 def test_a_matrix_of_differences_is_made_of_pairs() -> None:
     rng = np.random.default_rng(3)
-    rows = seed_variances([of_groups(str(n), rng.normal(size=(3 + n, 12))) for n in range(6)])
+    rows = estimates([of_groups(str(n), rng.normal(size=(3 + n, 12))) for n in range(6)])
     found = differences(rows)
     pair = difference(rows[4], rows[1])
     assert pair is not None
@@ -110,8 +111,8 @@ def test_a_matrix_of_differences_is_made_of_pairs() -> None:
 
 def test_against_a_reference_adjusts_for_the_rows() -> None:
     rng = np.random.default_rng(3)
-    rows = seed_variances([of_groups(str(n), n / 10 + 0.2 * rng.normal(size=(3, 12))) for n in range(5)])
-    rows += seed_variances([scores([1.0], np.zeros((1, 12)), "one")])
+    rows = estimates([of_groups(str(n), n / 10 + 0.2 * rng.normal(size=(3, 12))) for n in range(5)])
+    rows += estimates([scores([1.0], np.zeros((1, 12)), "one")])
     found = against(rows[0], rows)
     assert found[0] is None, "the reference itself"
     assert found[5] is None, "no variance of seeds"
@@ -128,7 +129,7 @@ def test_against_a_reference_adjusts_for_the_rows() -> None:
 
 def test_rows_that_do_not_vary_have_an_answer() -> None:
     same = [of_groups(name, np.full((3, 4), value)) for name, value in (("a", 0.1), ("b", 0.1), ("c", 0.3))]
-    a, b, c = seed_variances(same)
+    a, b, c = estimates(same)
     equal, unequal, row = difference(a, b), difference(a, c), row_interval(a)
     assert equal is not None
     assert unequal is not None
@@ -139,12 +140,15 @@ def test_rows_that_do_not_vary_have_an_answer() -> None:
 
 
 def test_rows_of_other_items_are_refused_by_name() -> None:
-    a, b, c = seed_variances([scores([1.0, 2.0], label=name, items=name) for name in ("mult", "tfn", "mmim")])
-    with pytest.raises(InferenceError, match="tfn.*mult"):
+    rows = [scores([1.0, 2.0], label=name, items=name) for name in ("mult", "tfn", "mmim")]
+    a, b, c = (estimates([row])[0] for row in rows)
+    with pytest.raises(InferenceError, match=r"tfn.*mult"):
         difference(a, b)
     with pytest.raises(InferenceError, match="mmim"):
         differences([a, a, c])
+    with pytest.raises(InferenceError, match=r"^tfn: .* than mult"):
+        estimates([rows[1], rows[0], rows[0]])
     with pytest.raises(InferenceError, match=r"one\b.*at least two more"):
-        differences(seed_variances([scores([1.0, 2.0]), scores([1.0], label="one")]))
-    assert difference(*seed_variances([scores([1.0, 2.0]), scores([1.0], label="one")])) is None
-    assert row_interval(seed_variances([scores([1.0])])[0]) is None
+        differences(estimates([scores([1.0, 2.0]), scores([1.0], label="one")]))
+    assert difference(*estimates([scores([1.0, 2.0]), scores([1.0], label="one")])) is None
+    assert row_interval(estimates([scores([1.0])])[0]) is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from mmbench.report.inference import Estimate, InferenceError, compare_all, difference, seed_variances
+from mmbench.report.inference import Estimate, InferenceError, compare_all, difference, estimates
 from tests.report.inference.test_intervals import of_groups
 from tests.report.inference.test_variance import scores
 
@@ -13,7 +13,7 @@ PATTERN = np.array([-1.2, -0.4, 0.1, 0.5, 1.0])
 
 def shifted(means: list[float]) -> list[Estimate]:
     """Return rows of one group with the same spread of seeds; what differs are their means."""
-    return seed_variances([scores(list(mean + PATTERN), label=str(n)) for n, mean in enumerate(means)])
+    return estimates([scores(list(mean + PATTERN), label=str(n)) for n, mean in enumerate(means)])
 
 
 def normal(a: Estimate, b: Estimate) -> float:
@@ -63,8 +63,8 @@ def test_items_that_rows_share_cancel() -> None:
     common = 10 * rng.normal(size=30)
     near = [of_groups(str(n), n + common + 0.1 * rng.normal(size=(3, 30))) for n in range(3)]
     apart = [of_groups(str(n), n + 10 * rng.normal(size=30) + 0.1 * rng.normal(size=(3, 30))) for n in range(3)]
-    assert compare_all(seed_variances(near), False).ranks == [(1, 1), (2, 2), (3, 3)]
-    assert compare_all(seed_variances(apart), False).ranks == [(1, 3)] * 3
+    assert compare_all(estimates(near), False).ranks == [(1, 1), (2, 2), (3, 3)]
+    assert compare_all(estimates(apart), False).ranks == [(1, 3)] * 3
 
 
 def test_directions() -> None:
@@ -80,7 +80,7 @@ def test_the_detectable_difference_is_detected_with_its_power() -> None:
     """Rows of known errors: normal values, ten of them, one of which is better by the detectable difference."""
     rng = np.random.default_rng(1)
     rows = [of_groups(str(n), rng.normal(size=(1, 400)), deterministic=True) for n in range(10)]
-    found = compare_all(seed_variances(rows), True)
+    found = compare_all(estimates(rows), True)
     assert found.detectable is not None
     # Every two differ by sqrt(2 / 400); Tukey's critical value, and the normal quantile of 80 %.
     critical = stats.studentized_range.ppf(0.95, 10, np.inf) / np.sqrt(2)
@@ -95,13 +95,13 @@ def test_the_same_rows_give_the_same_bytes() -> None:
 
 def test_rows_of_one_seed_take_no_part() -> None:
     rows = shifted([0.0, 50.0])
-    rows.insert(1, seed_variances([scores([99.0], label="one")])[0])
+    rows.insert(1, *estimates([scores([99.0], label="one")]))
     found = compare_all(rows, True)
     assert found.ranks == [(2, 2), None, (1, 1)]
     assert list(found.best) == [False, False, True]
     assert not found.better[1].any()
     assert not found.better[:, 1].any()
-    nobody = compare_all(seed_variances([scores([1.0]), scores([2.0], label="b")]), True)
+    nobody = compare_all(estimates([scores([1.0]), scores([2.0], label="b")]), True)
     assert (nobody.ranks, nobody.detectable, nobody.best.any()) == ([None, None], None, np.False_)
 
 
@@ -112,10 +112,10 @@ def test_one_row_is_first() -> None:
 
 def test_rows_that_do_not_vary() -> None:
     still = [scores([value] * 3, label=str(n), deterministic=True) for n, value in enumerate((0.1, 0.1, 0.3))]
-    found = compare_all(seed_variances(still), True)
+    found = compare_all(estimates(still), True)
     assert found.ranks == [(2, 3), (2, 3), (1, 1)]
     assert np.isfinite(found.p).all()
-    equal = compare_all(seed_variances([scores([0.5] * 3, label=str(n)) for n in range(6)]), True)
+    equal = compare_all(estimates([scores([0.5] * 3, label=str(n)) for n in range(6)]), True)
     assert equal.ranks == [(1, 6)] * 6
     assert equal.best.all()
     assert equal.detectable == 0
@@ -123,11 +123,11 @@ def test_rows_that_do_not_vary() -> None:
 
 def test_a_deterministic_row_among_others() -> None:
     rows = [scores(list(mean + PATTERN), label=str(mean)) for mean in (0.0, 0.1, 0.2, 0.3, 0.4)]
-    found = compare_all(seed_variances([*rows, scores([-50.0], label="constant", deterministic=True)]), True)
+    found = compare_all(estimates([*rows, scores([-50.0], label="constant", deterministic=True)]), True)
     assert found.ranks == [(1, 5)] * 5 + [(6, 6)]
 
 
 def test_rows_of_other_items_are_refused_by_name() -> None:
-    rows = seed_variances([scores([1.0, 2.0], label="mult"), scores([1.0, 2.0], label="tfn", items="other")])
+    rows = [scores([1.0, 2.0], label="mult"), scores([1.0, 2.0], label="tfn", items="other")]
     with pytest.raises(InferenceError, match="tfn"):
-        compare_all(rows, True)
+        compare_all([estimates([row])[0] for row in rows], True)

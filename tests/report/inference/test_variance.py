@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmbench.report.inference import InferenceError, RowScores, interaction, seed_variances
-from mmbench.report.inference.variance import freedom
+from mmbench.report.inference import InferenceError, RowScores, estimates, interaction
+from mmbench.report.inference.variance import effective_groups, freedom
 
 
 def scores(values: list[float], deviations: object = None, label: str = "a", **more: object) -> RowScores:
@@ -20,7 +20,7 @@ def scores(values: list[float], deviations: object = None, label: str = "a", **m
 def test_a_floor_from_all_rows(n: int, divisor: float) -> None:
     pattern = (np.arange(n) - (n - 1) / 2) / np.arange(n).std(ddof=1)  # variance 1
     spreads = [0.1, 1.0, 2.0, 3.0, 5.0]  # the median of the variances is 4
-    found = seed_variances([scores(list(spread * pattern), label=str(spread)) for spread in spreads])
+    found = estimates([scores(list(spread * pattern), label=str(spread)) for spread in spreads])
     floor = 4 / divisor
     expected = [floor, floor, floor, 9.0, 25.0]
     assert [row.seed_variance for row in found] == pytest.approx([e / n for e in expected], rel=1e-3)
@@ -30,23 +30,48 @@ def test_a_floor_from_all_rows(n: int, divisor: float) -> None:
 def test_rows_of_unequal_numbers_of_seeds_share_a_floor() -> None:
     rows = [scores([0, 0, 2], label="three")] + [scores([0, 0, 0, 0], label=str(n)) for n in range(4)]
     # Four of the five variances are 0, and so is the median: nothing is raised.
-    assert [row.seed_variance for row in seed_variances(rows)] == pytest.approx([4 / 3 / 3, 0, 0, 0, 0])
+    assert [row.seed_variance for row in estimates(rows)] == pytest.approx([4 / 3 / 3, 0, 0, 0, 0])
     rows[1:4] = [scores([0, 2, 4, 2], label=str(n)) for n in range(3)]  # variance 8/3
     floor = 8 / 3 / (stats.chi2.ppf(0.5, 3) / 3)
-    assert [row.seed_variance for row in seed_variances(rows)] == pytest.approx([floor / 3] + [floor / 4] * 4)
+    assert [row.seed_variance for row in estimates(rows)] == pytest.approx([floor / 3] + [floor / 4] * 4)
 
 
 def test_few_rows_have_their_own_variances() -> None:
-    found = seed_variances([scores([0, 1, 2], label=str(n)) for n in range(4)])
+    found = estimates([scores([0, 1, 2], label=str(n)) for n in range(4)])
     assert [(row.seed_variance, row.seed_freedom) for row in found] == [(pytest.approx(1 / 3), 2)] * 4
 
 
 def test_deterministic_rows_keep_their_zero_and_single_seeds_know_none() -> None:
     rows = [scores([1, 1, 1], label="constant", deterministic=True), scores([1], label="one")]
     rows += [scores([0, 1, 2], label=str(n)) for n in range(5)]
-    found = seed_variances(rows)
+    found = estimates(rows)
     assert (found[0].seed_variance, found[1].seed_variance) == (0.0, None)
     assert [row.seed_variance for row in found[2:]] == pytest.approx([1 / 0.6931 / 3] * 5, rel=1e-3)
+
+
+def test_equal_groups_count_as_many() -> None:
+    rng = np.random.default_rng(0)
+    rows = [scores([0.0], rng.normal(size=(1, 30)), str(n)) for n in range(26)]
+    assert effective_groups(rows) == pytest.approx(30, rel=0.05)
+    assert estimates(rows)[0].item_freedom == pytest.approx(29, rel=0.05)
+
+
+def test_unequal_groups_count_as_fewer() -> None:
+    """A variance of independent normal numbers has ``2 sum s^4 / (sum s^2)^2`` relative variance: 2 over its freedom."""
+    rng, spread = np.random.default_rng(0), np.r_[np.ones(25), np.full(5, 3)]
+    expected = (spread**2).sum() ** 2 / (spread**4).sum()
+    rows = [scores([0.0], spread * rng.normal(size=(1, 30)), str(n)) for n in range(26)]
+    assert effective_groups(rows) == pytest.approx(expected, rel=0.15)
+    assert expected < 12
+    # A row that differs more than all others does not decide.
+    rows[0] = scores([0.0], 1e6 * np.eye(30)[:1], "other")
+    assert effective_groups(rows) == pytest.approx(expected, rel=0.3)
+
+
+def test_where_nothing_is_known_every_group_counts() -> None:
+    assert effective_groups([scores([0.0], np.ones((1, 30)))]) == 30
+    assert effective_groups([scores([0.0], np.ones((1, 30)), str(n)) for n in range(3)]) == 30
+    assert estimates([scores([0.0])])[0].item_freedom == math.inf
 
 
 def test_interaction_by_hand() -> None:

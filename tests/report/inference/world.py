@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from mmbench.report.inference import Estimate, RowScores, compare_all, differences, row_interval, seed_variances
+from mmbench.report.inference import Estimate, RowScores, compare_all, differences, estimates, row_interval
 from mmbench.report.statistics import LEVEL
 
 Array = npt.NDArray[np.float64]
@@ -60,7 +60,8 @@ class World:
         common = self.common * per_group * self._noise(rng, (groups,))
         x = np.asarray(effects)[:, None, None] + own[:, :, None] + cross + items + common
         values = x @ share
-        deviations = math.sqrt(groups / (groups - 1)) * share * (x - values[:, :, None])
+        without = (values[:, :, None] - share * x) / (1 - share)
+        deviations = math.sqrt((groups - 1) / groups) * (without.mean(-1, keepdims=True) - without)
         return [RowScores(f"row {n}", values[n], deviations[n]) for n in range(rows)]
 
     def _noise(self, rng: np.random.Generator, shape: tuple[int, ...], of_seeds: bool = False) -> Array:
@@ -90,12 +91,12 @@ def coverage(world: World, seeds: int, times: int, rows: int = 26) -> tuple[floa
     held, of_pairs = [], []
     upper = np.triu_indices(rows, 1)
     for _ in range(times):
-        estimates = seed_variances(world.draw(rng, [0.0] * rows, seeds))
-        for row in estimates[:5]:
+        drawn = estimates(world.draw(rng, [0.0] * rows, seeds))
+        for row in drawn[:5]:
             found = row_interval(row)
             assert found is not None
             held.append(found.low <= 0 <= found.high)
-        between = differences(estimates)
+        between = differences(drawn)
         t = np.abs(between.estimate[upper]) / between.error[upper]
         of_pairs.append(float((t <= stats.t.ppf((1 + LEVEL) / 2, between.freedom[upper])).mean()))
     return float(np.mean(held)), float(np.mean(of_pairs))
@@ -106,8 +107,8 @@ def any_pair(world: World, rows: int, seeds: int, times: int, draws: int = 2000)
     rng = np.random.default_rng(11)
     found = 0
     for _ in range(times):
-        estimates: list[Estimate] = seed_variances(world.draw(rng, [0.0] * rows, seeds))
-        found += bool(compare_all(estimates, True, draws).better.any())
+        drawn: list[Estimate] = estimates(world.draw(rng, [0.0] * rows, seeds))
+        found += bool(compare_all(drawn, True, draws).better.any())
     return found / times
 
 
@@ -116,7 +117,7 @@ def best_is_held(world: World, seeds: int, times: int, draws: int = 2000) -> tup
     rng = np.random.default_rng(13)
     held, size = 0, 0
     for _ in range(times):
-        found = compare_all(seed_variances(world.draw(rng, MOSI_EFFECTS, seeds)), False, draws)
+        found = compare_all(estimates(world.draw(rng, MOSI_EFFECTS, seeds)), False, draws)
         held += bool(found.best[0])
         size += int(found.best.sum())
     return held / times, size / times
