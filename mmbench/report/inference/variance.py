@@ -19,6 +19,9 @@ from mmbench.report.inference.scores import RowScores, check_comparable
 FEWEST_TO_POOL = 5
 """Rows of random seeds from which on their variances give each other a floor."""
 
+_ROUNDS = 3
+"""Rounds of the fit of rows and groups: more change it by some percent, and let a row of a single group decide."""
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -81,10 +84,10 @@ def estimates(rows: Sequence[RowScores]) -> list[Estimate]:
 def effective_groups(rows: Sequence[RowScores]) -> float:
     """Return as how many equal groups the groups of some rows count in a variance over groups, from 2 to their number.
 
-    ``(sum_g v_g)^2 / sum_g v_g^2``, v_g the mean over rows of the squared deviation of the group from the median row,
-    each row's as shares of their sum: large groups, and those on which methods differ most, decide a variance. The
-    squares of v_g are reduced by what they owe to the number of rows, which is that of normal deviations. It is the
-    number of groups where nothing is known.
+    ``(sum_g v_g)^2 / sum_g v_g^2``, v_g the variance of group g: large groups, and those on which methods differ most,
+    decide. The squared deviation of row r in group g from the median row is taken to be ``u_r v_g`` times that of a
+    normal number, and both are fitted in turn: a row that differs much from the others decides no more than they. The
+    squares of v_g are reduced by what they owe to the number of rows. Where nothing is known, every group counts.
     """
     groups = rows[0].groups if rows else 1
     if groups < 2:
@@ -95,8 +98,12 @@ def effective_groups(rows: Sequence[RowScores]) -> float:
     contrasts = len(squares) - 1
     if contrasts < 1:
         return groups
-    profile = (squares / squares.sum(1, keepdims=True)).mean(0)  # of sum 1
-    return float(np.clip((1 + 2 / contrasts) / (profile**2).sum(), 2, groups))
+    squares = squares[:, squares.sum(0) > 0]
+    of_group = np.ones(squares.shape[1])
+    for _ in range(_ROUNDS):
+        of_row = (squares / of_group).mean(1, keepdims=True)
+        of_group = (squares / of_row).mean(0)
+    return float(np.clip((1 + 2 / contrasts) * of_group.sum() ** 2 / (of_group**2).sum(), 2, groups))
 
 
 def interaction(row: RowScores) -> float:

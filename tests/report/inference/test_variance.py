@@ -57,7 +57,7 @@ def test_equal_groups_count_as_many() -> None:
 
 
 def test_unequal_groups_count_as_fewer() -> None:
-    """A variance of independent normal numbers has ``2 sum s^4 / (sum s^2)^2`` relative variance: 2 over its freedom."""
+    """The relative variance of a sum of squares is ``2 sum s^4 / (sum s^2)^2``: 2 over its degrees of freedom."""
     rng, spread = np.random.default_rng(0), np.r_[np.ones(25), np.full(5, 3)]
     expected = (spread**2).sum() ** 2 / (spread**4).sum()
     rows = [scores([0.0], spread * rng.normal(size=(1, 30)), str(n)) for n in range(26)]
