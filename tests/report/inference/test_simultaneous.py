@@ -131,3 +131,14 @@ def test_rows_of_other_items_are_refused_by_name() -> None:
     rows = [scores([1.0, 2.0], label="mult"), scores([1.0, 2.0], label="tfn", items="other")]
     with pytest.raises(InferenceError, match="tfn"):
         compare_all([estimates([row])[0] for row in rows], True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_correlations_by_luck_do_not_lower_the_bar(seed: int) -> None:
+    """Independent rows on few groups of unequal size: the largest difference has Tukey's distribution all the same."""
+    rng, size = np.random.default_rng(seed), np.r_[np.ones(12), np.full(8, 3)]
+    rows = estimates([of_groups(str(n), size * rng.normal(size=(1, 20)), deterministic=True) for n in range(20)])
+    found = compare_all(rows, True, draws=20_000)
+    first, second = np.unravel_index(found.p.argmin(), found.p.shape)
+    expected = stats.studentized_range.sf(normal(rows[first], rows[second]) * np.sqrt(2), 20, np.inf)
+    assert 0.9 * expected < found.p.min() <= 1.01 * expected

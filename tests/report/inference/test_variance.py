@@ -63,6 +63,7 @@ def test_unequal_groups_count_as_fewer() -> None:
     rows = [scores([0.0], spread * rng.normal(size=(1, 30)), str(n)) for n in range(26)]
     assert effective_groups(rows) == pytest.approx(expected, rel=0.15)
     assert expected < 12
+    assert estimates(rows)[0].item_freedom == effective_groups(rows) - 1
     # A row that differs more than all others does not decide.
     rows[0] = scores([0.0], 1e6 * np.eye(30)[:1], "other")
     assert effective_groups(rows) == pytest.approx(expected, rel=0.3)
