@@ -74,9 +74,10 @@ def row_interval(row: Estimate) -> Inference | None:
     """
     if row.seed_variance is None:
         return None
-    items = max(float((row.deviations**2).sum()) - interaction(row.scores), 0.0)
-    found = freedom([row.seed_variance, items], [row.seed_freedom, row.item_freedom])
-    return _inference(row.scores.mean, row.seed_variance + items, float(found), row.scores.groups)
+    items = float((row.deviations**2).sum())
+    total = row.seed_variance + max(items - interaction(row.scores), 0.0)
+    found = freedom(total, [row.seed_variance, items], [row.seed_freedom, row.item_freedom])
+    return _inference(row.scores.mean, total, float(found), row.scores.groups)
 
 
 def differences(rows: Sequence[Estimate]) -> Differences:
@@ -96,16 +97,12 @@ def differences(rows: Sequence[Estimate]) -> Differences:
     both = np.array([interaction(row.scores) for row in rows])
     deviations = np.stack([row.deviations for row in rows])
     items = np.stack([((deviations - one) ** 2).sum(1) for one in deviations])
-    items = np.maximum(items - (both[:, None] + both), 0)
-    np.fill_diagonal(items, 0)
     first, second = np.broadcast_arrays(seeds[:, None], seeds)
-    of_seeds = np.array([row.seed_freedom for row in rows])
-    found = freedom(
-        [first, second, items],
-        [*np.broadcast_arrays(of_seeds[:, None], of_seeds), np.full_like(items, rows[0].item_freedom)],
-    )
-    total = first + second + items
+    total = first + second + np.maximum(items - (both[:, None] + both), 0)
     np.fill_diagonal(total, 0)
+    of_seeds = np.array([row.seed_freedom for row in rows])
+    of_parts = [*np.broadcast_arrays(of_seeds[:, None], of_seeds), np.full_like(items, rows[0].item_freedom)]
+    found = freedom(total, [first, second, items], of_parts)
     return Differences(means[:, None] - means, np.sqrt(total), found)
 
 

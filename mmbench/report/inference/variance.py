@@ -119,17 +119,22 @@ def interaction(row: RowScores) -> float:
     return float((centred**2).sum()) / (row.n * (row.n - 1))
 
 
-def freedom(parts: Sequence[npt.ArrayLike], of_parts: Sequence[npt.ArrayLike]) -> npt.NDArray[np.float64]:
-    """Return the degrees of freedom of a sum of independent variances (Welch and Satterthwaite), infinite for 0.
+def freedom(
+    total: npt.ArrayLike, parts: Sequence[npt.ArrayLike], of_parts: Sequence[npt.ArrayLike]
+) -> npt.NDArray[np.float64]:
+    """Return the degrees of freedom of a variance that is made of independent ones, infinite where these are 0.
 
-    ``(sum v)^2 / sum(v^2 / f)``; F. E. Satterthwaite, Biometrics Bulletin 2 (1946) 110-114.
+    ``total^2 / sum(v^2 / f)``; F. E. Satterthwaite, Biometrics Bulletin 2 (1946) 110-114. Where something is subtracted
+    from a part, the total is smaller than the sum of parts, and what is left is less certain.
 
     Args:
+        total: The variance.
         parts: Variances v, each an array of the same shape.
         of_parts: Degrees of freedom f of each.
     """
-    pairs = [(np.asarray(v, dtype=float), np.asarray(f, dtype=float)) for v, f in zip(parts, of_parts, strict=True)]
-    total = sum(v for v, _ in pairs)
+    whole = np.asarray(total, dtype=float)
     # Shares and not squares of variances: those of tiny values would vanish.
-    share = sum((v / np.where(total > 0, total, 1.0)) ** 2 / f for v, f in pairs)
-    return np.divide(1.0, share, out=np.full(np.shape(total), np.inf), where=np.asarray(share) > 0)
+    shares = [np.asarray(v, dtype=float) / np.where(whole > 0, whole, 1.0) for v in parts]
+    share = np.sum([one**2 / np.asarray(f, dtype=float) for one, f in zip(shares, of_parts, strict=True)], axis=0)
+    known = (whole > 0) & (share > 0)
+    return np.where(known, 1 / np.where(known, share, 1.0), np.inf)

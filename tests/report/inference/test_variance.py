@@ -86,10 +86,17 @@ def test_interaction_by_hand() -> None:
 def test_degrees_of_freedom_are_those_of_welch() -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 7)) * [[1], [4]]
     expected = stats.ttest_ind(a, b[:4], equal_var=False).df
-    assert freedom([a.var(ddof=1) / 7, b[:4].var(ddof=1) / 4], [6, 3]) == pytest.approx(expected)
-    assert freedom([0.0, 0.0], [3, 4]) == math.inf
-    assert freedom([0.0, 1e-200], [3, 4]) == pytest.approx(4)
-    assert freedom([1.0, 0.0], [math.inf, 4]) == math.inf
+    parts = [a.var(ddof=1) / 7, b[:4].var(ddof=1) / 4]
+    assert freedom(sum(parts), parts, [6, 3]) == pytest.approx(expected)
+    assert freedom(0.0, [0.0, 0.0], [3, 4]) == math.inf
+    assert freedom(1e-200, [0.0, 1e-200], [3, 4]) == pytest.approx(4)
+    assert freedom(1.0, [1.0, 0.0], [math.inf, 4]) == math.inf
+
+
+def test_what_is_left_of_a_variance_is_less_certain() -> None:
+    """A variance of mean 3 and 20 degrees of freedom, less 1: it has the relative variance of 20 * (2 / 3)^2."""
+    drawn = 3 * np.random.default_rng(0).chisquare(20, size=100_000) / 20 - 1
+    assert freedom(2.0, [3.0], [20]) == pytest.approx(2 * drawn.mean() ** 2 / drawn.var(), rel=0.02)
 
 
 @pytest.mark.parametrize(
