@@ -1,6 +1,6 @@
 """What the records say of other seeds and of other test items: pure functions of arrays.
 
-:func:`scores_of` makes a row's :class:`RowScores` from its predictions, :func:`seed_variances` an :class:`Estimate` of
+:func:`scores_of` makes a row's :class:`RowScores` from its predictions, :func:`estimates` an :class:`Estimate` of
 each row of a table; all that a table says of them follows from estimates.
 """
 
@@ -16,7 +16,7 @@ from mmbench.report.inference.intervals import (
 )
 from mmbench.report.inference.scores import InferenceError, RowScores
 from mmbench.report.inference.simultaneous import Comparison, compare_all
-from mmbench.report.inference.variance import Estimate, interaction, seed_variances
+from mmbench.report.inference.variance import Estimate, estimates, interaction
 
 __all__ = [
     "Comparison",
@@ -30,9 +30,9 @@ __all__ = [
     "compare_all",
     "difference",
     "differences",
+    "estimates",
     "interaction",
     "row_interval",
     "scores_of",
-    "seed_variances",
     "these_samples_interval",
 ]

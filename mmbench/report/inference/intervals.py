@@ -70,13 +70,14 @@ def these_samples_interval(row: RowScores) -> tuple[float, float] | None:
 def row_interval(row: Estimate) -> Inference | None:
     """Return the interval of a row's mean over new seeds and new groups; None where its seed variance is not known.
 
-    The variance is ``V_seed + max(V_item - I, 0)``, I the :func:`interaction`. V_item has ``G - 1`` degrees of freedom.
+    The variance is ``V_seed + max(V_item - I, 0)``, I the :func:`interaction`.
     """
     if row.seed_variance is None:
         return None
-    items = max(float((row.deviations**2).sum()) - interaction(row.scores), 0.0)
-    found = freedom([row.seed_variance, items], [row.seed_freedom, _item_freedom(row.scores)])
-    return _inference(row.scores.mean, row.seed_variance + items, float(found), row.scores.groups)
+    items = float((row.deviations**2).sum())
+    total = row.seed_variance + max(items - interaction(row.scores), 0.0)
+    found = freedom(total, [row.seed_variance, items], [row.seed_freedom, row.item_freedom])
+    return _inference(row.scores.mean, total, float(found), row.scores.groups)
 
 
 def differences(rows: Sequence[Estimate]) -> Differences:
@@ -96,16 +97,12 @@ def differences(rows: Sequence[Estimate]) -> Differences:
     both = np.array([interaction(row.scores) for row in rows])
     deviations = np.stack([row.deviations for row in rows])
     items = np.stack([((deviations - one) ** 2).sum(1) for one in deviations])
-    items = np.maximum(items - (both[:, None] + both), 0)
-    np.fill_diagonal(items, 0)
     first, second = np.broadcast_arrays(seeds[:, None], seeds)
-    of_seeds = np.array([row.seed_freedom for row in rows])
-    found = freedom(
-        [first, second, items],
-        [*np.broadcast_arrays(of_seeds[:, None], of_seeds), np.full_like(items, _item_freedom(rows[0].scores))],
-    )
-    total = first + second + items
+    total = first + second + np.maximum(items - (both[:, None] + both), 0)
     np.fill_diagonal(total, 0)
+    of_seeds = np.array([row.seed_freedom for row in rows])
+    of_parts = [*np.broadcast_arrays(of_seeds[:, None], of_seeds), np.full_like(items, rows[0].item_freedom)]
+    found = freedom(total, [first, second, items], of_parts)
     return Differences(means[:, None] - means, np.sqrt(total), found)
 
 
@@ -139,11 +136,6 @@ def against(reference: Estimate, rows: Sequence[Estimate]) -> list[tuple[Inferen
     found = [difference(row, reference) if row is not reference else None for row in rows]
     adjusted = iter(holm([one.p for one in found if one is not None]))
     return [(one, next(adjusted)) if one is not None else None for one in found]
-
-
-def _item_freedom(row: RowScores) -> float:
-    """Return the degrees of freedom of a variance over groups; a single group has a variance of 0, which is certain."""
-    return row.groups - 1 if row.groups > 1 else np.inf
 
 
 def _inference(estimate: float, variance: float, of: float, groups: int) -> Inference:

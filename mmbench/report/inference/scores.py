@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,11 +78,13 @@ def check_comparable(rows: Sequence[RowScores]) -> None:
     """Require that rows were tested on the same items, in the same groups and folds.
 
     Raises:
-        InferenceError: When some were not; the message names those that differ from the first.
+        InferenceError: When some were not; the message names those that differ from most rows.
     """
     tested = [(row.items, row.groups, row.folds) for row in rows]
-    if others := [row.label for row, what in zip(rows, tested, strict=True) if what != tested[0]]:
+    usual = Counter(tested).most_common(1)[0][0] if rows else None
+    if others := [row.label for row, what in zip(rows, tested, strict=True) if what != usual]:
+        same = next(row.label for row, what in zip(rows, tested, strict=True) if what == usual)
         raise InferenceError(
-            f"{', '.join(others)}: other test items, groups or folds than {rows[0].label}; differences of rows are of "
-            "the same items. Compare them apart, or run them on the same data and split."
+            f"{', '.join(others)}: other test items, groups or folds than {same}; a difference of rows is one on the "
+            "same items. Leave them out of the comparison, or run them again on the same data and split."
         )

@@ -1,4 +1,4 @@
-"""The test metrics as means over items and as functions of sums over items.
+"""The test metrics as functions of sums over items.
 
 A sum without a group is the sum less that of the group: a metric without each of G groups costs G subtractions instead
 of G evaluations. The conventions are those of :mod:`mmbench.metrics`; a test compares every metric of every family.
@@ -8,7 +8,7 @@ Items are given in float32, in which classes are decided; sums are float64.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -39,21 +39,8 @@ class Sums:
     metrics: Callable[[Array], Values]
 
 
-@dataclass(frozen=True, eq=False)
-class Items:
-    """All metrics of one set of predictions.
-
-    Attributes:
-        means: ``(N,)`` values of the items by metric that is their mean; NaN for an item that the metric leaves out.
-        sums: All other metrics.
-    """
-
-    means: Values = field(default_factory=dict)
-    sums: list[Sums] = field(default_factory=list)
-
-
-def items_of(task: TaskFacts, prediction: Array, target: Array) -> Items:
-    """Return what each item adds to each metric of its family.
+def sums_of(task: TaskFacts, prediction: Array, target: Array) -> list[Sums]:
+    """Return the metrics of a family, each once, with what each item adds to them.
 
     Args:
         task: Family, names and thresholds.
@@ -68,7 +55,7 @@ def items_of(task: TaskFacts, prediction: Array, target: Array) -> Items:
     return _FAMILIES[task.family](task, guess, truth)
 
 
-def _sentiment(task: TaskFacts, guess: Tensor, truth: Tensor) -> Items:
+def _sentiment(task: TaskFacts, guess: Tensor, truth: Tensor) -> list[Sums]:
     guess, truth = guess[:, 0], truth[:, 0]
     polar = truth != 0
     has0, non0 = (guess >= 0, truth >= 0), (guess > 0, truth > 0)
@@ -79,23 +66,21 @@ def _sentiment(task: TaskFacts, guess: Tensor, truth: Tensor) -> Items:
         "acc2_has0": _same(*has0),
         "acc2_non0": np.where(polar.numpy(), _same(*non0), np.nan),
     }
-    return Items(
-        means,
-        [_correlation(guess, truth), _weighted_f1("f1_has0", *has0), _weighted_f1("f1_non0", *non0, counted=polar)],
-    )
+    f1s = [_weighted_f1("f1_has0", *has0), _weighted_f1("f1_non0", *non0, counted=polar)]
+    return [_means(means), _correlation(guess, truth), *f1s]
 
 
-def _sims(task: TaskFacts, guess: Tensor, truth: Tensor) -> Items:
+def _sims(task: TaskFacts, guess: Tensor, truth: Tensor) -> list[Sums]:
     guess, truth = guess[:, 0].clamp(-1, 1), truth[:, 0].clamp(-1, 1)
     two, three, five = (
         tuple((side[:, None] > side.new_tensor(edges)).sum(1) for side in (guess, truth))
         for edges in ((0.0,), (-0.1, 0.1), (-0.7, -0.1, 0.1, 0.7))
     )
     means = {"mae": _error(guess, truth), "acc2": _same(*two), "acc3": _same(*three), "acc5": _same(*five)}
-    return Items(means, [_correlation(guess, truth), _weighted_f1("f1", *two)])
+    return [_means(means), _correlation(guess, truth), _weighted_f1("f1", *two)]
 
 
-def _affect(task: TaskFacts, guess: Tensor, truth: Tensor) -> Items:
+def _affect(task: TaskFacts, guess: Tensor, truth: Tensor) -> list[Sums]:
     columns = [_moments(guess[:, n], truth[:, n]) for n in range(len(task.names))]
 
     def metrics(sums: Array) -> Values:
@@ -106,10 +91,10 @@ def _affect(task: TaskFacts, guess: Tensor, truth: Tensor) -> Items:
             found.append(np.divide(2 * xy, spread, out=np.zeros_like(spread), where=spread > 0))
         return _per_name({"ccc": np.stack(found, -1)}, task.names)
 
-    return Items(sums=[Sums(np.concatenate(columns, 1), metrics)])
+    return [Sums(np.concatenate(columns, 1), metrics)]
 
 
-def _multiclass(task: TaskFacts, guess: Tensor, truth: Tensor) -> Items:
+def _multiclass(task: TaskFacts, guess: Tensor, truth: Tensor) -> list[Sums]:
     logits, labels, classes = guess.double(), truth[:, 0].long(), len(task.names)
     chosen = guess.argmax(1)
 
@@ -131,20 +116,20 @@ def _multiclass(task: TaskFacts, guess: Tensor, truth: Tensor) -> Items:
         "brier": (probability - true).square().sum(1).numpy(),
         "nll": torch.nn.functional.cross_entropy(logits, labels, reduction="none").numpy(),
     }
-    return Items(means, [Sums(_pairs(chosen, labels, classes), metrics), _calibration(probability, labels)])
+    return [_means(means), Sums(_pairs(chosen, labels, classes), metrics), _calibration(probability, labels)]
 
 
-def _multilabel(task: TaskFacts, guess: Tensor, truth: Tensor) -> Items:
+def _multilabel(task: TaskFacts, guess: Tensor, truth: Tensor) -> list[Sums]:
     scores = guess.sigmoid()
     return _decisions(task, scores > torch.tensor(task.thresholds).to(scores), truth)
 
 
-def _binary(task: TaskFacts, guess: Tensor, truth: Tensor) -> Items:
+def _binary(task: TaskFacts, guess: Tensor, truth: Tensor) -> list[Sums]:
     no, yes = guess.unflatten(1, (-1, 2)).unbind(2)
     return _decisions(task, yes > no, truth)
 
 
-_FAMILIES: dict[str, Callable[[TaskFacts, Tensor, Tensor], Items]] = {
+_FAMILIES: dict[str, Callable[[TaskFacts, Tensor, Tensor], list[Sums]]] = {
     "sentiment": _sentiment,
     "sims": _sims,
     "affect": _affect,
@@ -154,7 +139,7 @@ _FAMILIES: dict[str, Callable[[TaskFacts, Tensor, Tensor], Items]] = {
 }
 
 
-def _decisions(task: TaskFacts, decision: Tensor, truth: Tensor) -> Items:
+def _decisions(task: TaskFacts, decision: Tensor, truth: Tensor) -> list[Sums]:
     """Return the metrics of yes/no decisions ``(N, C)``."""
     width = len(task.names)
     columns = [_pairs(decision[:, n], truth[:, n], 2) for n in range(width)]
@@ -170,7 +155,20 @@ def _decisions(task: TaskFacts, decision: Tensor, truth: Tensor) -> Items:
 
     right = (decision == truth.bool()).double().numpy()
     means = {"acc": right.mean(1)} | {f"acc/{name}": right[:, n] for n, name in enumerate(task.names)}
-    return Items(means, [Sums(np.concatenate(columns, 1), metrics)])
+    return [_means(means), Sums(np.concatenate(columns, 1), metrics)]
+
+
+def _means(items: Values) -> Sums:
+    """Return metrics that are means of ``(N,)`` values, without the items whose value is NaN."""
+    values = np.stack(list(items.values()), 1)
+    counted = ~np.isnan(values)
+
+    def metrics(sums: Array) -> Values:
+        total, count = np.split(sums, 2, axis=-1)
+        with np.errstate(invalid="ignore"):
+            return dict(zip(items, np.moveaxis(total / count, -1, 0), strict=True))
+
+    return Sums(np.concatenate([np.where(counted, values, 0), counted], 1), metrics)
 
 
 def _correlation(guess: Tensor, truth: Tensor) -> Sums:
