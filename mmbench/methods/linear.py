@@ -13,7 +13,8 @@ already those of the choice. Training ends there, after one epoch. Where there i
 
 Samples are pooled in float64 on the CPU by running sums, and solved for in the order of their rows in the store. The
 result is the same for every seed, order and size of batches and number of processes, and on every device; the states of
-a text encoder may differ in rounding. An encoder is not trained.
+a text encoder may differ in rounding. An encoder is not trained,
+whatever ``text_lr`` says.
 
 Shapes: modalities ``(B, T_m, D_m)``; pooled features ``(B, sum_m 2 D_m)``; prediction ``(B, outputs)``. Loss: the task
 loss, which is logged for the solution and not descended.
@@ -99,11 +100,13 @@ class Linear(FusionMethod):
         """Settings of the linear model."""
 
         modality: str = setting("", "the only modality to use; empty for all", choices=("", *MODALITIES))
-        text_lr: float = setting(0.0, "learning rate of the text encoder, which is frozen here", low=0.0, high=0.0)
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         name = getattr(config, "modality", "")
         super().__init__(spec.select((name,)) if name else spec, task, config)
+        if self.text_encoder is not None:
+            self.text_encoder.frozen = True
+            self.text_encoder.train().requires_grad_(False)
         width = 2 * sum(self.dims.values())
         self.head = nn.Linear(width, self.task.outputs)
         self.register_buffer("mean", torch.zeros(width))
