@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from data_modules.card import DataCard
-from data_modules.corruption import Corruption, corrupt, kept_modalities, kept_steps, noise, sample_keys
+from data_modules.corruption import Corruption, corrupt, exchanged, kept_modalities, kept_steps, noise, sample_keys
 from data_modules.loading import BatchLoader, Pass, Ragged, ResidentSplit, clip_numbers
 from data_modules.schema import MEDIA, MODALITIES, DataError, DataSpec, TargetKind, unknown
 from data_modules.store import EVERYTHING, Array, FeatureStore
@@ -47,7 +47,7 @@ class FusionDataModule(LightningDataModule):
         modalities: Modalities to use; by default all.
         limit: Use at most this many samples of each split, the same ones whatever the seed; 0 for all.
         normalize: ``train`` standardises features by mean and deviation of the training split, ``none`` leaves them.
-        corruption: What goes missing or gets noisy, if anything.
+        corruption: What goes missing, gets noisy or is exchanged between the samples of a split, if anything.
         bucketed: Whether training batches hold samples of similar length.
         dialogue: Whether a batch element is a dialogue: the utterances of one group, in store order or, where their
             names are the group's with a number, in the order of these.
@@ -118,13 +118,21 @@ class FusionDataModule(LightningDataModule):
         self._all_modalities = list(spec.modalities)
         if modalities:
             spec = spec.select(tuple(modalities))
+        shuffled = self.corruption.shuffled
+        if shuffled and shuffled not in spec.modalities:
+            raise DataError(f"{spec.track} has no {shuffled!r} that could be shuffled: {', '.join(spec.modalities)}.")
+        if shuffled and any(modality.max_length > 1 for modality in spec.modalities.values()):
+            spec = replace(spec, aligned=False)  # its steps are those of another sample
         self.spec: DataSpec = replace(spec, variant=self._variant(modalities), dialogue=dialogue)
         self.used: tuple[str, ...] = tuple(spec.modalities)
-        if self.spec.media and self.corruption:
+        self._donors = exchanged(self.store.ids, self.rows.values(), self.corruption)
+        if self.spec.media and self.corruption.damages:
             raise DataError(
                 f"Corruption takes steps of features away, and in {self.spec.track} these are raw: "
                 f"{', '.join(self.spec.media)}. Leave it out, or use a store of features."
             )
+        if dialogue and shuffled:  # what an utterance says could come into the view of its own dialogue again
+            raise DataError(f"The {shuffled} of dialogues cannot be shuffled: use methods of single utterances.")
         if dialogue and not all(self.store.groups):
             raise DataError(f"Dialogues are the groups of a store, and samples of {self.store.path} have none.")
         if dialogue and any(self.store.speakers) and not all(self.store.speakers):
@@ -210,7 +218,7 @@ class FusionDataModule(LightningDataModule):
         self.preparation()  # before there are workers, or each of them would read the training split
         reader = copy(self)  # goes to the workers, so without the trainer and what is in memory
         reader.trainer, reader._splits = None, {}
-        sizes = np.sum([np.diff(self._offsets(name))[rows] for name in self.spec.modalities], axis=0)
+        sizes = np.sum([np.diff(self._offsets(name))[self._from(name, rows)] for name in self.spec.modalities], axis=0)
         return StreamedSplit(rows, sizes, reader._read_split)
 
     def _read_split(self, rows: Array) -> ResidentSplit:
@@ -224,7 +232,7 @@ class FusionDataModule(LightningDataModule):
         whole = self.bucketed and not self.spec.media
         for name in self.spec.modalities if whole else self.used:
             modality = self.spec.modalities[name]
-            values, offsets = self._read(name, rows)
+            values, offsets = self._read(name, self._from(name, rows))
             spans = torch.from_numpy(offsets)
             if self.normalize == "train" and modality.kind == "features":
                 mean, scale = self._scale(name)
@@ -233,7 +241,7 @@ class FusionDataModule(LightningDataModule):
             if modality.kind == "waveform":
                 values = values.astype(np.float32) / (FULL_SCALE if values.dtype == np.int16 else 1.0)
             complete[name] = Ragged.of(torch.from_numpy(values), spans)
-            if not self.corruption:
+            if not self.corruption.damages:
                 continue
             tokens = modality.kind == "tokens"
             steps = kept_steps(keys, offsets, name, self.corruption, tokens=tokens, present=present[name])
@@ -252,6 +260,10 @@ class FusionDataModule(LightningDataModule):
             kept=kept or None,
             **self._dialogues(rows),
         )
+
+    def _from(self, name: str, rows: Array) -> Array:
+        """Return the rows whose sequences some samples have in a modality."""
+        return self._donors[rows] if name == self.corruption.shuffled else rows
 
     def _read(self, name: str, rows: Array) -> tuple[Array, Array]:
         if name == "text" and self._tokens:

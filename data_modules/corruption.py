@@ -1,4 +1,4 @@
-"""Missing steps, missing modalities and noise, as pure functions of (seed, sample id, modality, step).
+"""Missing steps, missing modalities, noise, as pure functions of (seed, sample id, modality, step), and exchange.
 
 Every draw is one output of a counter-based generator (SplitMix64), so it is the same whatever the method, batch, split,
 order or subset of samples. One uniform draw serves all rates: what is missing at a rate is missing at every higher one.
@@ -6,6 +6,9 @@ order or subset of samples. One uniform draw serves all rates: what is missing a
 Missing steps follow TFR-Net and EMT-DLFR: a missing step of features is a zero vector, a missing token is the unknown
 token, and the first and last token of a text ([CLS] and [SEP]) never go missing. Unlike there, no draw depends on the
 shape of the data or on the row of a sample.
+
+The control is one modality that is exchanged between the samples of a split: everything about it stays as it is but
+what it says of its sample, so that a method falls to what the other modalities tell.
 """
 
 from __future__ import annotations
@@ -13,14 +16,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from data_modules.schema import DataError
+from data_modules.schema import MODALITIES, DataError, unknown
 
 Bools = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint64]
@@ -41,15 +44,17 @@ class Corruption:
             that of M modalities each is missing with the chance ``modalities - modalities ** M / M``.
         noise: Standard deviation of Gaussian noise, in standard deviations of each feature over the training data.
         seed: Which draws are made.
+        shuffled: A modality whose sequences are exchanged between the samples of each split; empty for none.
 
     Raises:
-        DataError: For a rate outside [0, 1] or a negative or infinite noise.
+        DataError: For a rate outside [0, 1], a negative or infinite noise, or a modality that does not exist.
     """
 
     steps: float = 0.0
     modalities: float = 0.0
     noise: float = 0.0
     seed: int = 1111
+    shuffled: str = ""
 
     def __post_init__(self) -> None:
         for name in ("steps", "modalities"):
@@ -57,16 +62,29 @@ class Corruption:
                 raise DataError(f"The corruption's {name} are {getattr(self, name)}: give a rate from 0 to 1.")
         if not (self.noise >= 0 and math.isfinite(self.noise)):
             raise DataError(f"The corruption's noise is {self.noise}: give a finite standard deviation from 0 on.")
+        if self.shuffled and self.shuffled not in MODALITIES:
+            raise DataError(f"What is shuffled: {unknown('modality', self.shuffled, MODALITIES)}")
 
     def __bool__(self) -> bool:
         """Return whether anything is corrupted."""
+        return self.damages or bool(self.shuffled)
+
+    @property
+    def damages(self) -> bool:
+        """Whether values go missing or get noisy, so that there is a complete view beside the one that is seen."""
         return self.steps > 0 or self.modalities > 0 or self.noise > 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers, for records; ``shuffled`` only where it is set, as it came after the first ids."""
+        values = asdict(self)
+        return values if self.shuffled else {name: value for name, value in values.items() if name != "shuffled"}
 
     @property
     def variant(self) -> str:
         """Name of the corruption in a track, such as ``missing-steps0.3``; empty for none."""
         rates = {"missing-steps": self.steps, "missing-modalities": self.modalities, "noise": self.noise}
         parts = [f"{name}{rate:.10g}" for name, rate in rates.items() if rate > 0]
+        parts += [f"shuffled-{self.shuffled}"] if self.shuffled else []
         if parts and self.seed != Corruption.seed:
             parts.append(f"seed{self.seed}")
         return "+".join(parts)
@@ -134,6 +152,42 @@ def noise(keys: Bits, offsets: Offsets, modality: str, width: int, corruption: C
         uniform = ((_draw(rows[start : start + block], columns) >> np.uint64(12)) + 0.5) * 2.0**-52
         values[start : start + block] = corruption.noise * ndtri(uniform)
     return values
+
+
+def donors(keys: Bits, corruption: Corruption) -> Offsets:
+    """Return ``(N,)`` for each sample of a split the one whose sequence it gets in the modality that is shuffled.
+
+    All samples stand in a circle, in an order that the draws decide, and each gets that of its neighbour: no sample
+    keeps its own, and the order of the keys does not matter.
+
+    Args:
+        keys: ``(N,)`` keys of all samples of the split.
+        corruption: The modality and the seed.
+
+    Raises:
+        DataError: When a sample has nobody to exchange with.
+    """
+    if len(keys) == 1:
+        raise DataError("A split of one sample has nothing that could be shuffled: take a larger one.")
+    draws = _draw(_streams(keys, corruption.seed, "shuffled", corruption.shuffled), np.zeros(1, np.uint64))
+    circle = np.lexsort((keys, draws))
+    found = np.empty(len(keys), np.int64)
+    found[circle] = np.roll(circle, -1)
+    return found
+
+
+def exchanged(ids: npt.NDArray[Any], splits: Iterable[Offsets], corruption: Corruption) -> Offsets:
+    """Return ``(N,)`` for each row of a store the one whose sequence it gets in the modality that is shuffled.
+
+    Args:
+        ids: ``(N,)`` sample ids.
+        splits: The rows of each split; other rows keep theirs.
+        corruption: The modality and the seed.
+    """
+    found = np.arange(len(ids))
+    for rows in splits:
+        found[rows] = rows[donors(sample_keys(ids[rows]), corruption)] if corruption.shuffled else rows
+    return found
 
 
 def corrupt(

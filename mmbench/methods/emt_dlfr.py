@@ -303,8 +303,8 @@ class EMTDLFR(FusionMethod):
         if stage != "fit":
             return
         # Data that do not say whether they are damaged may be.
-        corruption = getattr(getattr(self.trainer, "datamodule", None), "corruption", True)
-        taught = bool(corruption) or self.config.restore_clean
+        corruption = getattr(getattr(self.trainer, "datamodule", None), "corruption", None)
+        taught = getattr(corruption, "damages", True) or self.config.restore_clean
         for part in (self.attractions, self.restorers):
             part.requires_grad_(taught)
         for unit in self.network.fusion.idle:

@@ -318,7 +318,7 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, Corruption):
-            return dataclasses.asdict(value)
+            return value.to_dict()
         return list(value) if isinstance(value, tuple) else value
 
     return {key: plain(value) for key, value in settings.items()}

@@ -169,6 +169,18 @@ def test_rate_zero_freezes_the_encoder(folder):
     assert not any(p.requires_grad for name, p in model.named_parameters() if name.startswith("text_encoder."))
 
 
+def test_the_linear_method_freezes_its_encoder(folder, tokens):
+    """Its states are the inputs of the solution; while it trains, they are as when it predicts."""
+    linear = method("linear")
+    model = linear(spec_of_tokens(), config=linear.Config.parse({"text_encoder": str(folder), "text_lr": 1e-5}))
+    audio = Sequence(torch.randn(3, 4, 5), torch.tensor([4, 4, 2]))
+    batch = Batch({"text": tokens, "audio": audio}, torch.zeros(3), torch.arange(3))
+    features = model.train()(batch).named["features"]
+    assert features.shape == (3, 2 * (16 + 5))
+    assert torch.equal(model.eval()(batch).named["features"], features)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+
+
 def test_tokens_without_an_encoder_are_refused():
     with pytest.raises(ConfigError, match="set text_encoder"):
         method("late_fusion")(spec_of_tokens())

@@ -91,6 +91,15 @@ def test_a_limit_or_a_corruption_is_a_track_of_its_own(plan: Planner) -> None:
     assert plan("lf_dnn", data={"modalities": ("text", "audio")})[0].track.endswith("+text-audio")
 
 
+def test_a_shuffled_modality_is_a_track_of_its_own_and_moves_no_other_id(plan: Planner) -> None:
+    """The data of a trial are as they were before anything could be shuffled."""
+    (shuffled,) = plan("lf_dnn", data={"corruption": corruption_settings({"shuffled": "text"})})
+    assert shuffled.track == "synthetic/regression/standard+shuffled-text"
+    assert shuffled.data["corruption"] == {"steps": 0, "modalities": 0, "noise": 0, "seed": 1111, "shuffled": "text"}
+    (missing,) = plan("lf_dnn", data={"corruption": corruption_settings({"steps": 0.5})})
+    assert missing.data["corruption"] == {"steps": 0.5, "modalities": 0.0, "noise": 0.0, "seed": 1111}
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
