@@ -15,9 +15,9 @@ from mmbench.report.inference import (
     against,
     compare_all,
     difference,
+    estimates,
     row_interval,
     scores_of,
-    seed_variances,
 )
 from mmbench.report.rows import Row
 from mmbench.runner.predictions import Predictions, PredictionsError
@@ -86,7 +86,7 @@ class Judgement:
     def estimates(self, metric: str) -> dict[Row, Estimate]:
         """Return by row what is known of its mean, of all compared rows that have the metric."""
         scores = {row: self.scores[row][metric] for row in self.compared if metric in self.scores[row]}
-        return dict(zip(scores, seed_variances(list(scores.values())), strict=True))
+        return dict(zip(scores, estimates(list(scores.values())), strict=True))
 
     @cached_property
     def _estimates(self) -> dict[Row, Estimate]:
