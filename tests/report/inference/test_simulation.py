@@ -2,6 +2,21 @@
 
 Short tests use few tables and wide tolerances; the slow ones hold the bounds of every cell. A rate that is found in T
 tables has a standard error of ``sqrt(rate * (1 - rate) / T)``; bounds are allowed two of them.
+
+What the slow tests find, in percent, as the range over cells:
+
+| rows told apart that are equal | n = 3 | n = 5 |
+|---|---|---|
+| 2 rows | 1.2-6.3 | 2.5-6.2 |
+| 10 rows | 0.0-4.3 | 0.3-4.5 |
+| 26 rows | 0.0-5.5 | 0.0-3.0 |
+
+| coverage (n = 3, 5, 10; 24, 31, 100 groups) | row | difference |
+|---|---|---|
+| normal, or a tenth of the seeds collapses | 94.4-97.5 | 95.6-97.0 |
+| lognormal seeds and groups | 88.3-96.3 | 95.7-97.3 |
+
+The set of the best holds it in 99.3-100, with 12 to 17 rows of 26.
 """
 
 import math
