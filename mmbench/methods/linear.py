@@ -192,7 +192,7 @@ class Linear(FusionMethod):
         sign = 1 if metric.higher_is_better_of(name) else -1
         models, values = self._solutions(STRENGTHS), []
         for model in models:
-            prediction = self._adopt(model)._predict(features)
+            prediction = self._adopt(model)._predict(features).cpu()
             if self.task.target.kind == "multilabel":
                 metric.thresholds = fit_thresholds(prediction, target)
             metric.reset()

@@ -148,14 +148,14 @@ def test_training_ends_after_the_choice_and_a_restart_does_not_go_on(tmp_path):
     assert torch.equal(resumed.head.weight, model.head.weight)
 
 
-def test_another_fit_starts_anew(tmp_path):
+@pytest.mark.parametrize("options", [{}, {"limit_val_batches": 0}])
+def test_another_fit_starts_anew(tmp_path, options):
     model = fit("regression", tmp_path)
-    other = FusionDataModule(
-        write_toy_store(tmp_path / "other.h5", make_spec("regression"), train=30, held_out=11), batch_size=8
-    )
-    run(model, lambda: other)
+    path = write_toy_store(tmp_path / "other.h5", make_spec("regression"), train=30, held_out=11)
+    other = FusionDataModule(path, batch_size=8)
+    run(model, lambda: other, **options)
     fresh = Linear(other.spec)
-    run(fresh, lambda: other)
+    run(fresh, lambda: other, **options)
     assert torch.equal(model.head.weight, fresh.head.weight)
 
 
@@ -240,7 +240,9 @@ def test_a_constant_feature_is_not_scaled(tmp_path):
     """Its deviation is rounding; divided by that, other data would be sent anywhere."""
     model = Linear(make_spec("regression"))
     batch = make_batch(make_spec("regression"), 20)
-    batch.inputs["audio"].values[..., 0] = 1e4 / 3
+    third = torch.tensor(1e4 / 3)
+    batch.inputs["audio"].values[..., 0] = third
+    batch.inputs["audio"].values[::2, :, 0] = torch.nextafter(third, torch.tensor(torch.inf))
     model.objective(model(batch), batch)
     model._solutions((1.0,))
     constant = 2 * 7  # after the means and deviations of the text
