@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from mmbench.report import render
+from mmbench.report.evidence import evidence_of
+from mmbench.report.leaderboard import COSTS
 from mmbench.runner.again import trials_again
 from mmbench.runner.code import code_hash
+from mmbench.runner.costs import Costs
 from mmbench.runner.records import Records, read_record
 from mmbench.runner.settings import load_suite
 from mmbench.runner.verify import verify
@@ -30,8 +33,10 @@ def test_no_trial_is_recorded_twice() -> None:
 
 def test_tables_are_those_of_the_records() -> None:
     committed = {path.name: path.read_bytes() for path in LEADERBOARD.glob("*") if path.suffix in (".md", ".csv")}
-    found, problems = verify(Records(LEADERBOARD / "records"))
-    made = render(found, None, problems, code_hash)
+    records = Records(LEADERBOARD / "records")
+    found, problems = verify(records)
+    costs, _ = Costs(LEADERBOARD / COSTS).load()
+    made = render(found, None, problems, code_hash, costs=costs, evidence=evidence_of([records]))
     assert {name: text.encode() for name, text in made.items()} == committed, "run `mmbench publish`"
 
 

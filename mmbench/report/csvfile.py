@@ -1,4 +1,4 @@
-"""The CSV file of a track: one line per row, every number unrounded."""
+"""The CSV file of a track: one line per row, every number unrounded, but for what is inferred: six digits."""
 
 from __future__ import annotations
 
@@ -157,11 +157,16 @@ def _against(judged: Judgement, row: Row) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name in REFERENCES:
         one = judged.against.get(name, {}).get(row)
-        found[f"minus_{name}"] = one.found.estimate if one else None
-        found[f"minus_{name}:low"] = one.found.low if one else None
-        found[f"minus_{name}:high"] = one.found.high if one else None
-        found[f"minus_{name}:p"] = one.p if one else None
+        found[f"minus_{name}"] = _digits(one.found.estimate) if one else None
+        found[f"minus_{name}:low"] = _digits(one.found.low) if one else None
+        found[f"minus_{name}:high"] = _digits(one.found.high) if one else None
+        found[f"minus_{name}:p"] = _digits(one.p) if one else None
     return found
+
+
+def _digits(value: float) -> float:
+    """Return a number to six digits, to which all processors agree on sums over samples."""
+    return float(f"{value:.6g}")
 
 
 def _numbers(board: Board, row: Row, metrics: Sequence[str]) -> list[Any]:
@@ -171,10 +176,10 @@ def _numbers(board: Board, row: Row, metrics: Sequence[str]) -> list[Any]:
         published = [result.value for result in row.card.published if result.metric == metric]
         parts: dict[str, Any] = {"published": ";".join(map(repr, published))}
         parts |= {
-            "new_low": found.low if found else None,
-            "new_high": found.high if found else None,
-            "error": found.error if found else None,
-            "freedom": found.freedom if found and math.isfinite(found.freedom) else None,
+            "new_low": _digits(found.low) if found else None,
+            "new_high": _digits(found.high) if found else None,
+            "error": _digits(found.error) if found else None,
+            "freedom": _digits(found.freedom) if found and math.isfinite(found.freedom) else None,
         }
         values += [parts[name] if name in parts else getattr(summary, name, None) for name in METRIC_COLUMNS]
     return values

@@ -39,10 +39,12 @@ A table answers one question: would this row still be better than that one with 
   about the smallest difference that stands above the table, or less.
 - Seeds of two methods share nothing, so their variances add up; test samples are the same, so differences are taken
   sample by sample and summed by group. The variance over seeds has a floor from all rows, for that of a few seeds is
-  sometimes tiny by luck. Degrees of freedom are Satterthwaite's; the level for all pairs comes from the largest of all
-  differences in 100,000 draws (step-down: Romano and Wolf 2005); rank intervals are those of Mogstad, Romano, Shaikh
-  and Wilhelm (2024). In simulations with three seeds equal rows are told apart a little too often (in up to 8 % of
-  tables instead of 5), with five seeds they are not.
+  sometimes tiny by luck. Degrees of freedom are Satterthwaite's, and groups of unequal size count as fewer; the level
+  for all pairs comes from the largest of all differences in 100,000 draws (step-down: Romano and Wolf 2005); rank
+  intervals are those of Mogstad, Romano, Shaikh and Wilhelm (2024).
+- In simulated tables of 2 to 26 rows that do not differ, of three or five seeds each, some pair was told apart in at
+  most 6.3 % of the tables; intervals of differences covered the true one in 95.6 to 97.3 %, intervals of rows in 94.4
+  to 97.5 %, and in 88 to 96 % where values are strongly skewed.
 - **These test samples**: the interval over new seeds alone (Student's t), which answers a smaller question.
 
 ## Notes of rows

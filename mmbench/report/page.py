@@ -48,7 +48,7 @@ def page(boards: Sequence[Board], csv_name: str, links: Mapping[Origin, str]) ->
     lines = [
         f"# {code(track)}",
         "",
-        f"The same numbers unrounded: [{escape(csv_name)}]({quote(csv_name)}). "
+        f"The same numbers with all digits: [{escape(csv_name)}]({quote(csv_name)}). "
         + (f"The trials and their predictions: {' and '.join(trials)}. " if trials else "")
         + "All tracks: [README.md](README.md).",
     ]

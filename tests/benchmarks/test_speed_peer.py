@@ -86,6 +86,7 @@ def test_the_peer_trains_so_many_epochs(epochs: int) -> None:
     assert sorted(ends) == ends
 
 
+@pytest.mark.slow
 def test_ours_trains_by_the_command_to_its_test_scores(tmp_path: Path) -> None:
     case = replace(peer.CASES[-1], epochs=2)
     assert (case.method, case.tokens) == ("mmim", True)

@@ -150,6 +150,7 @@ def test_the_command_measures_each_row_alone(
     assert {(cost["method"], cost["others"]) for cost in stored} == {("constant", 0.0), ("lmf", 0.5)}
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why(trial: Trial) -> None:
     with pytest.raises(RuntimeError, match="DataError: There is no store"):
         costs.measure_alone(dataclasses.replace(trial, path="nowhere.h5"), "cpu")
