@@ -63,7 +63,7 @@ class Training:
     """What a training took.
 
     Attributes:
-        epoch: Mean seconds of an epoch.
+        epoch: Mean seconds of an epoch: of all of ours, of all but the first of theirs, which warms up.
         total: Seconds of everything.
         memory: Peak bytes of the process.
     """

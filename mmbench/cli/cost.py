@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from mmbench.cli.common import add_leaderboard, console, own_folder, say
-from mmbench.cli.run import add_benchmarks
+from mmbench.cli.run import add_benchmarks, add_rows
 
 if TYPE_CHECKING:
     from mmbench.runner.costs import MethodCost
@@ -18,12 +17,7 @@ if TYPE_CHECKING:
 
 def fill_cost(parser: ArgumentParser) -> None:
     """Add the arguments of ``cost``."""
-    parser.add_argument("--method", nargs="+", default=[], help="methods; by default the suite's, or all that fit")
-    parser.add_argument("--dataset", default="", help="data set; by default the suite's")
-    parser.add_argument(
-        "--store", type=Path | None, default=None, help="the data set's store, if not in its usual place"
-    )
-    parser.add_argument("--suite", default="default", help="named defaults (`mmbench list suites`)")
+    add_rows(parser)
     parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator")
     add_leaderboard(parser)
     add_benchmarks(parser)

@@ -24,14 +24,9 @@ if TYPE_CHECKING:
 
 def fill_run(parser: ArgumentParser) -> None:
     """Add the arguments of ``run``."""
-    parser.add_argument("--method", nargs="+", default=[], help="methods; by default the suite's, or all that fit")
-    parser.add_argument("--dataset", default="", help="data set; by default the suite's")
-    parser.add_argument(
-        "--store", type=Path | None, default=None, help="the data set's store, if not in its usual place"
-    )
+    add_rows(parser)
     parser.add_argument("--seeds", nargs="+", type=int, default=[], help="seeds; by default the suite's")
     parser.add_argument("--folds", nargs="+", type=int, default=[], help="folds; by default all")
-    parser.add_argument("--suite", default="default", help="named defaults (`mmbench list suites`)")
     parser.add_argument("--limit", type=int, default=0, help="at most this many samples of each split; 0 for all")
     parser.add_argument(
         "--missing", nargs="+", type=float, default=[], help="rates of missing steps, a track each; see their curve"
@@ -47,6 +42,16 @@ def fill_run(parser: ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="show the plan, run nothing")
     add_leaderboard(parser)
     add_benchmarks(parser)
+
+
+def add_rows(parser: ArgumentParser) -> None:
+    """Add the options that say which methods are meant, and on which data."""
+    parser.add_argument("--method", nargs="+", default=[], help="methods; by default the suite's, or all that fit")
+    parser.add_argument("--dataset", default="", help="data set; by default the suite's")
+    parser.add_argument(
+        "--store", type=Path | None, default=None, help="the data set's store, if not in its usual place"
+    )
+    parser.add_argument("--suite", default="default", help="named defaults (`mmbench list suites`)")
 
 
 def add_benchmarks(parser: ArgumentParser) -> None:

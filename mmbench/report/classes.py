@@ -42,7 +42,7 @@ def classes(board: Board) -> list[str]:
     found = {row: counts for row in board.rows if (counts := confusion(board, row)) is not None}
     if not found:
         return []
-    names = [escape(name) for name in next(iter(found)).any_record.task.names]  # type: ignore[union-attr] # has a task
+    names = [escape(name) for row in list(found)[:1] if (task := row.any_record.task) for name in task.names]
     rows = [[code(row.label), *_shares(counts)] for row, counts in found.items()]
     lines = ["Recall of each class, over all test samples and seeds:", "", *table(["method", *names], rows)]
     for row in _chosen(board, list(found)):

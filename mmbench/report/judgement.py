@@ -20,6 +20,7 @@ from mmbench.report.inference import (
     scores_of,
 )
 from mmbench.report.rows import Row
+from mmbench.report.statistics import LEVEL
 from mmbench.runner.predictions import Predictions, PredictionsError
 from mmbench.runner.record import Record
 
@@ -159,6 +160,6 @@ class Judgement:
     def shown_against(self, row: Row, reference: str) -> bool | None:
         """Return whether a row is shown better (True) or worse (False) than a reference; None if neither."""
         one = self.against.get(reference, {}).get(row)
-        if one is None or one.p > 0.05:
+        if one is None or one.p > 1 - LEVEL:
             return None
         return (one.found.estimate > 0) == self.higher

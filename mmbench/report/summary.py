@@ -16,16 +16,13 @@ from mmbench.report import cells
 from mmbench.report.boards import Board, no_evidence
 from mmbench.report.equality import WORDS, Difference, compare_trials, worst
 from mmbench.report.grouping import Code, boards
-from mmbench.report.judgement import Evidence
+from mmbench.report.judgement import REFERENCES, Evidence
 from mmbench.report.leaderboard import file_names
 from mmbench.report.markdown import NONE, printable
 from mmbench.report.notes import made_by, notes
 from mmbench.report.rows import Row
 from mmbench.report.standing import around
 from mmbench.runner.record import Record
-
-REFERENCES = ("constant", "linear", "unimodal", "late_fusion")
-"""Methods that every row is to be seen beside."""
 
 NEIGHBOURS = 2
 """Rows above and below an own row that are shown."""
