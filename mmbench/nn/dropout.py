@@ -9,6 +9,8 @@ BITS = 16
 """Random bits per element: the probability is a multiple of ``2 ** -16``, the nearest one."""
 FEW = 2**14
 """Elements up to which torch's own is as fast: it is one operation instead of several."""
+CHUNK = 2**17
+"""Elements that several operations go through while they are in the cache."""
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -28,11 +30,12 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     if x.device.type != "cpu" or p == 1 or x.numel() < FEW:
         return nn.functional.dropout(x, p)
     dropped = min(max(round(p * 2**BITS), 1), 2**BITS - 1)
-    lanes = 64 // BITS
-    # From the lowest number on without an upper end: plain `random_()` leaves the highest bit unset.
-    bits = torch.empty(-(-x.numel() // lanes), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    # Compared in place and kept as integers: both run several times faster than what makes or reads bool.
-    kept = bits[: x.numel()].ge_(dropped - 2 ** (BITS - 1)).to(torch.uint8).view(x.shape)
+    kept = torch.empty(x.shape, dtype=torch.uint8)
+    for part in kept.view(-1).split(CHUNK):
+        # From the lowest number on without an upper end: plain `random_()` leaves the highest bit unset.
+        bits = torch.empty(-(-len(part) * BITS // 64), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        # Compared in place and kept as integers: both run several times faster than what makes or reads bool.
+        part.copy_(bits[: len(part)].ge_(dropped - 2 ** (BITS - 1)))
     result: Tensor = _Kept.apply(x, kept, 1 / (1 - dropped / 2**BITS))
     return result
 
@@ -52,7 +55,11 @@ class _Kept(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, kept: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.scale = scale  # type: ignore[attr-defined]
-        return kept.to(x.dtype).mul_(x).mul_(scale)
+        result = torch.empty_like(x, memory_format=torch.contiguous_format)
+        parts = (values.reshape(-1).split(CHUNK) for values in (result, kept, x))
+        for part, mark, value in zip(*parts, strict=True):
+            part.copy_(mark).mul_(value).mul_(scale)
+        return result
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:

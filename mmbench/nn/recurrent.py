@@ -22,7 +22,7 @@ from mmbench.nn.steps import Layout
 
 _WIDE = 256
 """Features per step from which on a layer is read step by step on a CPU."""
-_GROUP_COST = 10_000_000
+_GROUP_COST = 25_000_000
 """Multiplications that take as long as a further group of samples, roughly."""
 
 
