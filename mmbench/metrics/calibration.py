@@ -1,12 +1,24 @@
-"""How far softmax confidences can be trusted: calibration error, Brier score and log loss."""
+"""How far confidences and predicted values can be trusted: calibration error, Brier score, log loss, intervals."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from mmbench.metrics.info import MetricInfo
+
+BINS = 15
+"""Bins of confidence."""
+TEMPERATURES = (0.05, 20.0)
+"""The lowest and the highest temperature that is tried."""
+LEVEL = 0.9
+"""Share of new samples that an interval around a predicted value is to cover."""
 
 CALIBRATION_INFO = {
     "ece": MetricInfo(False, "expected calibration error of the top class, 15 equal-width right-closed bins"),
@@ -16,7 +28,36 @@ CALIBRATION_INFO = {
 }
 
 
-def calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Bin:
+    """The samples of one bin of confidence.
+
+    Attributes:
+        count: How many there are.
+        confidence: Their mean probability of the predicted class; 0 where there are none.
+        accuracy: Share of them whose predicted class is the true one; likewise.
+    """
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(prediction: Tensor, target: Tensor) -> list[Bin]:
+    """Return the reliability diagram of a split: equal-width right-closed bins of the confidence on (0, 1].
+
+    Args:
+        prediction: ``(N, C)`` logits.
+        target: ``(N,)`` class numbers.
+    """
+    confidence, correct = top_class(prediction, target)
+    bin_of = bins_of(confidence)
+    counts, *sums = (torch.bincount(bin_of, part, BINS) for part in (torch.ones_like(confidence), confidence, correct))
+    means = [(part / counts).nan_to_num().tolist() for part in sums]
+    return [Bin(int(count), *values) for count, *values in zip(counts.tolist(), *means, strict=True)]
+
+
+def calibration_error(confidence: Tensor, correct: Tensor, bins: int = BINS) -> tuple[float, float]:
     """Return expected and maximum calibration error over equal-width right-closed bins on (0, 1].
 
     ECE is ``sum_b |b|/N |accuracy_b - confidence_b|``, MCE the largest gap; empty bins have none.
@@ -27,11 +68,85 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> tu
         correct: ``(N,)`` whether the predicted class is the true one.
         bins: Number of bins.
     """
-    edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
-    bin_of = torch.bucketize(confidence.double(), edges)
+    bin_of = bins_of(confidence, bins)
     excess = torch.bincount(bin_of, correct.double() - confidence.double(), minlength=bins).abs()
     counts = torch.bincount(bin_of, minlength=bins)
     return (excess.sum() / len(confidence)).item(), (excess / counts).nan_to_num().max().item()
+
+
+def expected_error(confidence: Tensor) -> float:
+    """Return the mean ECE of samples of these confidences when every confidence is the true probability.
+
+    What a perfectly calibrated classifier would be charged with, only because a bin holds so few samples. In each bin
+    the number of right predictions has a Poisson binomial distribution; its mean distance to its mean is computed from
+    the distribution itself.
+
+    Args:
+        confidence: ``(N,)`` probability of the predicted class.
+    """
+    bin_of, total = bins_of(confidence), 0.0
+    for number in bin_of.unique():
+        chances = confidence[bin_of == number].double().numpy()
+        right = np.ones(1)  # by number of right predictions its probability
+        for chance in chances:
+            right = np.append(right, 0.0) * (1 - chance) + np.append(0.0, right) * chance
+        total += float(right @ np.abs(np.arange(len(right)) - chances.sum()))
+    return total / len(confidence)
+
+
+def fit_temperature(prediction: Tensor, target: Tensor) -> float:
+    """Return the number by which to divide logits so that their log loss is lowest (Guo et al. 2017, section 4.2).
+
+    Fit on the validation split only. It is between :data:`TEMPERATURES`, and 1 where logits say nothing.
+
+    Args:
+        prediction: ``(N, C)`` logits of the validation split.
+        target: ``(N,)`` class numbers.
+    """
+    logits, target = prediction.double(), target.long()
+    if torch.equal(logits, logits[:, :1].expand_as(logits)):
+        return 1.0
+
+    def loss(log: float) -> float:  # it falls, then it rises: log loss is convex in the inverse of the temperature
+        return F.cross_entropy(logits / math.exp(log), target).item()
+
+    bounds = tuple(math.log(value) for value in TEMPERATURES)
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
+
+
+def fit_half_width(prediction: Tensor, target: Tensor, level: float = LEVEL) -> float:
+    """Return half the width of the interval around predictions that covers a share of new samples: split conformal.
+
+    The ``ceil((N + 1) level)``-th smallest distance of a validation sample from its prediction; infinite where there
+    are too few samples. It covers new samples with that probability where they are exchangeable with the validation
+    samples. J. Lei et al., Distribution-Free Predictive Inference for Regression, JASA 2018, algorithm 2.
+
+    Args:
+        prediction: ``(N,)`` values predicted of the validation split.
+        target: ``(N,)`` true values.
+        level: The share.
+    """
+    distances = (prediction.double() - target.double()).abs().sort().values
+    place = math.ceil((len(distances) + 1) * level)
+    return distances[place - 1].item() if place <= len(distances) else math.inf
+
+
+def top_class(prediction: Tensor, target: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return ``(N,)`` the probability of the predicted class, and whether it is the true one, as numbers.
+
+    Args:
+        prediction: ``(N, C)`` logits.
+        target: ``(N,)`` class numbers.
+        temperature: What logits are divided by.
+    """
+    confidence, guess = (prediction.double() / temperature).softmax(1).max(1)
+    return confidence, (guess == target).double()
+
+
+def bins_of(confidence: Tensor, bins: int = BINS) -> Tensor:
+    """Return ``(N,)`` the bin of each confidence: equal widths on (0, 1], closed on the right."""
+    edges = torch.arange(1, bins, dtype=torch.float64, device=confidence.device) / bins
+    return torch.bucketize(confidence.double(), edges)
 
 
 def calibration_metrics(prediction: Tensor, target: Tensor) -> dict[str, float]:
@@ -43,8 +158,7 @@ def calibration_metrics(prediction: Tensor, target: Tensor) -> dict[str, float]:
     """
     logits, target = prediction.double(), target.long()
     probability = logits.softmax(1)
-    confidence, guess = probability.max(1)
-    ece, mce = calibration_error(confidence, guess == target)
+    ece, mce = calibration_error(*top_class(prediction, target))
     truth = F.one_hot(target, logits.shape[1])
     return {
         "ece": ece,

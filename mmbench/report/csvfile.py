@@ -7,9 +7,11 @@ import io
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from mmbench.report.boards import Board
+from mmbench.report.calibration import trust
 from mmbench.report.cells import joined, middle, parameters, selected_epoch
 from mmbench.report.judgement import REFERENCES, Judgement
 from mmbench.report.markdown import printable
@@ -54,6 +56,13 @@ COLUMNS = {
             (":p", "p-value, adjusted for the number of rows (Holm): of the difference to"),
         )
     },
+    "ece": "expected calibration error over all test samples of a seed, mean over seeds, as are the next six",
+    "ece_floor": "that of a perfectly calibrated classifier with the same confidences",
+    "temperature": "median of those that validation gives to divide logits by; empty where it was not noted",
+    "ece_scaled": "calibration error after that",
+    "ece_scaled_floor": "its floor",
+    "interval_width": "width of intervals that are to cover 90 % of new samples, from validation",
+    "interval_coverage": "share of the test samples that they cover",
     "parameters": "trained parameters",
     "macs": "multiply-accumulates of matrix products and convolutions to predict a sample; this and the next seven as "
     "`mmbench cost` measured them",
@@ -139,6 +148,7 @@ def _facts(board: Board, row: Row) -> dict[str, Any]:
         "better_than": joined(other.label for other in judged.compared if judged.better(row, other)),
         "worse_than": joined(other.label for other in judged.compared if judged.better(other, row)),
         **_against(judged, row),
+        **{name: None if value is None else _digits(value) for name, value in asdict(trust(board, row)).items()},
         "parameters": parameters(row),
         **{name: getattr(cost, name, None) for name in MEASURED},
         "cost_device": cost.environment.device if cost else None,

@@ -23,7 +23,8 @@ A table answers one question: would this row still be better than that one with 
 - **ranks**: those that the row may have, given which rows are shown better and worse than it. All intervals of a table
   hold together with a probability of 95 %. A row of unstable seeds has a wide one.
 - **◆**: the set of the best, the rows that are not shown worse than any other. It holds the truly best row with a
-  probability of at least 95 %. Within it, the order says nothing.
+  probability of at least 95 %. Within it, the order says nothing. It answers one question per row where ranks answer
+  one per pair, so it is smaller: a row whose ranks begin at 1 may be outside.
 - **mean ± deviation**: over seeds, one value per seed, the mean over its folds; sample deviation (`ddof=1`).
 - **\\[low, high]** behind it: 95 % interval of the mean over new seeds and new groups of test samples (videos,
   speakers, dialogues; a sample without a group stands for itself). `n=1`: one seed, of which no interval can be given.
@@ -46,6 +47,14 @@ A table answers one question: would this row still be better than that one with 
   most 6.3 % of the tables; intervals of differences covered the true one in 95.6 to 97.3 %, intervals of rows in 94.4
   to 97.5 %, and in 88 to 96 % where values are strongly skewed.
 - **These test samples**: the interval over new seeds alone (Student's t), which answers a smaller question.
+
+## Calibration
+
+- **ECE** is the mean gap between confidence and accuracy over 15 bins of the confidence, weighted by their samples.
+  Even a perfectly calibrated classifier has one, its **floor**, because a bin holds few samples: only what exceeds it
+  says something. A *temperature* divides the logits; it is fitted on validation and changes no predicted class.
+- For regression, an interval of one **width** around every prediction is to cover 90 % of new samples. The width is
+  the 90th percentile of the errors on validation (split conformal), the **coverage** is counted on test.
 
 ## Notes of rows
 

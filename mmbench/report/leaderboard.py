@@ -163,7 +163,8 @@ def render(
     theirs = (record for record in published if wanted is None or record.track in wanted)
     for board in boards(theirs, own or (), code, costs, evidence):
         by_track.setdefault(board.track, []).append(board)
-    found = sweeps(board for group in by_track.values() for board in group)
+    everywhere = [board for group in by_track.values() for board in group]
+    found = sweeps(everywhere)
     names = file_names([*by_track, *(sweep.name for sweep in found)])
     links = links or {"published": "records"}
     texts = {"README.md": _text(_index(by_track, names, found, problems, links, own is not None))}
@@ -172,7 +173,7 @@ def render(
     for sweep in found:
         texts[f"{names[sweep.name]}.md"] = _text(sweep_page(sweep, names))
     for track, group in by_track.items():
-        texts[f"{names[track]}.md"] = _text(page(group, f"{names[track]}.csv", links))
+        texts[f"{names[track]}.md"] = _text(page(group, everywhere, names, links))
         texts[f"{names[track]}.csv"] = csv_text(group)
     return texts
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from data_modules import datasets
 from mmbench.metrics import DESCRIPTIONS
 from mmbench.report import cells
 from mmbench.report.boards import Board
+from mmbench.report.calibration import calibration
 from mmbench.report.caveats import misleading
 from mmbench.report.classes import classes
 from mmbench.report.guide import GUIDE
 from mmbench.report.markdown import NONE, code, escape, table
 from mmbench.report.rows import Origin
+from mmbench.report.shuffled import shuffled
 from mmbench.report.standing import (
     BEST,
     around,
@@ -30,14 +32,18 @@ from mmbench.report.standing import (
 )
 
 
-def page(boards: Sequence[Board], csv_name: str, links: Mapping[Origin, str]) -> list[str]:
+def page(
+    boards: Sequence[Board], everywhere: Iterable[Board], names: Mapping[str, str], links: Mapping[Origin, str]
+) -> list[str]:
     """Return the lines of the page of one track.
 
     Args:
         boards: The track's boards, at least one.
-        csv_name: The file with the same numbers unrounded.
+        everywhere: The boards of all tracks.
+        names: By track the name of its files without their endings.
         links: Where the records lie, from the folder of the page.
     """
+    csv_name, everywhere = f"{names[boards[0].track]}.csv", list(everywhere)
     track = boards[0].track
     origins = {row.origin for board in boards for row in board.rows}
     trials = [
@@ -61,8 +67,10 @@ def page(boards: Sequence[Board], csv_name: str, links: Mapping[Origin, str]) ->
         sections = {
             "Against the references": references(board),
             "Which rows are told apart": pairs(board),
+            "One modality shuffled": shuffled(board, everywhere, names),
             "Metrics": _metrics(board, board.plain_metrics) if board.plain_metrics else [],
             "Classes": classes(board),
+            "Calibration": calibration(board),
             "What the intervals are made of": details(board),
             "Costs": costs(board),
             "As reported elsewhere": _published(board),

@@ -44,7 +44,7 @@ class Sweep:
         found: dict[str, dict[float, Row]] = {}
         for rate, board in self.boards.items():
             for row in board.rows:
-                found.setdefault(_configuration(row), {})[rate] = row
+                found.setdefault(configuration(row), {})[rate] = row
         return [rows for rows in found.values() if len(rows) > 1]
 
     def area(self, rows: dict[float, Row], metric: str) -> float | None:
@@ -54,7 +54,7 @@ class Sweep:
         return auilc(list(self.boards), known) if len(known) == len(values) else None
 
 
-def _configuration(row: Row) -> str:
+def configuration(row: Row) -> str:
     """Return what the rows of all rates share that make one curve."""
     record = row.any_record
     code = record.code if row.own else None  # what was published is one row whatever code made it

@@ -61,6 +61,23 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What was fitted on validation to correct confidences or to give intervals, and how confidences meet accuracy.
+
+    Attributes:
+        temperature: What logits are to be divided by (multi-class only).
+        half_widths: By output half the width of the interval around predictions that covers 90 % of new samples, None
+            where validation has too few samples (regression only).
+        reliability: Bins of the confidence in test predictions as they are: samples, mean confidence, accuracy
+            (multi-class only).
+    """
+
+    temperature: float | None = None
+    half_widths: tuple[float | None, ...] = ()
+    reliability: tuple[tuple[int, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Cost:
     """What the trial cost.
 

@@ -20,14 +20,7 @@ from data_modules.files import atomic_path, explained
 from data_modules.store import EVERYTHING
 from mmbench.methods import ConfigError, FusionMethod, methods
 from mmbench.methods.checkpoint import read_checkpoint, remedy, restore
-from mmbench.runner.training import quiet
-
-SILENT: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+from mmbench.runner.training import SILENT, quiet
 
 
 def load_method(checkpoint: Path) -> tuple[FusionMethod, dict[str, Any]]:

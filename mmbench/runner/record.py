@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from data_modules.schema import ModalitySpec
 from mmbench.methods.config import shown
-from mmbench.runner.facts import CardFacts, Cost, Environment, Failure, Reproduction, Selection, TaskFacts
+from mmbench.runner.facts import Calibration, CardFacts, Cost, Environment, Failure, Reproduction, Selection, TaskFacts
 from mmbench.runner.plan import label, title
 from mmbench.runner.reading import ReadingError, parse_json
 
@@ -62,6 +62,7 @@ class Record:
         test: The test metrics; None is undefined.
         curve: Per epoch the terms of the training loss and the validation metrics.
         samples: Number of samples per split.
+        calibration: What validation says of confidences or intervals; None where nobody noted it.
         cost: What it cost.
         error: Why there is no result.
         reproduced: The last time that other code gave the same result.
@@ -100,6 +101,7 @@ class Record:
     test: dict[str, float | None] = field(default_factory=dict)
     curve: list[dict[str, int | float | None]] = field(default_factory=list)
     samples: dict[str, int] = field(default_factory=dict)
+    calibration: Calibration | None = None
     cost: Cost | None = None
     error: Failure | None = None
     reproduced: Reproduction | None = None
@@ -164,6 +166,8 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers: what is not finite, such as the correlation of a constant, is None."""
         values: dict[str, Any] = plain(dataclasses.asdict(self))
+        if self.calibration is None:  # as in records that were written before it was noted, whose digests hold
+            del values["calibration"]
         return values
 
     def to_json(self) -> str:
@@ -208,6 +212,15 @@ class Record:
         for split in ("train", "valid", "test"):
             if split not in self.samples:
                 raise RecordError(f"it does not say how many {split} samples there were")
+        if self.calibration is not None:
+            temperature, halves = self.calibration.temperature, self.calibration.half_widths
+            if temperature is not None and temperature <= 0:
+                raise RecordError(f"its temperature is {temperature}")
+            assert self.task is not None
+            if halves and (
+                len(halves) != len(self.task.names) or any(half is not None and half < 0 for half in halves)
+            ):
+                raise RecordError(f"its intervals have the half widths {halves}")
         for name in ("max_epochs", "patience"):
             if type(self.training.get(name)) is not int:
                 raise RecordError(f"its training has no {name!r}")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
@@ -23,6 +24,14 @@ from data_modules import FusionDataModule
 from mmbench.methods import ConfigError, FusionMethod, MethodConfig
 from mmbench.methods.options import PRECISIONS
 from mmbench.runner.callbacks import Checkpoints, Curve, DivergedError, EpochSeed, Patience, WholeFiles
+
+SILENT: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""Options of a trainer that only predicts."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class Outcome:
         epoch: The selected epoch, counted from 0.
         curve: Per epoch the terms of the loss and the validation metrics.
         seconds: Duration of each epoch.
+        validated: Raw predictions of the validation samples by the selected epoch, ``(N, outputs)``, and their targets.
         test: Test metrics of the selected epoch.
         index: ``(N,)`` rows of the test samples in the store.
         target: ``(N,)`` or ``(N, C)``.
@@ -70,6 +80,7 @@ class Outcome:
     epoch: int
     curve: list[dict[str, Any]]
     seconds: list[float]
+    validated: tuple[Tensor, Tensor]
     test: dict[str, float]
     index: Tensor
     target: Tensor
@@ -144,15 +155,38 @@ def train_and_test(
     trainer.fit(model, data, ckpt_path=checkpoints.last if resumed else None)
     best = torch.load(checkpoints.best, weights_only=True, map_location="cpu")
     model.load_state_dict(best["state_dict"])
-    data.test_locked = False
     pl.seed_everything(seed, verbose=False)  # for methods that draw when they predict; a restart has drawn less
+    validated = _validated(model, data, trainer.accelerator, training.precision)
+    data.test_locked = False
+    pl.seed_everything(seed, verbose=False)
     trainer.test(model, data, verbose=False)
     prediction, target, index = model.test_metric.gathered()
     test = model.test_metric.compute()
     if not math.isfinite(test[selection]):
         raise DivergedError(f"test/{selection} is {test[selection]}.")
     device = trainer.strategy.root_device
-    return Outcome(monitor, mode, best["epoch"], curve.rows, curve.seconds, test, index, target, prediction, device)
+    return Outcome(
+        monitor, mode, best["epoch"], curve.rows, curve.seconds, validated, test, index, target, prediction, device
+    )
+
+
+def _validated(
+    model: FusionMethod, data: FusionDataModule, accelerator: Accelerator, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Return the predictions of the validation split and their targets, by a trainer that leaves no trace in logs."""
+    trainer = pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type] # one of those that Lightning names
+        deterministic="warn",
+        **SILENT,
+    )
+    data.setup("validate")
+    batches = trainer.predict(model, data.val_dataloader())
+    data.teardown("validate")
+    assert batches is not None
+    rows, prediction = (torch.cat([batch[part] for batch in batches]).detach().cpu() for part in (0, 1))
+    return prediction, torch.as_tensor(data.store.targets[rows.numpy()])
 
 
 def clear(folder: Path) -> None:

@@ -17,6 +17,7 @@ from data_modules import DataError, FusionDataModule
 from data_modules.plugins import line_of
 from mmbench import __version__
 from mmbench.methods import FusionMethod, method
+from mmbench.runner.calibration import calibration
 from mmbench.runner.callbacks import Checkpoints, DivergedError
 from mmbench.runner.contract import check_settings, checked, watched
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
@@ -180,6 +181,7 @@ def _with_result(record: Record, model: FusionMethod, data: FusionDataModule, ou
         selection=Selection(metric, outcome.mode, outcome.epoch, chosen[outcome.monitor]),
         test=plain(outcome.test),  # as in the file: what is not defined is None
         curve=plain(outcome.curve),
+        calibration=calibration(target, outcome.validated, (outcome.prediction, outcome.target)),
         samples={split: len(rows) for split, rows in data.rows.items()},
         cost=Cost(parameters(model), epochs, seconds, seconds / epochs, memory, counted),
     )

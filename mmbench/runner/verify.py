@@ -6,11 +6,13 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
 
 from mmbench.metrics import MultilabelMetric, build_metric
+from mmbench.metrics.calibration import BINS, reliability
 from mmbench.runner.plan import DECIDES, trial_id
 from mmbench.runner.predictions import Predictions, PredictionsError, read_predictions
 from mmbench.runner.record import Record, RecordError, digest_of
@@ -70,6 +72,7 @@ def _check(record: Record, predictions: Predictions) -> None:
         if not same:
             raise RecordError(f"its {name} is {stored}, its predictions give {value:.9g}")
     _check_selection(record)
+    _check_reliability(record, predictions)
 
 
 def _check_selection(record: Record) -> None:
@@ -90,6 +93,19 @@ def _check_selection(record: Record) -> None:
     later = [value for value in values[chosen.epoch + 1 :] if value is not None]
     if any(value > chosen.value if higher else value < chosen.value for value in later):
         raise RecordError("a later epoch of its curve is better than the one that it says was selected")
+
+
+def _check_reliability(record: Record, predictions: Predictions) -> None:
+    """Compare the bins of the confidence with those of the predictions."""
+    noted = record.calibration.reliability if record.calibration else ()
+    if not noted:
+        return
+    prediction, target = (torch.from_numpy(part) for part in (predictions.prediction, predictions.target))
+    found = [astuple(one) for one in reliability(prediction.float(), target[:, 0].long())]
+    if torch.tensor(noted).shape != (BINS, 3) or not torch.allclose(
+        torch.tensor(noted).double(), torch.tensor(found).double(), rtol=0, atol=TOLERANCE
+    ):
+        raise RecordError("its reliability diagram is not that of its predictions")
 
 
 def recompute(record: Record, predictions: Predictions) -> dict[str, float]:

@@ -15,7 +15,7 @@ import pytest
 from data_modules import FeatureStore
 from data_modules.generator import write_synthetic
 from mmbench.cli import main
-from mmbench.runner.facts import Failure
+from mmbench.runner.facts import Calibration, Failure
 from mmbench.runner.launch import Options
 from mmbench.runner.plan import DECIDES, make_plan, trial_id
 from mmbench.runner.predictions import read_predictions
@@ -25,6 +25,7 @@ from mmbench.runner.settings import Suite
 from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.verify import recompute, verify, verify_file
+from tests.runner.conftest import Planner
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,18 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path, Options], None], str]] = {
             path, options, selection=dataclasses.replace(read_record(path).selection, metric="acc7", mode="max")
         ),
         "are not selected by the max of acc7",
+    ),
+    "no width of intervals": (
+        lambda path, other, options: forged(path, options, calibration=Calibration(half_widths=(-1.0,))),
+        "its intervals have the half widths",
+    ),
+    "too many widths of intervals": (
+        lambda path, other, options: forged(path, options, calibration=Calibration(half_widths=(1.0, 1.0))),
+        "its intervals have the half widths",
+    ),
+    "a temperature that is none": (
+        lambda path, other, options: forged(path, options, calibration=Calibration(temperature=0.0)),
+        "its temperature is 0.0",
     ),
     "a worse epoch": (
         lambda path, other, options: _select_worse(path, options),
@@ -274,3 +287,18 @@ def test_the_command_says_what_holds(copy: Options, capsys: pytest.CaptureFixtur
     assert "1 records hold, 1 do not" in out
     assert path.name in out
     assert main(["verify", str(tmp_path / "none")]) == 2
+
+
+def test_an_edited_reliability_diagram_is_noticed(options: Options, plan: Planner, tmp_path: Path) -> None:
+    store = write_synthetic(tmp_path / "classes.h5", kind="multiclass", samples=(64, 24, 24))
+    (trial,) = plan("lf_dnn", epochs=1, path=store.path)
+    run_trial(trial, options.records, options.runs, accelerator="cpu")
+    path = options.records.path(trial)
+    noted = verify_file(path).calibration
+    assert noted is not None
+    assert sum(count for count, _, _ in noted.reliability) == 24
+    count, confidence, accuracy = noted.reliability[-1]
+    for wrong in ((*noted.reliability[:-1], (count, confidence, accuracy + 0.01)), noted.reliability[1:]):
+        forged(path, options, calibration=dataclasses.replace(noted, reliability=wrong))
+        with pytest.raises(RecordError, match="its reliability diagram"):
+            verify_file(path)

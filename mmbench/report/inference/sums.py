@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from mmbench.metrics import confusion as counts
+from mmbench.metrics.calibration import BINS, bins_of
 from mmbench.runner.facts import TaskFacts
 
 Array = npt.NDArray[np.float64]
 Values = dict[str, Array]
 
-_BINS = 15
 _ROUNDING = 1e-14
 """Share of a sum of squares that is rounding where all values are equal."""
 
@@ -212,12 +212,11 @@ def _weighted_f1(name: str, guess: Tensor, truth: Tensor, counted: Tensor | None
 def _calibration(probability: Tensor, labels: Tensor) -> Sums:
     """Return the calibration errors: what confidence exceeds accuracy by in each bin, and how many are in it."""
     confidence, chosen = probability.max(1)
-    edges = torch.arange(1, _BINS, dtype=torch.float64) / _BINS
-    bins = np.eye(_BINS)[torch.bucketize(confidence, edges).numpy()]
+    bins = np.eye(BINS)[bins_of(confidence).numpy()]
     excess = ((chosen == labels).double() - confidence).numpy()
 
     def metrics(sums: Array) -> Values:
-        gap, count = np.abs(sums[..., :_BINS]), sums[..., _BINS:]
+        gap, count = np.abs(sums[..., :BINS]), sums[..., BINS:]
         gap = np.where(count > 0, gap, 0)  # what is left of a bin without items is rounding
         largest = np.divide(gap, count, out=np.zeros_like(gap), where=count > 0).max(-1)
         with np.errstate(invalid="ignore"):
