@@ -40,6 +40,7 @@ def fill_run(parser: ArgumentParser) -> None:
     parser.add_argument("--retry", action="store_true", help="run failed and diverged trials again")
     parser.add_argument("--fresh", action="store_true", help="train even what is done")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, run nothing")
+    parser.add_argument("--estimate", action="store_true", help="say how long the plan will take, run nothing")
     add_leaderboard(parser)
     add_benchmarks(parser)
 
@@ -105,6 +106,11 @@ def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         arguments.retry,
         now() if arguments.fresh else "",
     )
+    if arguments.estimate:
+        from mmbench.cli.estimate import print_estimate
+
+        print_estimate(trials, options)
+        return 0
     ran = launch(trials, options, console)
     try:
         _summarize(ran, options)
