@@ -6,7 +6,7 @@ DATASET ?= synthetic
 SUITE ?= default
 ARGS ?=
 SELECTION := -n auto --dist loadscope -m "not slow and not gpu"
-GENERATED := data/synthetic.h5 data/synthetic_dialogues.h5 data/synthetic_clips.h5
+GENERATED := data/synthetic.h5 data/synthetic-lag.h5 data/synthetic_dialogues.h5 data/synthetic_clips.h5
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data bench check leaderboard test test-portable test-slow test-gpu lint format speed clean distclean
@@ -34,12 +34,15 @@ setup: $(BIN)/.done ## make .venv with everything in it
 data/synthetic.h5: | $(BIN)/.done
 	$(BIN)/mmbench data synth --out $@
 
+data/synthetic-%.h5: | $(BIN)/.done
+	$(BIN)/mmbench data synth $* --out $@
+
 data/synthetic_%.h5: | $(BIN)/.done
 	$(BIN)/mmbench data synth $* --out $@
 
 data: $(GENERATED) ## make the generated data sets
 
-bench: $(BIN)/.done $(filter data/$(DATASET).h5,$(GENERATED)) ## train MODEL (default: all that fit) on DATASET and compare
+bench: $(BIN)/.done $(filter data/$(subst /,-,$(DATASET)).h5,$(GENERATED)) ## train MODEL (default: all that fit) on DATASET and compare
 	$(BIN)/mmbench run --dataset $(DATASET) --suite $(SUITE) $(if $(MODEL),--method $(MODEL)) $(ARGS)
 
 check: $(BIN)/.done $(GENERATED) ## compare small runs of all methods with the committed numbers, verify the published records

@@ -148,11 +148,15 @@ class FusionDataModule(LightningDataModule):
 
     @staticmethod
     def place(name: str) -> Path:
-        """Return the usual path of a store."""
-        return Path(os.environ.get("MMBENCH_DATA", "data")) / f"{name}.h5"
+        """Return the usual path of a store.
+
+        Args:
+            name: Key of the data set; ``<key>/<feature set>`` for another of its feature sets.
+        """
+        return Path(os.environ.get("MMBENCH_DATA", "data")) / f"{name.replace('/', '-')}.h5"
 
     @classmethod
-    def reachable(cls, kind: TargetKind, metric: str) -> dict[str, float]:
+    def reachable(cls, feature_set: str, kind: TargetKind, metric: str) -> dict[str, float]:
         """Return the best reachable values of a metric, by what they are reachable from; empty where nobody knows."""
         return {}
 

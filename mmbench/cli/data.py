@@ -95,7 +95,11 @@ def fill_synth(parser: ArgumentParser) -> None:
     from data_modules.generator import SEED, TARGETS
 
     parser.add_argument(
-        "form", nargs="?", default="sequences", choices=["sequences", "dialogues", "clips"], help="what samples are"
+        "form",
+        nargs="?",
+        default="sequences",
+        choices=["sequences", "lag", "dialogues", "clips"],
+        help="what samples are",
     )
     parser.add_argument("--out", type=Path | None, default=None, help="store to write; by default the usual place")
     parser.add_argument(
@@ -177,6 +181,7 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     from data_modules.generator import write_synthetic
     from data_modules.generator_clips import write_clips
     from data_modules.generator_dialogues import write_dialogues
+    from data_modules.generator_lag import write_lag
     from data_modules.schema import DataError
     from data_modules.store import FeatureStore
     from data_modules.summary import summary
@@ -184,9 +189,11 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     form = arguments.form
     if arguments.kind and form != "sequences":
         raise DataError(f"What is predicted of generated {form} cannot be chosen: leave --kind away.")
-    out = arguments.out or FusionDataModule.place("synthetic" if form == "sequences" else f"synthetic_{form}")
+    places = {"sequences": "synthetic", "lag": "synthetic/lag"}
+    out = arguments.out or FusionDataModule.place(places.get(form, f"synthetic_{form}"))
     makers: dict[str, Callable[..., FeatureStore]] = {
         "sequences": partial(write_synthetic, **({"kind": arguments.kind} if arguments.kind else {})),
+        "lag": write_lag,
         "dialogues": write_dialogues,
         "clips": write_clips,
     }

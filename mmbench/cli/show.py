@@ -51,7 +51,9 @@ def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     if name not in known and (why := broken_methods().get(name) or data_modules.broken_datasets().get(name)):
         raise ConfigError(why)
     try:
-        there = name in known or FusionDataModule.place(check_name("name", name)).is_file()
+        for part in name.split("/", 1):
+            check_name("name", part)
+        there = name in known or FusionDataModule.place(name).is_file()
     except DataError:
         there = False
     if there:

@@ -245,16 +245,22 @@ def _defects(board: Board) -> list[str]:
 
 def _reachable(board: Board) -> list[str]:
     """Return the best reachable values of the selecting metric where the data are made so that they are known."""
-    module = datasets().get(board.track.split("/")[0])
+    dataset, feature_set = board.track.split("/")[:2]
+    module = datasets().get(dataset)
     kinds = [record.task.kind for record in board.records if record.task]
-    found = module.reachable(kinds[0], board.metric) if module and kinds else {}
+    found = module.reachable(feature_set, kinds[0], board.metric) if module and kinds else {}
     if not found or any(record.data.get("corruption") for record in board.records):
         return []
     parts = "; ".join(f"{cells.number(value)} from {name}" for name, value in found.items())
+    meanings = {
+        "sums of unimodal predictions": "has not fused",
+        "simultaneous steps without their order": "has not seen when things are said",
+    }
     return [
         f"- **Best reachable** {code(board.metric)}, expected over all possible samples: {parts}. A test split "
-        "scatters around these. A row that is no better than sums of unimodal predictions has not fused; one that is "
-        "better than all modalities together has seen the labels."
+        "scatters around these. "
+        + "".join(f"A row that is no better than {name} {text}; " for name, text in meanings.items() if name in found)
+        + "one that is better than all modalities together has seen the labels."
     ]
 
 

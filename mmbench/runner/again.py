@@ -24,14 +24,15 @@ def trials_again(records: Iterable[Record], path: Path | None = None) -> tuple[l
     """
 
     @cache
-    def store(dataset: str) -> FeatureStore:
-        return FeatureStore(path or FusionDataModule.place(dataset))
+    def store(dataset: str, feature_set: str) -> FeatureStore:
+        own = FusionDataModule.place(f"{dataset}/{feature_set}")
+        return FeatureStore(path or (own if own.is_file() else FusionDataModule.place(dataset)))
 
     trials: list[Trial] = []
     left_out: list[tuple[Record, str]] = []
     for record in records:
         try:
-            trials.append(_trial(record, store(record.dataset)))
+            trials.append(_trial(record, store(*record.track.split("/")[:2])))
         except (ConfigError, DataError) as error:
             left_out.append((record, str(error)))
     return trials, left_out

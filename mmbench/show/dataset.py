@@ -16,9 +16,10 @@ def show_dataset(key: str) -> tuple[list[Part], FeatureStore | None]:
     """Return what there is to know of a data set, and its store where that is in its usual place and whole.
 
     Args:
-        key: Key of a data set of the registry, or the name of a store in the usual folder.
+        key: Key of a data set of the registry, or the name of a store in the usual folder; with ``/<feature set>`` for
+            the store of another feature set.
     """
-    module = data_modules.datasets().get(key)
+    module = data_modules.datasets().get(key.partition("/")[0])
     card = module.card if module else None
     path = FusionDataModule.place(key)
     store, trouble = None, f"none at {path}"
@@ -40,7 +41,7 @@ def show_dataset(key: str) -> tuple[list[Part], FeatureStore | None]:
             (f"{store.dataset}/{store.feature_set}/{name}", _folds(len(folds))) for name, folds in store.splits.items()
         )
         parts.append(Part("Tracks of its store", tuple(tracks)))
-    fitting = _fitting(_specs(key, store, card is not None))
+    fitting = _fitting(_specs(key.partition("/")[0], store, card is not None))
     parts.append(Part("Methods that fit", (("", ", ".join(fitting)),)))
     return parts, store
 

@@ -17,6 +17,7 @@ from data_modules.generator import DIMS, write_synthetic
 from data_modules.generator_clips import DIM, write_clips
 from data_modules.generator_dialogues import DIMS as UTTERANCE_DIMS
 from data_modules.generator_dialogues import write_dialogues
+from data_modules.generator_lag import write_lag
 
 ROOT = Path(__file__).parents[2]
 GENERATED = """
@@ -54,9 +55,10 @@ def run(code: str, *arguments: object, **variables: str) -> list[str]:
 
 
 def generated(folder: Path) -> list[str]:
-    """Return identity and content of the three generated sets, small ones."""
+    """Return identity and content of the generated sets, small ones."""
     made = [
         write_synthetic(folder / "s.h5", samples=(40, 10, 10)),
+        write_lag(folder / "l.h5", samples=(40, 10, 10)),
         write_dialogues(folder / "d.h5", dialogues=(8, 2, 2)),
         write_clips(folder / "c.h5", clips=(6, 2, 2)),
     ]

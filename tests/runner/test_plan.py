@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, write_store
+from data_modules.generator import write_synthetic
 from data_modules.generator_dialogues import write_dialogues
+from data_modules.generator_lag import write_lag
 from mmbench.methods import ConfigError
+from mmbench.runner.again import trials_again
 from mmbench.runner.launch import Options
 from mmbench.runner.plan import make_plan
 from mmbench.runner.predictions import read_predictions
@@ -41,6 +44,35 @@ def test_the_id_changes_with_everything_that_decides_the_result_and_nothing_else
     ):
         assert dataclasses.replace(trial, **change).id != trial.id, change
     assert dataclasses.replace(trial, path="elsewhere.h5").id == trial.id
+
+
+def test_a_feature_set_is_named_behind_the_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMBENCH_DATA", str(tmp_path))
+    suite = partial(make_plan, Suite("default", seeds=(1,)), methods_wanted=["lf_dnn"], benchmarks=tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"no store of synthetic/lag at .*synthetic-lag\.h5.*mmbench data synth lag"):
+        suite(dataset="synthetic/lag")
+    store = write_lag(FusionDataModule.place("synthetic/lag"), samples=(20, 5, 5))
+    ((trial,), _) = suite(dataset="synthetic/lag")
+    assert (trial.track, trial.path) == ("synthetic/lag/standard", str(store.path))
+    assert suite(dataset="synthetic", path=store.path)[0][0].id == trial.id
+    store.path.rename(FusionDataModule.place("synthetic/other"))
+    with pytest.raises(ConfigError, match="holds the feature set lag, not other"):
+        suite(dataset="synthetic/other")
+    with pytest.raises(DataError, match="the feature set cannot be named"):
+        suite(dataset="synthetic/../lag")
+
+
+def test_a_trial_is_trained_again_on_the_store_of_its_feature_set(
+    tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMBENCH_DATA", str(tmp_path))
+    write_lag(FusionDataModule.place("synthetic/lag"), samples=(20, 5, 5))
+    write_synthetic(FusionDataModule.place("synthetic"), samples=(20, 5, 5))
+    suite = Suite("default", seeds=(1,), training=Training(max_epochs=1))
+    for name in ("synthetic", "synthetic/lag"):
+        trials, _ = make_plan(suite, dataset=name, methods_wanted=["constant"], benchmarks=tmp_path / "none")
+        record = run_trial(trials[0], options.records, options.runs, accelerator="cpu")
+        assert [trial.path for trial in trials_again([record])[0]] == [trials[0].path]
 
 
 def test_one_trial_per_seed_and_one_row_per_variant(plan: Planner) -> None:
