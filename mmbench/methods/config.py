@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -47,6 +47,10 @@ def setting(
     return field(default=default, metadata={"text": text, **rules})
 
 
+OF_STEPS = frozenset({"lr", "weight_decay", "gradient_clip", "plateau_patience", "plateau_factor"})
+"""Settings of what is learnt step by step."""
+
+
 @dataclass(frozen=True)
 class MethodConfig:
     """Settings that every method has; a method adds its own in a subclass.
@@ -66,6 +70,9 @@ class MethodConfig:
     text_encoder: str = setting("", "Hugging Face model (name or folder) that reads text tokens; empty for none")
     text_lr: float = setting(5e-5, "learning rate of the text encoder; 0 freezes it", low=0.0)
 
+    inert: ClassVar[frozenset[str]] = frozenset()
+    """Those of these settings that have no effect on the method."""
+
     def __post_init__(self) -> None:
         """Check every setting against its type and its range."""
         for item in fields(self):
@@ -84,6 +91,8 @@ class MethodConfig:
 
     def _check_effect(self, name: str, needs: str | Mapping[str, Any]) -> None:
         """Refuse a changed setting that nothing reads: it would make a row of its own of the same training."""
+        if name in self.inert:
+            raise ConfigError(f"{self.where(name)} has no effect on this method: leave it out.")
         for other, wanted in {needs: None}.items() if isinstance(needs, str) else needs.items():
             value, allowed = getattr(self, other), wanted if isinstance(wanted, tuple) else (wanted,)
             if wanted is None and not value:

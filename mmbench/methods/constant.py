@@ -10,7 +10,7 @@ logged and not descended.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
-from mmbench.methods.config import MethodConfig
+from mmbench.methods.config import OF_STEPS, MethodConfig
 from mmbench.tasks import Task
 
 
@@ -55,6 +55,12 @@ class Constant(FusionMethod):
         fidelity="own",
         needs=Needs(at_least=0, kinds=("features", "tokens", "frames", "waveform")),
     )
+
+    @dataclass(frozen=True)
+    class Config(MethodConfig):
+        """Settings of the constant: those of the data alone have an effect."""
+
+        inert = OF_STEPS
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(replace(spec, modalities={}), task, config)

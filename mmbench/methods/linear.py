@@ -13,8 +13,7 @@ already those of the choice. Training ends there, after one epoch. Where there i
 
 Samples are pooled in float64 on the CPU by running sums, and solved for in the order of their rows in the store. The
 result is the same for every seed, order and size of batches and number of processes, and on every device; the states of
-a text encoder may differ in rounding. An encoder is not trained,
-whatever ``text_lr`` says.
+a text encoder may differ in rounding. An encoder is not trained.
 
 Shapes: modalities ``(B, T_m, D_m)``; pooled features ``(B, sum_m 2 D_m)``; prediction ``(B, outputs)``. Loss: the task
 loss, which is logged for the solution and not descended.
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
-from mmbench.methods.config import MethodConfig, setting
+from mmbench.methods.config import OF_STEPS, MethodConfig, setting
 from mmbench.metrics import SplitMetric, fit_thresholds
 from mmbench.metrics.info import MetricInfo
 from mmbench.nn.linear_models import Floats, Model, logistic, ridge
@@ -98,6 +97,8 @@ class Linear(FusionMethod):
     @dataclass(frozen=True)
     class Config(MethodConfig):
         """Settings of the linear model."""
+
+        inert = OF_STEPS | {"text_lr"}
 
         modality: str = setting("", "the only modality to use; empty for all", choices=("", *MODALITIES))
 

@@ -66,7 +66,8 @@ class Fitted:
 @lru_cache(maxsize=1)  # the tests of a training follow each other
 def fit(case: Case) -> Fitted:
     """Return a method that was trained for some epochs."""
-    model = build(case, **QUICK)
+    inert = method(case.key).Config.inert
+    model = build(case, **{name: value for name, value in QUICK.items() if name not in inert})
     whole = case.batch(32)
     before = task_loss(model, whole)
     with TemporaryDirectory() as folder:

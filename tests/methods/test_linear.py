@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from data_modules import Corruption
 from data_modules.base import FusionDataModule
 from data_modules.schema import DataError, ModalitySpec, Sequence
-from mmbench.methods import ConfigError
+from mmbench.methods import ConfigError, method
 from mmbench.methods.linear import STRENGTHS, Linear, mean_and_deviation
 from mmbench.runner.training import Training, train_and_test
 from mmbench.testing.builders import KINDS, make_batch, make_spec, write_toy_store
@@ -264,3 +264,14 @@ def test_tokens_need_an_encoder():
     with pytest.raises(ConfigError, match="set text_encoder"):
         Linear(tokens)
     assert list(Linear(tokens, config=Linear.Config(modality="audio")).dims) == ["audio"]
+
+
+@pytest.mark.parametrize("key", ["linear", "constant"])
+def test_settings_of_steps_are_refused(key):
+    """They would make a row of their own of the same model."""
+    config = method(key).Config
+    for name, value in {"lr": 0.1, "weight_decay": 0.1, "gradient_clip": 0.5, "plateau_patience": 3}.items():
+        with pytest.raises(ConfigError, match=f"setting '{name}' has no effect on this method: leave it out"):
+            config.parse({name: value})
+        assert getattr(config.parse({name: getattr(config(), name)}), name) == getattr(config(), name)
+    assert config.parse({"batch_size": 7}).batch_size == 7
