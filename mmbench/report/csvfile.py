@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from mmbench.report.boards import Board
 from mmbench.report.calibration import trust
 from mmbench.report.cells import joined, middle, parameters, selected_epoch
+from mmbench.report.classes import confusion
 from mmbench.report.judgement import REFERENCES, Judgement
 from mmbench.report.markdown import printable
 from mmbench.report.notes import notes
@@ -56,6 +58,9 @@ COLUMNS = {
             (":p", "p-value, adjusted for the number of rows (Holm): of the difference to"),
         )
     },
+    "detectable": "smallest difference that two typical rows of the table are told apart by with 80 %",
+    "confusion": "of one class of several, as JSON: by true class and predicted class the mean number of test samples "
+    "over seeds; shares of the diagonal are the recalls",
     "ece": "expected calibration error over all test samples of a seed, mean over seeds, as are the next six",
     "ece_floor": "that of a perfectly calibrated classifier with the same confidences",
     "temperature": "median of those that validation gives to divide logits by; empty where it was not noted",
@@ -148,6 +153,8 @@ def _facts(board: Board, row: Row) -> dict[str, Any]:
         "better_than": joined(other.label for other in judged.compared if judged.better(row, other)),
         "worse_than": joined(other.label for other in judged.compared if judged.better(other, row)),
         **_against(judged, row),
+        "detectable": _digits(found.detectable) if (found := judged.comparison) and found.detectable else None,
+        "confusion": _confusion(board, row),
         **{name: None if value is None else _digits(value) for name, value in asdict(trust(board, row)).items()},
         "parameters": parameters(row),
         **{name: getattr(cost, name, None) for name in MEASURED},
@@ -160,6 +167,14 @@ def _facts(board: Board, row: Row) -> dict[str, Any]:
         "torch": joined(found.environment.torch for found in row.counted.values()),
         "notes": "; ".join(notes(board, row)),
     }
+
+
+def _confusion(board: Board, row: Row) -> str | None:
+    counts, task = confusion(board, row), row.any_record.task
+    if counts is None or task is None:
+        return None
+    lines = (dict(zip(task.names, line, strict=True)) for line in counts.round(6).tolist())
+    return json.dumps(dict(zip(task.names, lines, strict=True)))
 
 
 def _against(judged: Judgement, row: Row) -> dict[str, float | None]:

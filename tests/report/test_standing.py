@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -119,6 +120,7 @@ def test_every_number_of_the_page_is_in_the_csv() -> None:
     assert float(rows["a"]["minus_late_fusion"]) == pytest.approx(found.found.estimate, rel=1e-5)
     assert float(rows["a"]["minus_late_fusion:p"]) == pytest.approx(found.p, rel=1e-5)
     assert rows["late_fusion"]["minus_late_fusion"] == ""
+    assert {row["detectable"] for row in rows.values()} == {f"{judged.comparison.detectable:.6g}"}
 
 
 def test_same_records_same_bytes() -> None:
@@ -227,5 +229,8 @@ def test_confusion_and_recall_by_class() -> None:
     text = "\n".join(classes(board))
     assert lines_of("x\n" + text, "x") == [{"method": "`late_fusion`", "calm": "0.8333", "angry": "1.0000"}]
     assert "`late_fusion`: true class by line" in text
+    texts = render(records, evidence=classified)
+    (line,) = csv.DictReader(io.StringIO(texts[f"{NAME}.csv"]))
+    assert json.loads(line["confusion"]) == {"calm": {"calm": 2.5, "angry": 0.5}, "angry": {"calm": 0, "angry": 1}}
     assert classes(BOARD) == []
     assert classes(only(records)) == []
