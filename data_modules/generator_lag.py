@@ -5,12 +5,12 @@ says answers what audio said :data:`LAG` steps before, and the label is by how m
 
     score = 2.4 (agreements / 4 - 1) + 0.3 label_noise        0, 2, 4, 6 or 8 agreements, equally likely
 
-Text says the same signs, at a time of its own, and means nothing by it. Every modality alone is a random order of four
-plus and four minus, whatever the label: it says nothing, not even with its order in time. So do averages over time, and
-any other reading that forgets when: the signs of a modality are always the same eight. What audio and vision say at the
-same time agrees a little less often where they agree at the lag, since each sign is used up; :func:`ceilings` counts
-what that tells. Only a method that brings together steps of two modalities that lie :data:`LAG` apart comes near the
-rest.
+Text says as many of each sign, in an order of its own, in the steps of one or the other, and means nothing by it. Every
+modality alone is a random order of four plus and four minus, whatever the label: it says nothing, not even with its
+order in time. So do averages over time, and any other reading that forgets when: the signs of a modality are always the
+same eight. What audio and vision say at the same time agrees a little less often where they agree at the lag, since
+each sign is used up; :func:`ceilings` counts what that tells. Only a method that brings together steps of two
+modalities that lie :data:`LAG` apart comes near the rest.
 
 The bytes are the same on every machine, as those of :mod:`data_modules.generator`.
 """
@@ -142,12 +142,12 @@ def _best(states: list[tuple[Hashable, int, float]]) -> dict[str, float]:
 def _records(samples: tuple[int, int, int], bits: np.random.PCG64) -> Iterator[Record]:
     for split, size in zip(SPLITS, samples, strict=True):
         for place in range(size):
-            agreeing, noise, late = (int(bits.random_raw()) % count for count in (EACH + 1, 3, LAG + 1))
+            agreeing, noise, late = (int(bits.random_raw()) % count for count in (EACH + 1, 3, 2))
             audio, text = _signs(EACH, EVENTS, bits), _signs(EACH, EVENTS, bits)
             vision = np.empty(EVENTS)
             vision[audio > 0] = _signs(agreeing, EACH, bits)
             vision[audio < 0] = _signs(EACH - agreeing, EACH, bits)
-            said = {"text": (text, late), "audio": (audio, 0), "vision": (vision, LAG)}
+            said = {"text": (text, late * LAG), "audio": (audio, 0), "vision": (vision, LAG)}
             video = f"{split}{place // VIDEO:03d}"
             yield Record(
                 id=f"{video}[{place % VIDEO}]",

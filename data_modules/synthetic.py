@@ -18,11 +18,12 @@ class Synthetic(FusionDataModule):
         citation="Made by data_modules.generator.",
         licence="MIT, as this project.",
         content=(
-            "A score from -3 to 3 with parts that only text, only audio or only vision carry and parts that only two "
-            "modalities together carry, or classes and labels made from it; sequences are not aligned. "
-            "`data_modules.generator.ceilings` gives the best reachable scores. The feature set `lag` is another task: "
-            "a score by how much vision agrees with what audio said two steps before, of which nothing tells but order "
-            "in time across the two; text means nothing (`data_modules.generator_lag`)."
+            "Two tasks. Without a feature set: a score from -3 to 3 with parts that only text, only audio or only "
+            "vision carry and parts that only two modalities together carry, or classes and labels made from it; "
+            "sequences are not aligned (`data_modules.generator`). The feature set `lag`: a score by how much vision "
+            "agrees with what audio said two steps before, of which nothing tells but order in time across the two; "
+            "sequences share one clock, and text means nothing (`data_modules.generator_lag`). `ceilings` of both "
+            "gives the best reachable scores."
         ),
         features="Vectors per step whose latent causes can be recovered exactly.",
         splits="standard: drawn independently.",

@@ -71,7 +71,8 @@ def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         print_parts(show_trial(whose, path, record, arguments.runs, present or ""))
     if not found:
         raise ConfigError(
-            f"{unknown('method or data set', name, known)} Nor does the id of a trial with a record, published or "
+            f"{unknown('method or data set', name, known)} A store of that name would lie at "
+            f"{FusionDataModule.place(name)}, and does not. Nor does the id of a trial with a record, published or "
             "yours, begin with these letters (four or more)."
         )
     return 0

@@ -92,7 +92,7 @@ class MethodConfig:
     def _check_effect(self, name: str, needs: str | Mapping[str, Any]) -> None:
         """Refuse a changed setting that nothing reads: it would make a row of its own of the same training."""
         if name in self.inert:
-            raise ConfigError(f"{self.where(name)} has no effect on this method: leave it out.")
+            raise ConfigError(f"{self.where(name)} has no effect on this method: change it for others only.")
         for other, wanted in {needs: None}.items() if isinstance(needs, str) else needs.items():
             value, allowed = getattr(self, other), wanted if isinstance(wanted, tuple) else (wanted,)
             if wanted is None and not value:

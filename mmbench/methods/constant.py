@@ -58,9 +58,9 @@ class Constant(FusionMethod):
 
     @dataclass(frozen=True)
     class Config(MethodConfig):
-        """Settings of the constant: those of the data alone have an effect."""
+        """Settings of the constant; the size of batches decides how much memory it takes, and nothing else does."""
 
-        inert = OF_STEPS
+        inert = OF_STEPS | {"text_lr"}  # a text encoder must be named where text is tokens, and is not used
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(replace(spec, modalities={}), task, config)

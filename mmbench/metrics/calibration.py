@@ -77,9 +77,10 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = BINS) -> 
 def expected_error(confidence: Tensor) -> float:
     """Return the mean ECE of samples of these confidences when every confidence is the true probability.
 
-    What a perfectly calibrated classifier would be charged with, only because a bin holds so few samples. In each bin
-    the number of right predictions has a Poisson binomial distribution; its mean distance to its mean is computed from
-    the distribution itself.
+    What a perfectly calibrated classifier would be charged with, only because a bin holds so few samples, if samples
+    were right or wrong independently of each other; where those of one video go together it is higher. In each bin the
+    number of right predictions has a Poisson binomial distribution; its mean distance to its mean is computed from the
+    distribution itself.
 
     Args:
         confidence: ``(N,)`` probability of the predicted class.
@@ -118,8 +119,10 @@ def fit_half_width(prediction: Tensor, target: Tensor, level: float = LEVEL) -> 
     """Return half the width of the interval around predictions that covers a share of new samples: split conformal.
 
     The ``ceil((N + 1) level)``-th smallest distance of a validation sample from its prediction; infinite where there
-    are too few samples. It covers new samples with that probability where they are exchangeable with the validation
-    samples. J. Lei et al., Distribution-Free Predictive Inference for Regression, JASA 2018, algorithm 2.
+    are too few samples. On average over validation splits it covers at least that share of new samples, where they are
+    exchangeable with the validation samples and these had no part in choosing the model; where they selected its epoch
+    it covers a little less. J. Lei et al., Distribution-Free Predictive Inference for Regression, JASA 2018,
+    algorithm 2.
 
     Args:
         prediction: ``(N,)`` values predicted of the validation split.

@@ -52,7 +52,8 @@ def trust(board: Board, row: Row) -> Trust:
         return Trust()
     if not seeds or not all(np.isfinite(found.prediction).all() for trials in seeds for _, found in trials):
         return Trust()
-    kind = row.any_record.task.kind if row.any_record.task else ""
+    task = seeds[0][0][0].task
+    kind = task.kind if task else ""
     if kind == "multiclass":
         return _of_classes(seeds)
     return _of_values(seeds) if kind == "regression" else Trust()
@@ -90,15 +91,16 @@ def _errors(seeds: Sequence[Trials], scaled: bool) -> tuple[float, float]:
 def _of_values(seeds: Sequence[Trials]) -> Trust:
     widths, shares = [], []
     for trials in seeds:
-        covered = []
+        covered, wide = [], []
         for record, found in trials:
             halves = record.calibration.half_widths if record.calibration else ()
             if not halves or None in halves:
                 return Trust()
             half = np.asarray(halves, dtype=np.float64)
-            widths.append(2 * half.mean())
             covered.append(np.abs(found.prediction - found.target) <= half)
+            wide.append(np.full(len(found.target), 2 * half.mean()))
         shares.append(np.concatenate(covered).mean())
+        widths.append(np.concatenate(wide).mean())
     return Trust(interval_width=float(np.mean(widths)), interval_coverage=float(np.mean(shares)))
 
 
@@ -112,15 +114,16 @@ def calibration(board: Board) -> list[str]:
         names = ["ece", "ece_floor", "temperature", "ece_scaled", "ece_scaled_floor"]
         text = (
             "Expected calibration error over all test samples of a seed, and the floor that a perfectly calibrated "
-            "classifier with the same confidences would be charged with; after division of the logits by a temperature "
-            f"that was fitted on validation, where a record has it ({NONE}: it was not noted)."
+            "classifier with the same confidences would be charged with on average; after division of the logits by a "
+            f"temperature that was fitted on validation, where a record has it ({NONE}: it was not noted)."
         )
     else:
         heads, names = ["width", "coverage"], ["interval_width", "interval_coverage"]
         text = (
             f"Intervals around predictions that are to cover {LEVEL:.0%} of new samples: their width comes from "
-            "validation (split conformal), the coverage is that of the test samples. Less: the test samples are not "
-            "like those of validation."
+            "validation (split conformal), the coverage is that of the test samples. It scatters around the share by "
+            "chance (by 2 to 4 points for some hundred samples), and is a little lower since validation also selected "
+            "the epoch; only what is clearly lower says that the test samples are unlike those of validation."
         )
     rows = [[code(row.label), *(cells.number(getattr(known, name)) for name in names)] for row, known in found.items()]
     return [text, "", *table(["method", *heads], rows)]

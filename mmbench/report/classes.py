@@ -21,10 +21,10 @@ def confusion(board: Board, row: Row) -> Counts | None:
 
     None for a row without whole seeds, without predictions, or of another kind of target than one class of several.
     """
-    record = row.any_record
-    if record.task is None or record.task.kind != "multiclass" or not row.seeds:
+    task = next((record.task for record in row.used.values()), None)
+    if task is None or task.kind != "multiclass" or not row.seeds:
         return None
-    size = len(record.task.names)
+    size = len(task.names)
     total = np.zeros((size, size))
     try:
         for one in row.used.values():

@@ -61,9 +61,10 @@ COLUMNS = {
     "detectable": "smallest difference that two typical rows of the table are told apart by with 80 %",
     "confusion": "of one class of several, as JSON: by true class and predicted class the mean number of test samples "
     "over seeds; shares of the diagonal are the recalls",
-    "ece": "expected calibration error over all test samples of a seed, mean over seeds, as are the next six",
+    "ece": "expected calibration error over all test samples of a seed, mean over seeds; so are the next six, but for "
+    "the temperature",
     "ece_floor": "that of a perfectly calibrated classifier with the same confidences",
-    "temperature": "median of those that validation gives to divide logits by; empty where it was not noted",
+    "temperature": "median over trials of those that validation gives to divide logits by; empty if it was not noted",
     "ece_scaled": "calibration error after that",
     "ece_scaled_floor": "its floor",
     "interval_width": "width of intervals that are to cover 90 % of new samples, from validation",

@@ -51,10 +51,11 @@ A table answers one question: would this row still be better than that one with 
 ## Calibration
 
 - **ECE** is the mean gap between confidence and accuracy over 15 bins of the confidence, weighted by their samples.
-  Even a perfectly calibrated classifier has one, its **floor**, because a bin holds few samples: only what exceeds it
-  says something. A *temperature* divides the logits; it is fitted on validation and changes no predicted class.
-- For regression, an interval of one **width** around every prediction is to cover 90 % of new samples. The width is
-  the 90th percentile of the errors on validation (split conformal), the **coverage** is counted on test.
+  Even a perfectly calibrated classifier has one, its **floor** on average (over independent samples), because a bin
+  holds few samples: only what clearly exceeds it says something. A *temperature* divides the logits; it is fitted on
+  validation and changes no predicted class.
+- For regression, an interval of one **width** around every prediction is to cover 90 % of new samples. Half of it is
+  the 90th percentile of the absolute errors on validation (split conformal); the **coverage** is counted on test.
 
 ## Notes of rows
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_modules import DataError, FeatureStore, FusionDataModule
 from mmbench.methods import ConfigError, method
 from mmbench.runner.code import code_hash
+from mmbench.runner.places import place_of
 from mmbench.runner.plan import Trial
 from mmbench.runner.record import Record
 
@@ -25,8 +26,7 @@ def trials_again(records: Iterable[Record], path: Path | None = None) -> tuple[l
 
     @cache
     def store(dataset: str, feature_set: str) -> FeatureStore:
-        own = FusionDataModule.place(f"{dataset}/{feature_set}")
-        return FeatureStore(path or (own if own.is_file() else FusionDataModule.place(dataset)))
+        return FeatureStore(path or place_of(dataset, feature_set) or FusionDataModule.place(dataset))
 
     trials: list[Trial] = []
     left_out: list[tuple[Record, str]] = []

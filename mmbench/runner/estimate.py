@@ -19,14 +19,16 @@ class RowEstimate:
     """What is left of one row of a plan.
 
     Attributes:
+        track: Name of the track.
         label: Name of the row.
         trials: Trials that are left.
         seconds_per_epoch: As `mmbench cost` measured it, or else the median of recorded trials; None for neither.
-        measured: Whether it was measured alone.
-        epochs: Median of the epochs of recorded trials, None without any.
+        measured: Whether it was measured with nothing else running, on such a device as will train.
+        epochs: Median of the epochs of recorded trials with the same limits, None without any.
         most: Largest number of epochs.
     """
 
+    track: str
     label: str
     trials: int
     seconds_per_epoch: float | None
@@ -48,28 +50,43 @@ class RowEstimate:
         return None if self.seconds_per_epoch is None else self.trials * epochs * self.seconds_per_epoch
 
 
-def estimate(trials: Sequence[Trial], costs: Mapping[Key, MethodCost], records: Iterable[Record]) -> list[RowEstimate]:
+def estimate(
+    trials: Sequence[Trial], costs: Mapping[Key, MethodCost], records: Sequence[Iterable[Record]], device: str
+) -> list[RowEstimate]:
     """Return what each row of a plan takes, in its order.
 
     Args:
         trials: What is left to be run.
         costs: Measured costs by key.
-        records: Trials that are recorded, of any track.
+        records: Recorded trials of several sources; of a row only those of the first that has some count.
+        device: What will train, as in the environment of a record.
     """
     done: dict[Key, list[Record]] = {}
-    for record in records:
-        if record.cost is not None:
-            key = cost_key(record.track, record.method, record.config, record.training["precision"])
-            done.setdefault(key, []).append(record)
+    for source in reversed(records):
+        found: dict[Key, list[Record]] = {}
+        for record in source:
+            if record.cost is not None:
+                key = cost_key(record.track, record.method, record.config, record.training["precision"])
+                found.setdefault(key, []).append(record)
+        done |= found
     rows: dict[Key, list[Trial]] = {}
     for trial in trials:
         key = cost_key(trial.track, trial.method, plain(trial.config), trial.training["precision"])
         rows.setdefault(key, []).append(trial)
-    found = []
-    for key, planned in rows.items():
-        spent = [record.cost for record in done.get(key, []) if record.cost]
-        cost, most = costs.get(key), planned[0].training["max_epochs"]
-        seconds = cost.seconds_per_epoch if cost else median(one.seconds_per_epoch for one in spent) if spent else None
-        epochs = min(median(one.epochs for one in spent), most) if spent else None
-        found.append(RowEstimate(planned[0].label, len(planned), seconds, cost is not None, epochs, most))
-    return found
+    return [_row(planned, costs.get(key), done.get(key, []), device) for key, planned in rows.items()]
+
+
+def _row(planned: Sequence[Trial], cost: MethodCost | None, done: Iterable[Record], device: str) -> RowEstimate:
+    trial = planned[0]
+    spent = [(record.cost, record.training == trial.training) for record in done if record.cost]
+    paces = [one.seconds_per_epoch for one, _ in spent]
+    lengths = [one.epochs for one, alike in spent if alike]
+    return RowEstimate(
+        track=trial.track,
+        label=trial.label,
+        trials=len(planned),
+        seconds_per_epoch=cost.seconds_per_epoch if cost else median(paces) if paces else None,
+        measured=cost is not None and cost.alone and cost.environment.device == device,
+        epochs=median(lengths) if lengths else None,
+        most=trial.training["max_epochs"],
+    )

@@ -17,11 +17,11 @@ from typing import Any
 
 import data_modules
 from data_modules import Corruption, DataError, DataSpec, FusionDataModule
-from data_modules.names import check_name
 from data_modules.plugins import line_of, line_of_class
 from data_modules.schema import unknown
 from mmbench.methods import ConfigError, FusionMethod, broken_methods, method, methods
 from mmbench.runner.code import code_hash
+from mmbench.runner.places import placed
 from mmbench.runner.settings import (
     Suite,
     benchmarks_folder,
@@ -121,23 +121,6 @@ def trial_id(decides: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _placed(dataset: str, path: str | Path | None) -> tuple[str, str, str | Path | None]:
-    """Return key, feature set and store of what a person names ``<key>`` or ``<key>/<feature set>``.
-
-    Raises:
-        ConfigError: When a feature set is named whose store is not in its usual place.
-    """
-    key, _, features = dataset.partition("/")
-    if features and path is None:
-        check_name("feature set", features)
-        path = FusionDataModule.place(dataset)
-        if not path.is_file():
-            module = data_modules.datasets().get(key)
-            bring = f" How to bring {key}: {module.card.bring}" if module and module.card else ""
-            raise ConfigError(f"There is no store of {dataset} at {path}.{bring}")
-    return key, features, path
-
-
 def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str, Any]) -> FusionDataModule:
     """Return a data module from plain settings.
 
@@ -197,7 +180,7 @@ def make_plan(
         ConfigError: When a named method does not fit the data or a setting does not exist.
     """
     benchmarks = benchmarks_folder() if benchmarks is None else benchmarks
-    dataset, features, path = _placed(dataset, path)
+    dataset, path = placed(dataset, path)
     broken = {} if methods_wanted or suite.methods else broken_methods()
     left_out = {name: why.rstrip(".") for name, why in broken.items()}
     codes: dict[str, str] = {}
@@ -214,8 +197,6 @@ def make_plan(
     settings = data_settings(settings) | corruption
     probe = make_datamodule(dataset, path, settings)
     spec, store = probe.spec, probe.store
-    if features and store.feature_set != features:
-        raise ConfigError(f"{store.path} holds the feature set {store.feature_set}, not {features}.")
     if probe.protocol not in store.splits:
         which = (
             f"is asked for {probe.protocol!r} and has {', '.join(store.splits)}" if store.splits else "has no splits"
@@ -243,8 +224,11 @@ def make_plan(
             left_out[key] = "; ".join(reasons)
             continue
         own = {**settings, **({"dialogue": True} if needs.dialogue else {})}
+        # Where a method is meant that nobody named, what has no effect on it does not keep it from being a row.
+        inert = frozenset() if key in methods_wanted else method(key).Config.inert
+        given = {name: value for name, value in (overrides or {}).items() if name not in inert}
         try:
-            rows = _configs(key, seen, suite.name, overrides or {}, benchmarks)
+            rows = _configs(key, seen, suite.name, given, benchmarks)
         except BrokenVariants as error:
             if key in methods_wanted:
                 raise

@@ -63,6 +63,11 @@ class Predictions:
         return hashlib.sha256(content).hexdigest()
 
 
+def as_stored(values: Array) -> Array:
+    """Return numbers as a table has them: with nine digits."""
+    return np.asarray([float(f"{value:.9g}") for value in values.flat]).reshape(values.shape)
+
+
 def _quoted(text: str) -> str:
     """Return a cell of CSV; which ones Python's own writer quotes depends on its version."""
     return '"' + text.replace('"', '""') + '"' if any(letter in text for letter in ',"\r\n') else text

@@ -62,7 +62,8 @@ class Record:
         test: The test metrics; None is undefined.
         curve: Per epoch the terms of the training loss and the validation metrics.
         samples: Number of samples per split.
-        calibration: What validation says of confidences or intervals; None where nobody noted it.
+        calibration: What validation says of confidences or intervals, and how confidences on test meet accuracy; None
+            where nobody noted it.
         cost: What it cost.
         error: Why there is no result.
         reproduced: The last time that other code gave the same result.
@@ -213,17 +214,24 @@ class Record:
             if split not in self.samples:
                 raise RecordError(f"it does not say how many {split} samples there were")
         if self.calibration is not None:
-            temperature, halves = self.calibration.temperature, self.calibration.half_widths
-            if temperature is not None and temperature <= 0:
-                raise RecordError(f"its temperature is {temperature}")
             assert self.task is not None
-            if halves and (
-                len(halves) != len(self.task.names) or any(half is not None and half < 0 for half in halves)
-            ):
-                raise RecordError(f"its intervals have the half widths {halves}")
+            _check_calibration(self.calibration, self.task)
         for name in ("max_epochs", "patience"):
             if type(self.training.get(name)) is not int:
                 raise RecordError(f"its training has no {name!r}")
+
+
+def _check_calibration(found: Calibration, task: TaskFacts) -> None:
+    """Check that it is one of such a task."""
+    classes, values = task.kind == "multiclass", task.kind == "regression"
+    there = (found.temperature is not None, bool(found.reliability), bool(found.half_widths))
+    if there != (classes, classes, values):
+        raise RecordError(f"its calibration is not one of {task.kind} targets")
+    if found.temperature is not None and found.temperature <= 0:
+        raise RecordError(f"its temperature is {found.temperature}")
+    halves = found.half_widths
+    if values and (len(halves) != len(task.names) or any(half is not None and half < 0 for half in halves)):
+        raise RecordError(f"its intervals have the half widths {halves}")
 
 
 def digest_of(values: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ def test_events_are_those_of_the_label(store: FeatureStore, said: dict[str, np.n
     assert list(counts[0]) == [-1, 0, 1]
     assert counts[1] == pytest.approx(len(store) / 3, rel=0.1)
     starts = (text != 0).argmax(1)
-    assert set(starts) == set(range(LAG + 1))
+    assert set(starts) == {0, LAG}  # as audio and vision, or its silence would tell their ends apart from the rest
     assert store.aligned
     assert store.spec("standard").track == "synthetic/lag/standard"
 
@@ -125,7 +125,7 @@ def test_bytes_are_the_same_on_every_machine(tmp_path) -> None:
         assert (values.astype(float) * 2**20 == np.rint(values.astype(float) * 2**20)).all()
         digest.update(values.astype("<f4").tobytes() + offsets.astype("<i8").tobytes())
     digest.update(store.targets.astype("<f4").tobytes())
-    assert digest.hexdigest()[:16] == "96dee52db4dd8f58"
+    assert digest.hexdigest()[:16] == "adf720bebd16950a"
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"samples": (0, 1, 1)}])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.nn.dropout import Dropout, dropout
+from mmbench.nn.dropout import CHUNK, Dropout, dropout
 
 MANY = 2**20
 # The probabilities of 16 bits, by hand: the nearest multiple of 2 ** -16, never 0 or 1.
@@ -179,3 +179,20 @@ def test_other_devices_and_small_tensors_use_the_dropout_of_torch(monkeypatch, d
     if device == "cpu":
         assert dropout(torch.ones(5), 0.5).count_nonzero() in range(6)
         assert asked == [0.5]
+
+
+@pytest.mark.parametrize("size", [CHUNK - 1, CHUNK + 1, 3 * CHUNK + 77])
+def test_parts_draw_what_one_would(size, monkeypatch):
+    parts = seeded(torch.ones(size), 0.3)
+    monkeypatch.setattr("mmbench.nn.dropout.CHUNK", 2**30)
+    assert torch.equal(parts, seeded(torch.ones(size), 0.3))
+
+
+def test_what_is_not_contiguous_goes_by_parts_too():
+    x = torch.randn(600, 500).T.requires_grad_()
+    kept = seeded(torch.ones(500, 600), 0.25)
+    found = seeded(x, 0.25)
+    torch.testing.assert_close(found, x * kept)
+    weights = torch.randn(600, 500).T
+    (gradient,) = torch.autograd.grad(found, x, weights)
+    torch.testing.assert_close(gradient, weights * kept)

@@ -75,7 +75,9 @@ def test_coverage_is_counted_on_the_test() -> None:
     errors = [np.abs(evidence(one).prediction) for one in noted]
     shares = [np.mean(error <= 0.7) for error in errors]
     assert 0.2 < shares[0] < 0.8
-    assert trust(board, board.rows[0]) == Trust(interval_width=1.4, interval_coverage=pytest.approx(np.mean(shares)))
+    assert trust(board, board.rows[0]) == Trust(
+        interval_width=pytest.approx(1.4), interval_coverage=pytest.approx(np.mean(shares))
+    )
     few = [dataclasses.replace(one, calibration=Calibration(half_widths=(None,))) for one in noted]
     for unknown in (few, runs("a", [0.7, 0.7])):
         board = only(unknown, evidence=evidence)

@@ -49,17 +49,33 @@ def test_the_id_changes_with_everything_that_decides_the_result_and_nothing_else
 def test_a_feature_set_is_named_behind_the_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBENCH_DATA", str(tmp_path))
     suite = partial(make_plan, Suite("default", seeds=(1,)), methods_wanted=["lf_dnn"], benchmarks=tmp_path / "none")
-    with pytest.raises(ConfigError, match=r"no store of synthetic/lag at .*synthetic-lag\.h5.*mmbench data synth lag"):
+    with pytest.raises(ConfigError, match=r"no store of synthetic/lag.*synthetic-lag\.h5.*mmbench data synth lag"):
         suite(dataset="synthetic/lag")
     store = write_lag(FusionDataModule.place("synthetic/lag"), samples=(20, 5, 5))
     ((trial,), _) = suite(dataset="synthetic/lag")
     assert (trial.track, trial.path) == ("synthetic/lag/standard", str(store.path))
     assert suite(dataset="synthetic", path=store.path)[0][0].id == trial.id
-    store.path.rename(FusionDataModule.place("synthetic/other"))
-    with pytest.raises(ConfigError, match="holds the feature set lag, not other"):
+    assert suite(dataset="synthetic/lag", path=store.path)[0][0].id == trial.id
+    with pytest.raises(ConfigError, match="holds the feature set lag, not other: name synthetic/lag"):
+        suite(dataset="synthetic/other", path=store.path)
+    store.path.rename(FusionDataModule.place("synthetic"))
+    assert suite(dataset="synthetic/lag")[0][0].id == trial.id  # the usual store holds just this feature set
+    with pytest.raises(ConfigError, match="no store of synthetic/other"):
         suite(dataset="synthetic/other")
-    with pytest.raises(DataError, match="the feature set cannot be named"):
-        suite(dataset="synthetic/../lag")
+    with pytest.raises(ConfigError, match="Did you mean 'synthetic'"):
+        suite(dataset="synthetik/lag")
+    for wrong in ("synthetic/../lag", "../lag", "/lag", "synthetic/"):
+        with pytest.raises(DataError, match="cannot be named"):
+            suite(dataset=wrong)
+
+
+def test_a_setting_without_effect_keeps_no_row_from_a_plan_of_many(plan: Planner) -> None:
+    trials = {trial.label: trial for trial in plan(overrides={"lr": 0.5})}
+    assert "lf_dnn [lr=0.5]" in trials
+    assert {"constant", "linear", "linear (text)"} <= trials.keys()
+    assert trials["constant"].id == plan("constant")[0].id
+    with pytest.raises(ConfigError, match="setting 'lr' has no effect on this method"):
+        plan("lf_dnn", "constant", overrides={"lr": 0.5})
 
 
 def test_a_trial_is_trained_again_on_the_store_of_its_feature_set(

@@ -11,14 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from data_modules import FeatureStore
 from data_modules.generator import write_synthetic
+from data_modules.schema import TargetSpec
 from mmbench.cli import main
+from mmbench.metrics.calibration import reliability
+from mmbench.runner.calibration import calibration
 from mmbench.runner.facts import Calibration, Failure
 from mmbench.runner.launch import Options
 from mmbench.runner.plan import DECIDES, make_plan, trial_id
-from mmbench.runner.predictions import read_predictions
+from mmbench.runner.predictions import as_stored, read_predictions
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import predictions_path, read_record
 from mmbench.runner.settings import Suite
@@ -138,9 +142,9 @@ DAMAGE: dict[str, tuple[Callable[[Path, Path, Options], None], str]] = {
         lambda path, other, options: forged(path, options, calibration=Calibration(half_widths=(1.0, 1.0))),
         "its intervals have the half widths",
     ),
-    "a temperature that is none": (
-        lambda path, other, options: forged(path, options, calibration=Calibration(temperature=0.0)),
-        "its temperature is 0.0",
+    "a temperature of numbers": (
+        lambda path, other, options: forged(path, options, calibration=Calibration(temperature=1.5)),
+        "its calibration is not one of regression targets",
     ),
     "a worse epoch": (
         lambda path, other, options: _select_worse(path, options),
@@ -302,3 +306,16 @@ def test_an_edited_reliability_diagram_is_noticed(options: Options, plan: Planne
         forged(path, options, calibration=dataclasses.replace(noted, reliability=wrong))
         with pytest.raises(RecordError, match="its reliability diagram"):
             verify_file(path)
+    forged(path, options, calibration=dataclasses.replace(noted, temperature=0.0))
+    with pytest.raises(RecordError, match=r"its temperature is 0\.0"):
+        verify_file(path)
+
+
+def test_a_diagram_holds_where_confidences_stand_at_the_edge_of_a_bin() -> None:
+    """In double precision; the table of predictions has fewer digits than were computed with."""
+    logits = torch.tensor([[math.log(place / (15 - place)), 0.0] for place in range(8, 15)], dtype=torch.float64)
+    pair = logits, torch.zeros(7)
+    noted = calibration(TargetSpec("multiclass", ("calm", "angry")), pair, pair)
+    stored = torch.from_numpy(as_stored(logits.numpy())).float()
+    assert [count for count, _, _ in noted.reliability] == [one.count for one in reliability(stored, pair[1])]
+    assert len(f"{logits[0, 0]:.17g}") > len(f"{stored[0, 0]:.9g}")

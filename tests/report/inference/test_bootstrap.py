@@ -72,16 +72,16 @@ def test_pairs_that_are_told_apart_are_those_of_a_bootstrap(track: str) -> None:
     assert board.metric == "mae"
     rows, judged = board.judgement.compared, board.judgement
 
-    def sums(row: Row) -> Array:
-        tables = [evidence(record) for record in row.used.values()]
-        names = tables[0].groups if any(tables[0].groups) else tables[0].ids
-        _, place = np.unique(names, return_inverse=True)
-        return np.stack([np.bincount(place, np.abs(one.prediction - one.target)[:, 0]) for one in tables])
-
     first = evidence(next(iter(rows[0].used.values())))
     names = first.groups if any(first.groups) else first.ids
-    counts = np.unique(names, return_counts=True)[1].astype(float)
-    shown, share = apart([sums(row) for row in rows], counts)
+    _, place, counts = np.unique(names, return_inverse=True, return_counts=True)
+
+    def sums(row: Row) -> Array:
+        tables = [evidence(record) for record in row.used.values()]
+        assert all(one.ids == first.ids for one in tables)
+        return np.stack([np.bincount(place, np.abs(one.prediction - one.target)[:, 0]) for one in tables])
+
+    shown, share = apart([sums(row) for row in rows], counts.astype(float))
     ours = np.array([[judged.better(a, b) or judged.better(b, a) for b in rows] for a in rows])
     differ = [
         (rows[a].label, rows[b].label, float(share[a, b]))
