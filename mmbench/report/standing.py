@@ -48,7 +48,8 @@ def finding(board: Board) -> list[str]:
         which = f"{some(better)} {'is' if len(better) == 1 else 'are'}" if better else "No row is"
         said.append(f"{which} shown better than {code(reference.label)}, and {worse} of {len(others)} worse.")
     pairs = len(judged.compared) * (len(judged.compared) - 1) // 2
-    said.append(f"Of {pairs} pairs {int(judged.comparison.better.sum())} are told apart.")
+    told = int(judged.comparison.better.sum())
+    said.append(f"Of {cells.several(pairs, 'pair')} {told} {'is' if told == 1 else 'are'} told apart.")
     return said
 
 
