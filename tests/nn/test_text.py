@@ -172,7 +172,7 @@ def test_rate_zero_freezes_the_encoder(folder):
 def test_the_linear_method_freezes_its_encoder(folder, tokens):
     """Its states are the inputs of the solution; while it trains, they are as when it predicts."""
     linear = method("linear")
-    model = linear(spec_of_tokens(), config=linear.Config.parse({"text_encoder": str(folder), "text_lr": 1e-5}))
+    model = linear(spec_of_tokens(), config=linear.Config.parse({"text_encoder": str(folder)}))
     audio = Sequence(torch.randn(3, 4, 5), torch.tensor([4, 4, 2]))
     batch = Batch({"text": tokens, "audio": audio}, torch.zeros(3), torch.arange(3))
     features = model.train()(batch).named["features"]
