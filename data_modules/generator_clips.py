@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_modules.generator import SEED, directions, grid, near_normal
+from data_modules.generator import SEED, check_amounts, directions, grid, near_normal
 from data_modules.generator_dialogues import chance
-from data_modules.schema import DataError, TargetSpec
+from data_modules.schema import TargetSpec
 from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
 
@@ -44,8 +44,7 @@ def write_clips(path: str | os.PathLike[str], *, clips: tuple[int, int, int] = C
     Raises:
         DataError: For a negative seed, or a split without clips.
     """
-    if seed < 0 or min(clips) < 1:
-        raise DataError(f"Generated data need a seed from 0 on and clips in each split, not {seed} and {clips}.")
+    check_amounts(seed, clips, "clips")
     info = StoreInfo(
         dataset="synthetic_clips",
         feature_set="raw",

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_modules.generator import SEED, directions, grid, near_normal
-from data_modules.schema import MODALITIES, DataError, TargetSpec
+from data_modules.generator import SEED, check_amounts, directions, grid, near_normal
+from data_modules.schema import MODALITIES, TargetSpec
 from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
 
@@ -41,10 +41,7 @@ def write_dialogues(
     Raises:
         DataError: For a negative seed, or a split without dialogues.
     """
-    if seed < 0 or min(dialogues) < 1:
-        raise DataError(
-            f"Generated data need a seed from 0 on and dialogues in each split, not {seed} and {dialogues}."
-        )
+    check_amounts(seed, dialogues, "dialogues")
     info = StoreInfo(
         dataset="synthetic_dialogues",
         feature_set="multiclass",

@@ -27,8 +27,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.generator import SEED, SPEAKER, VIDEO, directions, grid, near_normal
-from data_modules.schema import MODALITIES, DataError, TargetSpec
+from data_modules.generator import SEED, SPEAKER, VIDEO, check_amounts, directions, grid, near_normal
+from data_modules.schema import MODALITIES, TargetSpec
 from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
 
@@ -59,8 +59,7 @@ def write_lag(
     Raises:
         DataError: For a negative seed, or a split without samples.
     """
-    if seed < 0 or min(samples) < 1:
-        raise DataError(f"Generated data need a seed from 0 on and samples in each split, not {seed} and {samples}.")
+    check_amounts(seed, samples, "samples")
     info = StoreInfo(
         dataset="synthetic",
         feature_set=FEATURE_SET,
