@@ -19,7 +19,8 @@ class CMUMOSI(FusionDataModule):
             "MMSA pickles: BERT 768, COVAREP 5 of 74, FACET 20 of 47. MulT pickles: GloVe 300, COVAREP, FACET. "
             "MISA and MAG pickles: words, COVAREP 74, FACET 47. Computational sequences (.csd): words with times, "
             "GloVe 300, COVAREP 74, FACET 47, openSMILE, OpenFace. bc-LSTM utterance vectors: text 100, audio 73, "
-            "vision 100."
+            "vision 100. minilm-audio: transcripts as the sentence encoder all-MiniLM-L6-v2 reads them, 384, and the "
+            "bc-LSTM audio vectors, which are no network's; that audio tells next to nothing of the sentiment."
         ),
         splits=(
             "standard: 1,284 / 229 / 686 segments of 52 / 10 / 31 videos. videos62-31 (bc-LSTM features): the 62 "

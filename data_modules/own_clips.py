@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from data_modules.budget import check_size
 from data_modules.features.media import SOUND_ENDINGS
 from data_modules.schema import DataError
+from data_modules.transcripts import read_table
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MORE_SOUND_ENDINGS = (".m4a", ".aac", ".opus", ".wma", ".amr")
 """Files of sound that PyAV reads, such as phones make."""
-
-
-TABLE_COST = 16
-"""Bytes of memory for a byte of a table of text."""
 
 
 def find_clips(sources: Sequence[Path], *, sound_alone: bool) -> tuple[dict[str, Path], list[str]]:
@@ -76,35 +71,14 @@ def read_transcripts(table: Path | None, clips: Mapping[str, Path]) -> dict[str,
         # With the mark that some editors put before a text, or without.
         found = {name: _read(path) for name, path in beside.items() if path.is_file()}
         return {name: text for name, text in found.items() if text}
-    try:
-        check_size(table, "its rows", TABLE_COST * table.stat().st_size)
-        rows = pd.read_csv(table, sep="\t" if table.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False)
-    except DataError:
-        raise
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
+    by_name = read_table(table)
+    if not set(by_name) & {*clips, *(name + path.suffix for name, path in clips.items())}:
         raise DataError(
-            f"{table} is not readable as a table ({error}). Save it as CSV in UTF-8, with the columns id and text."
-        ) from error
-    if missing := {"id", "text"} - set(rows):
-        raise DataError(f"{table} lacks the column {' and '.join(sorted(missing))}; it has: {', '.join(rows.columns)}.")
-    ids = rows["id"].str.strip()
-    if len(twice := ids[ids.duplicated()]):
-        raise DataError(f"{table} has two rows for {twice.iloc[0]!r}. Keep one.")
-    if not set(ids) & {*clips, *(name + path.suffix for name, path in clips.items())}:
-        raise DataError(
-            f"{table} names none of the clips: its ids are like {next(iter(ids), '')!r}, the clips are like "
+            f"{table} names none of the clips: its ids are like {next(iter(by_name), '')!r}, the clips are like "
             f"{next(iter(clips))!r}."
         )
-    by_name = dict(zip(ids, rows["text"].str.strip(), strict=True))
     texts = {name: by_name.get(name) or by_name.get(name + path.suffix, "") for name, path in clips.items()}
     return {name: text for name, text in texts.items() if text}
-
-
-def flaw_of(transcript: str, where: Path) -> str:
-    """Return why a clip cannot be used with what a file says that is said in it; empty when it can."""
-    if "\0" in transcript or transcript != transcript.encode(errors="replace").decode():
-        return f"{where} holds what is no text, such as a zero byte. Save it in UTF-8."
-    return ""
 
 
 def _read(path: Path) -> str:

@@ -17,8 +17,10 @@ class RAVDESS(FusionDataModule):
         licence="CC BY-NC-SA 4.0; commercial licences from the authors.",
         content="1,440 speech clips (60 per actor), eight emotions; chance 0.125, majority 0.133.",
         features=(
-            "Audio: log-mel or MFCC sequences by librosa, standardised by the training split. Vision: OpenFace action "
-            "units (17 intensities, 18 presences), one row per clip or one per frame. Raw (format ravdess_media): "
+            "Audio: log-mel or MFCC sequences by librosa, or eGeMAPS by openSMILE (25 descriptors every 50 ms, or "
+            "88 functionals of the clip; its licence allows research and non-commercial use), standardised by the "
+            "training split. Vision: OpenFace action units (17 intensities, 18 presences), one row per clip or one per "
+            "frame. Raw (format ravdess_media): "
             "waveforms and pictures; cfnsr is the recipe of MSAF and CFN-SR. No text: both sentences are constant. "
             "What is computed here is known by its recipe and files, action units by their exact values."
         ),
@@ -32,6 +34,7 @@ class RAVDESS(FusionDataModule):
         ),
         bring=(
             "mmbench data import ravdess PATH/audio --dataset ravdess --face PATH/openface.csv --out data/ravdess.h5"
+            "; eGeMAPS: with --audio_features egemaps, to data/ravdess-egemaps-au.h5"
             "; raw: mmbench data import ravdess_media PATH/video --out data/ravdess_media.h5"
         ),
         modalities=("audio", "vision"),

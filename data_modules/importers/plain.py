@@ -17,6 +17,9 @@ Keys, all of them arrays with one row per sample, N samples (any key may have an
 For example ``numpy.savez("mine.npz", id=ids, label=labels, split=split, text=text, audio=audio,
 audio_lengths=lengths)``. Strings are written as ``numpy.array(list_of_str)``, not as objects; HDF5 strings of either
 kind are read.
+
+A pretrained encoder can read the transcripts, those of the file or of a table, and its hidden states become the text
+(options ``text_encoder`` and ``transcripts``).
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from zipfile import ZipFile
 import h5py
 import numpy as np
 
+from data_modules.features.encoders import TextEncoder
 from data_modules.hdf5 import Contents, open_hdf5
 from data_modules.importers.common import (
     SPLIT_NAMES,
@@ -44,8 +48,10 @@ from data_modules.importers.common import (
 )
 from data_modules.importers.npz import Npz
 from data_modules.names import printable
+from data_modules.provenance import digest
 from data_modules.schema import MODALITIES, DataError, MetricFamily, TargetKind, TargetSpec, unknown
 from data_modules.store import FORMAT, Record, StoreInfo
+from data_modules.transcripts import flaw_of, read_texts
 
 TEXTS = ("group", "speaker", "transcript")
 COLUMNS = ("id", "label", "split", *TEXTS)
@@ -69,6 +75,8 @@ def read(
     aligned: bool = False,
     valid_groups: float | None = None,
     protocol: str | None = None,
+    text_encoder: str | None = None,
+    transcripts: Path | None = None,
 ) -> Source:
     """Read a file in the plain layout.
 
@@ -88,6 +96,10 @@ def read(
             to hold out for validation. Which ones depends on their names alone (the order of their SHA-256).
         protocol: Name of the split protocol: by default ``standard``, or ``by-group`` for a file without splits, which
             is cut by group: a fifth for test, a tenth of the rest for validation.
+        text_encoder: Hugging Face encoder, by name or folder, that reads the transcripts: the hidden states of its last
+            layer, one per token, are the text. Needs the extra ``text``.
+        transcripts: CSV or TSV with the columns ``id`` and ``text``, or folder of such tables, instead of the
+            transcripts of the file.
 
     Raises:
         DataError: For another layout or columns that do not fit each other.
@@ -97,13 +109,18 @@ def read(
     ids = _ids(source, columns["id"])
     check_rows(source, "file", {key: columns[key] for key in COLUMNS if key in columns}, len(ids))
     modalities = {name: _Modality(source, name, columns, len(ids)) for name in MODALITIES if name in columns}
-    if not modalities:
+    extra = {key: _strings(columns[key]) for key in TEXTS if key in columns}
+    if transcripts:
+        extra["transcript"] = read_texts(transcripts, ids)
+    encoder = _encoder(source, text_encoder, modalities, extra) if text_encoder else None
+    if not modalities and not encoder:
         raise DataError(f"{source} has none of {', '.join(MODALITIES)}. Name its features with the option `fields`.")
+    if aligned and encoder:
+        raise DataError(f"{source} is not aligned with the tokens of its transcripts. Drop the option `aligned`.")
     if aligned and len({tuple(one.lengths) for one in modalities.values()}) > 1:
         raise DataError(f"{source} is not aligned: the lengths of its modalities differ. Drop the option `aligned`.")
     low, high = (None if end is None else float(end) for end in (low, high))
     labels, target = _labels(source, columns["label"], TargetSpec(task, tuple(names), low, high, family))
-    extra = {key: _strings(columns[key]) for key in TEXTS if key in columns}
     splits, notes = _splits(source, columns.get("split"), extra.get("group", ids), valid_groups)
     notes += outside_scale(labels, target)
 
@@ -111,17 +128,45 @@ def read(
         for row, name in enumerate(ids):
             inputs = {key: one.sample(row) for key, one in modalities.items()}
             group, speaker, said = (extra[key][row] if key in extra else "" for key in TEXTS)
-            yield Record(name, inputs, labels[row], splits[row], group, speaker, said)
+            origins = {}
+            if encoder:
+                inputs["text"], origins["text"] = encoder(said), digest(said)
+            yield Record(name, inputs, labels[row], splits[row], group, speaker, said, origins)
 
     info = StoreInfo(
         dataset,
         feature_set,
         target,
-        sources={name: f"{names_in_file.get(name, name)} of {source.name}" for name in modalities},
-        aligned=aligned or all(one.vectors for one in modalities.values()),
+        sources={
+            **({"text": encoder.text} if encoder else {}),
+            **{name: f"{names_in_file.get(name, name)} of {source.name}" for name in modalities},
+        },
+        aligned=aligned or (encoder is None and all(one.vectors for one in modalities.values())),
         notes=tuple(notes),
+        recipes={"text": encoder.recipe} if encoder else {},
     )
     return Source(info, records(), protocol=protocol or ("standard" if "split" in columns else "by-group"))
+
+
+def _encoder(
+    source: Path, name: str, modalities: Mapping[str, _Modality], extra: Mapping[str, list[str]]
+) -> TextEncoder:
+    """Return what reads the transcripts."""
+    if "text" in modalities:
+        raise DataError(
+            f"{source} has a text, and the option `text_encoder` would make another. Drop it, or name what stands for "
+            "'text' with the option `fields` otherwise."
+        )
+    said = extra.get("transcript", [])
+    if not any(said):
+        raise DataError(
+            f"{source} has no transcripts that {name} could read. Name what stands for 'transcript' with the option "
+            "`fields`, or give a table with the option `transcripts`."
+        )
+    for row, transcript in enumerate(said):
+        if flaw := flaw_of(transcript, source):
+            raise DataError(f"Row {row}: {flaw}")
+    return TextEncoder(name)
 
 
 def _load(source: Path, fields: Mapping[str, str]) -> dict[str, Array]:

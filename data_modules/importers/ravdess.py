@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.features import audio, openface
+from data_modules.features.egemaps import Egemaps, TooShortError
 from data_modules.importers.clips import listed, progress, refuse_loss
 from data_modules.importers.common import Source
 from data_modules.importers.ravdess_names import (
@@ -32,12 +33,12 @@ from data_modules.importers.ravdess_names import (
     split_tables,
     target,
 )
-from data_modules.provenance import file_digest
+from data_modules.provenance import Recipe, file_digest
 from data_modules.schema import DataError
 from data_modules.splits import LUNA5
 from data_modules.store import Record, StoreInfo
 
-AudioFeatures = Literal["logmel", "mfcc", "logmel+mfcc"]
+AudioFeatures = Literal["logmel", "mfcc", "logmel+mfcc", "egemaps", "egemaps-functionals"]
 Floats = npt.NDArray[np.float32]
 
 
@@ -108,6 +109,35 @@ def _face_frames(folder: Path, takes: set[str]) -> Face:
     return Face(by_take, "auframes", f"OpenFace, {len(units)} action units per tracked video frame", notes)
 
 
+@dataclass(frozen=True)
+class _Sound:
+    """What is made of the sound of a clip: by which function from ``(samples,)`` to ``(T, D)``, and in words."""
+
+    extract: Callable[[Floats], Floats]
+    text: str
+    recipe: Recipe
+
+
+def _sound(features: AudioFeatures, mels: int, mfccs: int, window_ms: float, hop_ms: float, trim_db: float) -> _Sound:
+    if features == "egemaps" or features == "egemaps-functionals":
+        parameters = Egemaps(features)
+        return _Sound(parameters, parameters.text, parameters.recipe(trim_db))
+    if min(mels, mfccs) < 1:
+        raise DataError(f"The sound needs one mel band and one MFCC at least, not {mels} and {mfccs}.")
+    extractors: dict[str, Callable[[Floats], Floats]] = {
+        "logmel": lambda samples: audio.log_mel(samples, audio.RATE, mels, window_ms, hop_ms),
+        "mfcc": lambda samples: audio.mfcc(samples, audio.RATE, mfccs, window_ms, hop_ms, mels),
+    }
+    spelled = {"logmel": f"log-mel, {mels} bands", "mfcc": f"{mfccs} MFCC of {mels} bands"}
+    parts = features.split("+")
+    return _Sound(
+        lambda samples: np.concatenate([extractors[part](samples) for part in parts], axis=1),
+        f"{' and '.join(spelled[part] for part in parts)}, {audio.RATE} Hz mono, window {window_ms:g} ms, "
+        f"hop {hop_ms:g} ms",
+        audio.sound_recipe(features, mels=mels, mfccs=mfccs, window_ms=window_ms, hop_ms=hop_ms, trim_db=trim_db),
+    )
+
+
 def read(
     source: Path,
     *,
@@ -127,12 +157,14 @@ def read(
         source: Folder above the ``Actor_NN`` folders of the audio archives.
         dataset: Key of the data set.
         face: OpenFace CSV table with a row per clip, or folder with a CSV file per clip; empty for sound alone.
-        audio_features: What is computed from the sound, as sequences.
+        audio_features: What is computed from the sound, as sequences: log-mel, MFCC or both; or the descriptors of
+            eGeMAPS in steps of 50 ms, or its functionals, one vector of each clip. eGeMAPS needs the extra
+            ``opensmile``, whose licence allows research and non-commercial use.
         channel: Speech (eight classes), song (six) or both.
         mels: Mel bands.
         mfccs: Cepstral coefficients.
-        window_ms: Analysis window in milliseconds.
-        hop_ms: Time between two steps in milliseconds.
+        window_ms: Analysis window in milliseconds, of log-mel and MFCC.
+        hop_ms: Time between two steps in milliseconds, of log-mel and MFCC.
         trim_db: Cut the silence at both ends, below this many dB under the loudest moment; 0 keeps it.
 
     Raises:
@@ -140,13 +172,7 @@ def read(
     """
     clips, foreign = find_clips(Path(source), channel)
     faces = read_face(Path(face), (name.take for name in clips)) if face else None
-    if min(mels, mfccs) < 1:
-        raise DataError(f"The sound needs one mel band and one MFCC at least, not {mels} and {mfccs}.")
-    extractors: dict[str, Callable[[Floats], Floats]] = {
-        "logmel": lambda samples: audio.log_mel(samples, audio.RATE, mels, window_ms, hop_ms),
-        "mfcc": lambda samples: audio.mfcc(samples, audio.RATE, mfccs, window_ms, hop_ms, mels),
-    }
-    parts = audio_features.split("+")
+    sound = _sound(audio_features, mels, mfccs, window_ms, hop_ms, trim_db)
     for library in ("soundfile", "librosa"):
         audio.media_library(library)
     faceless = [name.stem for name in clips if faces and name.take not in faces.by_take]
@@ -154,20 +180,25 @@ def read(
 
     records: list[Record] = []
     undecoded: list[str] = []
+    short: list[str] = []
     reason = ""
     for name, path in progress(list(clips.items()), "RAVDESS audio"):
         if name.stem in faceless:
             continue
         try:
-            samples, origin = audio.load_audio(path, trim_db=trim_db), file_digest(path)
+            steps, origin = sound.extract(audio.load_audio(path, trim_db=trim_db)), file_digest(path)
+        except TooShortError as error:
+            short.append(name.stem)
+            reason = reason or f"{path}: {error}"
+            continue
         except DataError as error:
             undecoded.append(name.stem)
             reason = reason or str(error)
             continue
-        steps = np.concatenate([extractors[part](samples) for part in parts], axis=1)
         inputs = {"audio": steps} | ({"vision": faces.by_take[name.take]} if faces else {})
         records.append(name.record(inputs, {"audio": origin}))
-    refuse_loss("cannot be decoded", undecoded, len(clips), reason)
+    flaw = "cannot be decoded or are too short" if short else "cannot be decoded"
+    refuse_loss(flaw, [*undecoded, *short], len(clips), reason)
 
     expected, missing = missing_takes(clips, channel)
     notes = [
@@ -175,12 +206,11 @@ def read(
         *listed(f"of {expected} clips are not there", missing),
         *listed("clips without a face were left out", faceless),
         *listed("clips that do not decode were left out", undecoded),
+        *listed("clips too short for the windows of their features were left out", short),
         *(faces.notes if faces else []),
     ]
-    spelled = {"logmel": f"log-mel, {mels} bands", "mfcc": f"{mfccs} MFCC of {mels} bands"}
-    sound = " and ".join(spelled[part] for part in parts)
     trim = f", ends below -{trim_db:g} dB cut" if trim_db > 0 else ""
-    sources = {"audio": f"{sound}, {audio.RATE} Hz mono, window {window_ms:g} ms, hop {hop_ms:g} ms{trim}"}
+    sources = {"audio": f"{sound.text}{trim}"}
     if faces:
         sources["vision"] = faces.source
     feature_set = "-".join([audio_features, *([faces.feature_set] if faces else [])])
@@ -191,10 +221,6 @@ def read(
         sources,
         notes=tuple(notes),
         # The action units are OpenFace's own numbers.
-        recipes={
-            "audio": audio.sound_recipe(
-                audio_features, mels=mels, mfccs=mfccs, window_ms=window_ms, hop_ms=hop_ms, trim_db=trim_db
-            )
-        },
+        recipes={"audio": sound.recipe},
     )
     return Source(info, records, partial(split_tables, channel=channel))

@@ -98,7 +98,7 @@ def fill_synth(parser: ArgumentParser) -> None:
         "form",
         nargs="?",
         default="sequences",
-        choices=["sequences", "lag", "dialogues", "clips"],
+        choices=["sequences", "lag", "words", "dialogues", "clips"],
         help="what samples are",
     )
     parser.add_argument("--out", type=Path | None, default=None, help="store to write; by default the usual place")
@@ -182,6 +182,7 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     from data_modules.generator_clips import write_clips
     from data_modules.generator_dialogues import write_dialogues
     from data_modules.generator_lag import write_lag
+    from data_modules.generator_words import write_words
     from data_modules.schema import DataError
     from data_modules.store import FeatureStore
     from data_modules.summary import summary
@@ -189,11 +190,13 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     form = arguments.form
     if arguments.kind and form != "sequences":
         raise DataError(f"What is predicted of generated {form} cannot be chosen: leave --kind away.")
-    places = {"sequences": "synthetic", "lag": "synthetic/lag"}
+    own = f"/{arguments.kind}" if arguments.kind else ""
+    places = {"sequences": f"synthetic{own}", "lag": "synthetic/lag", "words": "synthetic/words"}
     out = arguments.out or FusionDataModule.place(places.get(form, f"synthetic_{form}"))
     makers: dict[str, Callable[..., FeatureStore]] = {
         "sequences": partial(write_synthetic, **({"kind": arguments.kind} if arguments.kind else {})),
         "lag": write_lag,
+        "words": write_words,
         "dialogues": write_dialogues,
         "clips": write_clips,
     }

@@ -1,4 +1,4 @@
-"""A server for the tests of downloads."""
+"""What several tests of data use: a tiny encoder of texts, a server of downloads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,27 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import torch
 
 from data_modules import download as module
 from data_modules import transfer
 from data_modules.transfer import RemoteFile
 from tests.data_modules.release_server import FILM, SONG, SPEECH, Server, names_of, packed
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Save a tiny BERT with its words."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film", "bad"]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "tiny-bert")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 8, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(**sizes, intermediate_size=24, max_position_embeddings=16)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder / "tiny-bert")
+    return str(folder / "tiny-bert")
 
 
 @pytest.fixture
