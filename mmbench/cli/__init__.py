@@ -17,6 +17,8 @@ from mmbench.cli import cost, data, machine, methods, plugins, results, run, sho
 from mmbench.cli.common import CLOSED, Command, Handler, drop_output
 
 PREFIXES = ("method", "data", "corruption")
+DOTTED = {"run": PREFIXES, "cost": ("method",)}
+"""By command the prefixes of the settings that it takes."""
 COMMANDS = {
     "list": Command(
         "List methods, data sets or suites: what fits what, how faithful it is, what it needs.",
@@ -115,8 +117,8 @@ def _run(argv: list[str]) -> int:
             names, handler = add_commands(parser, COMMANDS, arguments)
             parsed = parser.parse_args(arguments)
             assert handler is not None  # the parser demands a command
-            if any(dotted.values()) and names != ["run"]:
-                parser.error(f"--{next(name for name in dotted if dotted[name])}.* belongs to `mmbench run`.")
+            if strange := [name for name in dotted if dotted[name] and name not in DOTTED.get(" ".join(names), ())]:
+                parser.error(f"--{strange[0]}.* belongs to `mmbench run`.")
             return handler(parsed.get(".".join(names)), dotted)
     except BrokenPipeError:
         raise

@@ -161,10 +161,10 @@ def check_folder(folder: Path, option: str) -> None:
 def _refuse_others(folder: Path) -> None:
     """Refuse a folder with something else than results, which tables would get between or replace."""
     from mmbench.methods.config import ConfigError
-    from mmbench.report.leaderboard import is_ours
+    from mmbench.report.leaderboard import COSTS, is_ours
 
     page = folder / "README.md"
-    ours = is_ours(page) if os.path.lexists(page) else (folder / "records").is_dir()
+    ours = is_ours(page) if os.path.lexists(page) else any((folder / name).is_dir() for name in ("records", COSTS))
     try:
         found = [] if ours else sorted(path.name for path in folder.glob("[!.]*"))
     except OSError:  # what writes there says what is wrong with it

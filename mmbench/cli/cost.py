@@ -41,6 +41,7 @@ def cost(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         methods_wanted=arguments.method,
         folds=[0],
         path=arguments.store,
+        overrides=dotted["method"],
         benchmarks=benchmarks,
     )
     for name, why in left_out.items():

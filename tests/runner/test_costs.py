@@ -148,6 +148,14 @@ def test_the_command_measures_each_row_alone(
     assert "1,234,567" in said
     stored = [json.loads(path.read_text()) for path in Path("mine/costs").glob("**/*.json")]
     assert {(cost["method"], cost["others"]) for cost in stored} == {("constant", 0.0), ("lmf", 0.5)}
+    # The folder that costs were the first to be written to is one's own from then on.
+    alone = ["cost", "--store", str(small_store.path), "--dataset", "synthetic", "--method", "lmf"]
+    assert main([*alone, "--method.rank", "5", "--leaderboard", "mine"]) == 0
+    ranks = [json.loads(path.read_text())["config"]["rank"] for path in Path("mine/costs").glob("**/lmf/*.json")]
+    assert sorted(ranks) == [3, 5]
+    with pytest.raises(SystemExit):
+        main([*alone, "--data.limit", "5", "--leaderboard", "mine"])
+    assert "--data.* belongs to `mmbench run`" in capsys.readouterr().err
 
 
 @pytest.mark.slow
