@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_modules import FeatureStore
@@ -37,8 +38,7 @@ def test_lists_in_json_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["suite"] for row in json.loads(capsys.readouterr().out)} == {
         "default",
         "ci",
-        "ci-clips",
-        "ci-dialogues",
+        *(f"ci-{name}" for name in ("classes", "clips", "dialogues", "labels", "missing", "mosi", "ravdess", "words")),
     }
 
 
@@ -144,40 +144,31 @@ def test_an_interrupt_ends_with_130_and_a_word(
     assert "The same command continues" in capsys.readouterr().err
 
 
-def test_check_is_green_on_accepted_numbers_and_red_when_a_loss_term_is_switched_off(
-    here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suite = here / "benchmarks" / "suites" / "ci.yaml"
-    suite.parent.mkdir(parents=True)
-    suite.write_text("dataset: synthetic\nmethods: [mmim]\nseeds: [1, 2]\ntraining: {max_epochs: 2, patience: 2}\n")
-    command = ["check", "--store", str(small_store.path), "--jobs", "1"]
-    assert main(command) == 2
-    assert "--accept" in capsys.readouterr().err
-    assert main([*command, "--accept"]) == 0
-    assert main(command) == 0
-    (here / "benchmarks" / "methods").mkdir()
-    settings = here / "benchmarks" / "methods" / "mmim.yaml"
-    for term in ("alpha", "beta"):
-        settings.write_text(f"default: {{{term}: 0.0}}\n")
-        capsys.readouterr()
-        assert main(command) == 1
-        assert "numbers moved" in capsys.readouterr().out
-    assert not (here / "leaderboard").exists()
-
-
 def test_every_shipped_setting_goes_through_the_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], small_store: FeatureStore
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each suite plans its methods, or all that fit, so each settings file is parsed for it."""
     folder, planned = ROOT / "benchmarks", ""
-    stores = {"synthetic": small_store.path}
-    for form in ("dialogues", "clips"):
-        stores[f"synthetic_{form}"] = tmp_path / f"{form}.h5"
-        assert main(["data", "synth", form, "--out", str(stores[f"synthetic_{form}"])]) == 0
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    for form in ("sequences", "dialogues", "clips", "words"):
+        assert main(["data", "synth", form]) == 0
+    for kind in ("multiclass", "multilabel"):
+        assert main(["data", "synth", "--kind", kind]) == 0
+    ids = np.array([f"v{row}_0" for row in range(6)])
+    split = np.array(["train", "valid", "test"] * 2)
+    values = {name: np.ones((6, 3, 2)) for name in ("text", "audio", "vision")}
+    np.savez("mosi.npz", id=ids, split=split, label=np.ones(6), text=values["text"], audio=values["audio"])
+    np.savez("ravdess.npz", id=ids, split=split, label=np.arange(6) % 2, audio=values["audio"], vision=values["vision"])
+    for key, features, more in (
+        ("mosi", "minilm-audio", ["--low", "-3", "--high", "3"]),
+        ("ravdess", "egemaps-au", ["--task", "multiclass"]),
+    ):
+        made = ["--dataset", key, "--feature_set", features, "--out", f"data/{key}-{features}.h5"]
+        assert main(["data", "import", "plain", f"{key}.npz", *made, *more]) == 0
     for name, suite in suites(folder).items():
         capsys.readouterr()
-        command = ["run", "--suite", name, "--store", str(stores[suite.dataset]), "--dry-run"]
-        assert main([*command, "--benchmarks", str(folder)]) == 0
+        assert main(["run", "--suite", name, "--dry-run", "--benchmarks", str(folder)]) == 0
         out = capsys.readouterr().out
         assert all(key in out for key in suite.methods)
         planned += out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
@@ -13,6 +13,12 @@ from rich.table import Table
 from mmbench.cli.common import columns, console, say
 from mmbench.cli.plugins import tell_broken
 from mmbench.cli.run import add_benchmarks, complain
+
+if TYPE_CHECKING:
+    from mmbench.runner.check import Baseline, Numbers
+    from mmbench.runner.facts import Environment
+    from mmbench.runner.plan import Trial
+    from mmbench.runner.settings import Suite
 
 SHOWN = 20
 """Predictions that are printed; a table holds all of them."""
@@ -27,7 +33,7 @@ def fill_list(parser: ArgumentParser) -> None:
 
 def fill_check(parser: ArgumentParser) -> None:
     """Add the arguments of ``check``."""
-    parser.add_argument("--suite", default="ci", help="suite to run")
+    parser.add_argument("--suite", nargs="+", default=["ci"], help="suites to run")
     parser.add_argument("--accept", action="store_true", help="make the numbers of this run the committed ones")
     parser.add_argument("--method", nargs="+", default=[], help="only these methods")
     parser.add_argument("--store", type=Path | None, default=None, help="the store, if not in its usual place")
@@ -76,19 +82,54 @@ def _cells(what: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
-    """Run a suite anew and compare it with the committed numbers."""
+    """Run suites anew and compare them with the committed numbers."""
     from mmbench.methods import ConfigError
-    from mmbench.runner.check import compare, load_baseline, numbers, save_baseline
+    from mmbench.runner.check import load_baseline, numbers, save_baseline
     from mmbench.runner.launch import Options, automatic_jobs, launch
-    from mmbench.runner.plan import make_plan
     from mmbench.runner.settings import PACKAGE, benchmarks_folder, find_suite
 
     benchmarks = benchmarks_folder(arguments.benchmarks)
-    suite = find_suite(benchmarks, arguments.suite)
     if arguments.accept and benchmarks.is_relative_to(PACKAGE):
         raise ConfigError("The numbers of an installed package stay as they are: run from the repository.")
-    path = benchmarks / "baselines" / f"{suite.name}.json"
-    baseline = {} if arguments.accept else load_baseline(path)
+    if arguments.store and len(arguments.suite) > 1:
+        raise ConfigError("A store is of one suite: name one with --suite, or leave --store away.")
+    suites = [find_suite(benchmarks, name) for name in arguments.suite]
+    paths = {suite.name: benchmarks / "baselines" / f"{suite.name}.json" for suite in suites}
+    baselines = {name: None if arguments.accept else load_baseline(path) for name, path in paths.items()}
+    plans = {suite.name: _plan(suite, arguments, benchmarks) for suite in suites}
+    tell_broken()
+    trials = [trial for plan in plans.values() for trial in plan]
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = arguments.jobs or automatic_jobs(len(trials))
+        options = Options(Path(folder, "leaderboard"), Path(folder, "runs"), jobs=jobs, threads=1)
+        ran = launch(trials, options, console)
+    if ran.troubles or ran.unfinished:
+        return complain(ran)
+    moved = 0
+    for name, plan in plans.items():
+        ids = {trial.id for trial in plan}
+        records = [record for record in ran.records if record.id in ids]
+        found, baseline = numbers(records), baselines[name]
+        if not records:
+            continue
+        if baseline is None:
+            save_baseline(paths[name], found, records[0].environment, arguments.method or None)
+            say(f"{paths[name]} has {len(found)} new rows.")
+        else:
+            moved += _compare(name, found, baseline, records[0].environment, bool(arguments.method))
+    if moved:
+        console.print("If the change is wanted: mmbench check --accept.")
+    return int(bool(moved))
+
+
+def _plan(suite: Suite, arguments: Namespace, benchmarks: Path) -> list[Trial]:
+    """Return the trials of a suite; none, and why, where its data are not there and need not be."""
+    from mmbench.runner.places import is_there
+    from mmbench.runner.plan import make_plan
+
+    if suite.optional and not arguments.store and not is_there(suite.dataset):
+        say(f"{suite.name} is left out: there is no store of {suite.dataset}.")
+        return []
     trials, _ = make_plan(
         suite,
         dataset=suite.dataset,
@@ -96,31 +137,44 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         path=arguments.store,
         benchmarks=benchmarks,
     )
-    tell_broken()
-    with tempfile.TemporaryDirectory() as folder:
-        jobs = arguments.jobs or automatic_jobs(len(trials))
-        options = Options(Path(folder, "leaderboard"), Path(folder, "runs"), jobs=jobs)
-        ran = launch(trials, options, console)
-    if ran.troubles or ran.unfinished:
-        return complain(ran)
-    found = numbers(ran.records)
-    if arguments.accept:
-        save_baseline(path, found, arguments.method or None)
-        say(f"{path} has {len(found)} new rows.")
-        return 0
-    if arguments.method:
-        baseline = {row: names for row, names in baseline.items() if row in {trial.label for trial in trials}}
-    moved = compare(found, baseline)
+    return trials
+
+
+def _compare(name: str, found: Numbers, baseline: Baseline, here: Environment, partly: bool) -> int:
+    """Print what moved in a suite, and return how many numbers did.
+
+    Args:
+        name: Name of the suite.
+        found: Its numbers now.
+        baseline: The committed ones.
+        here: Where they were found.
+        partly: Whether only some of its methods ran.
+    """
+    from mmbench.runner.check import SPREADS, compare
+
+    exact = baseline.exact(here)
+    rows = {row: names for row, names in baseline.rows.items() if row in found} if partly else baseline.rows
+    if not exact:
+        theirs, ours = (" ".join(map(str, rounding)) for rounding in (baseline.rounding, here.rounding))
+        say(
+            f"{name}: the baseline was made with {theirs}, and here is {ours}: only means over the seeds are "
+            f"compared, within {SPREADS:g} deviations, which notices less.",
+            style="yellow",
+        )
+    moved = compare(found, rows, exact=exact)
     if not moved:
-        console.print(f"{len(found)} rows, {sum(map(len, found.values()))} numbers: all where the baseline has them.")
+        console.print(f"{name}: {len(found)} rows, {_count(found)} numbers: all where the baseline has them.")
         return 0
-    table = Table("row", "number", "baseline", "now", "allowed", title=f"{len(moved)} numbers moved")
+    table = Table("row", "number", "run", "baseline", "now", "allowed", title=f"{name}: {len(moved)} numbers moved")
     for item in moved:
         then, now = ("none" if value is None else f"{value:.5f}" for value in (item.baseline, item.found))
-        table.add_row(item.row, item.name, then, now, f"± {item.tolerance:.5f}")
+        table.add_row(item.row, item.name, item.run or "mean", then, now, f"± {item.tolerance:.5f}")
     console.print(table)
-    console.print("If the change is wanted: mmbench check --accept.")
-    return 1
+    return len(moved)
+
+
+def _count(found: Numbers) -> int:
+    return sum(len(runs) for names in found.values() for runs in names.values())
 
 
 def predict(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:

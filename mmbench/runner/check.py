@@ -1,10 +1,11 @@
-"""The regression check: small runs of all methods against committed numbers."""
+"""The regression check: small runs of all methods against committed numbers, seed by seed."""
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,43 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from data_modules.files import atomic_path
 from mmbench.methods import ConfigError
+from mmbench.runner.facts import Environment
 from mmbench.runner.reading import MOST_JSON, ReadingError, parse_json, read_bytes
 from mmbench.runner.record import Record
 
 SPREADS = 3.0
-"""Allowed distance from the baseline, in standard deviations over the seeds."""
-FLOOR = 1e-3
-"""Smallest allowed distance, relative to the value: what another processor's rounding may move."""
+"""Allowed distance of means on another processor, in standard deviations over the seeds."""
+FLOOR, SMALLEST = 1e-3, 1e-4
+"""Allowed distance relative to the value, and the smallest allowed: what rounding may move."""
+
+Numbers = dict[str, dict[str, dict[str, float]]]
+"""By row, by metric or term of the loss, by seed and fold the value."""
 
 
-class Number(TypedDict):
-    """Mean and standard deviation over the seeds."""
-
-    mean: float
-    std: float
+class _File(TypedDict):
+    rounding: list[str | int]
+    rows: Numbers
 
 
-Numbers = dict[str, dict[str, Number]]
-_ROWS: TypeAdapter[Numbers] = TypeAdapter(Numbers)
+_FILE: TypeAdapter[_File] = TypeAdapter(_File)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Committed numbers, and where they were made.
+
+    Attributes:
+        rows: The numbers.
+        rounding: What decides the last digits: versions of the libraries, instructions of the processor, threads
+            (:attr:`~mmbench.runner.facts.Environment.rounding`).
+    """
+
+    rows: Numbers
+    rounding: tuple[str | int, ...]
+
+    def exact(self, here: Environment) -> bool:
+        """Return whether single runs can be compared: here the same digits are to be expected."""
+        return bool(self.rounding) and self.rounding == here.rounding
 
 
 @dataclass(frozen=True)
@@ -41,58 +61,81 @@ class Moved:
     Attributes:
         row: Method and variant.
         name: Metric or term of the loss.
-        baseline: The committed mean over seeds, None when there is none.
-        found: The mean over seeds now, None when there is none.
+        run: Seed and fold, empty for the mean over them.
+        baseline: The committed value, None when there is none.
+        found: The value now, None when there is none.
         tolerance: Allowed distance.
     """
 
     row: str
     name: str
+    run: str
     baseline: float | None
     found: float | None
     tolerance: float = 0.0
 
 
 def numbers(records: Iterable[Record]) -> Numbers:
-    """Return by row and name the mean and the standard deviation over seeds.
+    """Return by row, name and run what the runs found.
 
-    The names are the test metrics and the terms of the training loss in the last epoch, so that a term that is switched
-    off shows even when it hardly moves a score. A row that did not complete has the single name of its status.
+    The names are the test metrics and the terms of the training loss in the first and in the last epoch that has them,
+    so that a term that is switched off shows even when it hardly moves a score, and what differs early shows before
+    rounding has grown. A run that did not complete has the single name of its status.
     """
-    values: dict[str, dict[str, list[float]]] = {}
+    values: Numbers = {}
     for record in records:
         row = values.setdefault(record.label, {})
-        terms = {key: value for key, value in (record.curve or [{}])[-1].items() if key.startswith("train/")}
-        tests = {f"test/{key}": value for key, value in record.test.items()}
-        for name, value in {**tests, **terms, f"status/{record.status}": 1.0}.items():
+        found = {f"test/{key}": value for key, value in record.test.items()} | {f"status/{record.status}": 1.0}
+        for epoch in record.curve or []:
+            for key, value in epoch.items():
+                if key.startswith("train/") and value is not None:
+                    found.setdefault(f"{key}, first", value)
+                    found[f"{key}, last"] = value
+        for name, value in sorted(found.items()):
             if value is not None:
-                row.setdefault(name, []).append(float(value))
-    return {
-        row: {
-            name: {"mean": statistics.fmean(items), "std": statistics.stdev(items) if len(items) > 1 else 0.0}
-            for name, items in sorted(names.items())
-        }
-        for row, names in sorted(values.items())
-    }
+                row.setdefault(name, {})[f"seed {record.seed}, fold {record.fold}"] = float(value)
+    return dict(sorted(values.items()))
 
 
-def compare(found: Numbers, baseline: Numbers) -> list[Moved]:
-    """Return every number that moved, appeared or disappeared."""
+def compare(found: Numbers, baseline: Numbers, *, exact: bool) -> list[Moved]:
+    """Return every number that moved, appeared or disappeared.
+
+    Args:
+        found: The numbers now.
+        baseline: Those that are committed.
+        exact: Whether every run is to give its number again, up to what rounding moves; else means over the runs are to
+            lie within :data:`SPREADS` deviations.
+    """
     moved = []
     for row in sorted({*found, *baseline}):
         ours, theirs = found.get(row, {}), baseline.get(row, {})
         for name in sorted({*ours, *theirs}):
-            now, then = ours.get(name), theirs.get(name)
-            if now is None or then is None:
-                moved.append(Moved(row, name, then["mean"] if then else None, now["mean"] if now else None))
-                continue
-            tolerance = max(SPREADS * then["std"], FLOOR * abs(then["mean"]), FLOOR)
-            if not abs(now["mean"] - then["mean"]) <= tolerance:
-                moved.append(Moved(row, name, then["mean"], now["mean"], tolerance))
+            now, then = ours.get(name, {}), theirs.get(name, {})
+            moved += (_runs if exact or not now or not then else _means)(row, name, now, then)
     return moved
 
 
-def load_baseline(path: Path) -> Numbers:
+def _runs(row: str, name: str, now: Mapping[str, float], then: Mapping[str, float]) -> list[Moved]:
+    pairs = [(run, then.get(run), now.get(run)) for run in sorted({*now, *then})]
+    return [
+        Moved(row, name, run, old, new, 0.0 if old is None else _floor(old))
+        for run, old, new in pairs
+        if old is None or new is None or not abs(new - old) <= _floor(old)
+    ]
+
+
+def _means(row: str, name: str, now: Mapping[str, float], then: Mapping[str, float]) -> list[Moved]:
+    old, new = statistics.fmean(then.values()), statistics.fmean(now.values())
+    spread = statistics.stdev(then.values()) if len(then) > 1 else 0.0
+    tolerance = max(SPREADS * spread, _floor(old))
+    return [] if abs(new - old) <= tolerance else [Moved(row, name, "", old, new, tolerance)]
+
+
+def _floor(value: float) -> float:
+    return max(FLOOR * abs(value), SMALLEST)
+
+
+def load_baseline(path: Path) -> Baseline:
     """Return the committed numbers.
 
     Raises:
@@ -101,33 +144,47 @@ def load_baseline(path: Path) -> Numbers:
     if not path.exists():
         raise ConfigError(f"There is no baseline at {path}. Make one with `mmbench check --accept`.")
     try:
-        content = parse_json(read_bytes(path, MOST_JSON))
-        found: Any = content.get("rows") if isinstance(content, dict) else None
-        return _ROWS.validate_python(found, strict=True)
+        found: Any = parse_json(read_bytes(path, MOST_JSON))
+        file = _FILE.validate_python(found, strict=True)
+        return Baseline(file["rows"], tuple(file["rounding"]))
     except ReadingError as error:
         reason = str(error)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        reason = f"{'.'.join(map(str, ('rows', *first['loc'])))!r}: {first['msg']}"
+        reason = f"{'.'.join(map(str, first['loc'])) or 'the whole'!r}: {first['msg']}"
     raise ConfigError(f"{path} is no baseline: {reason}. Get it from the repository, or `mmbench check --accept`.")
 
 
-def save_baseline(path: Path, found: Numbers, replaced: Iterable[str] | None = None) -> None:
+def save_baseline(path: Path, found: Numbers, here: Environment, replaced: Iterable[str] | None = None) -> None:
     """Write the committed numbers.
 
     Args:
         path: The file.
         found: The new rows.
+        here: Where they were made.
         replaced: The methods whose rows give way to the new ones; by default all.
 
     Raises:
-        ConfigError: When a trial did not complete.
+        ConfigError: When a trial did not complete, or the rows that stay were made where other digits are to be
+            expected.
     """
     if bad := [row for row, names in found.items() if {"status/failed", "status/diverged"} & set(names)]:
         raise ConfigError(f"Nothing is accepted, for these did not complete: {', '.join(bad)}.")
+    if odd := [row for row, names in found.items() if not all(map(math.isfinite, _values(names)))]:
+        raise ConfigError(f"Nothing is accepted, for these have numbers that are not finite: {', '.join(odd)}.")
     if replaced is not None and path.is_file():
-        old = {row: names for row, names in load_baseline(path).items() if row.split(" ")[0] not in set(replaced)}
-        found = {**old, **found}
-    text = json.dumps({"spreads": SPREADS, "floor": FLOOR, "rows": found}, indent=1, sort_keys=True)
+        old = load_baseline(path)
+        kept = {row: names for row, names in old.rows.items() if row.split(" ")[0] not in set(replaced)}
+        if kept and not old.exact(here):
+            raise ConfigError(
+                f"The other rows of {path} were made with {' '.join(map(str, old.rounding))}, and here is "
+                f"{' '.join(map(str, here.rounding))}. Accept all rows at once: leave --method away."
+            )
+        found = {**kept, **found}
+    text = json.dumps({"rounding": here.rounding, "rows": found}, indent=1, sort_keys=True)
     with atomic_path(path) as part:
         part.write_text(text + "\n")
+
+
+def _values(names: Mapping[str, Mapping[str, float]]) -> list[float]:
+    return [value for runs in names.values() for value in runs.values()]

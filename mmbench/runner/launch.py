@@ -53,6 +53,7 @@ class Options:
         jobs: Processes; on a machine with GPUs each process gets one, in turn.
         retry: Whether to run failed and diverged trials again.
         since: Records that were made before this time are made again; empty keeps all.
+        threads: Threads of each process; 0 for its share of the cores. They decide the last digits of numbers.
     """
 
     leaderboard: Path = Path("leaderboard/local")
@@ -62,6 +63,7 @@ class Options:
     jobs: int = 1
     retry: bool = False
     since: str = ""
+    threads: int = 0
 
     @property
     def records(self) -> Records:
@@ -182,6 +184,8 @@ def launch(trials: Sequence[Trial], options: Options, console: Console) -> Ran:
         if edited := _edited(trials):
             display(edited, EDITED)
         elif options.jobs <= 1:
+            if options.threads:
+                torch.set_num_threads(options.threads)
             work(trials, options, display)
         else:
             _work_in_processes(trials, options, display)
@@ -247,8 +251,8 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 
 def _worker(trials: list[Trial], options: Options, events: Events, given_up: MutableSequence[bool]) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.jobs))
+    if options.threads or not torch.cuda.is_available():
+        torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // options.jobs))
     os.environ[READERS] = str(automatic_workers(options.jobs))
     with suppress(KeyboardInterrupt):  # the process that started this one says so
         if edited := _edited(trials):

@@ -24,6 +24,12 @@ def place_of(key: str, features: str) -> Path | None:
     return None
 
 
+def is_there(dataset: str) -> bool:
+    """Return whether there is a store of what is named ``<key>`` or ``<key>/<feature set>``, in its usual place."""
+    key, slash, features = dataset.partition("/")
+    return place_of(key, features) is not None if slash else FusionDataModule.place(key).is_file()
+
+
 def placed(dataset: str, path: str | Path | None) -> tuple[str, str | Path | None]:
     """Return key and store of what a person names ``<key>`` or ``<key>/<feature set>``.
 

@@ -35,6 +35,7 @@ class Suite:
         seeds: Seeds, fixed in advance.
         training: What all methods share.
         data: Settings of the data module.
+        optional: Whether ``mmbench check`` leaves it out where its data are not there.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Suite:
     seeds: tuple[int, ...] = (1111, 1112, 1113)
     training: Training = field(default_factory=Training)
     data: Mapping[str, Any] | None = None
+    optional: bool = False
 
 
 HERE = Path("benchmarks")
@@ -128,6 +130,8 @@ def load_suite(path: Path) -> Suite:
     for key in ("name", "title", "dataset"):
         if not isinstance(values.get(key, ""), str):
             raise ConfigError(f"{path}: {key} is {shown(values[key])}; give a text.")
+    if not isinstance(values.get("optional", False), bool):
+        raise ConfigError(f"{path}: optional is {shown(values['optional'])}; give true or false.")
     for key in ("training", "data"):
         if not isinstance(values.get(key, {}), dict):
             raise ConfigError(f"{path}: {key} must be a mapping of names to values.")
@@ -147,7 +151,11 @@ def _check(suite: Suite, name: str) -> None:
     """Check what types cannot say of a suite."""
     if suite.name != name:
         raise ConfigError(f"its name is {suite.name!r}, and that of the file is {name!r}: leave `name` out.")
-    check_name("data set", suite.dataset)
+    key, features = suite.dataset, "any"
+    if key.count("/") == 1:
+        key, features = key.split("/")
+    check_name("data set", key)
+    check_name("feature set", features)
     check_seeds(suite.seeds)
     for key in suite.methods:
         if key not in methods():
