@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from data_modules import plugins
-from data_modules.base import FusionDataModule, SplitLocked
+from data_modules.base import FusionDataModule
 from data_modules.card import DataCard
 from data_modules.cmu_mosei import CMUMOSEI
 from data_modules.cmu_mosi import CMUMOSI
@@ -16,7 +16,7 @@ from data_modules.corruption import Corruption
 from data_modules.iemocap import IEMOCAP, IEMOCAPDialogue, IEMOCAPMesm, IEMOCAPRaw
 from data_modules.names import check_name
 from data_modules.ravdess import RAVDESS
-from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, TargetSpec, unknown
+from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, SplitLocked, TargetSpec, unknown
 from data_modules.store import FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
 from data_modules.synthetic import Synthetic, SyntheticClips, SyntheticDialogues

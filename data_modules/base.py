@@ -16,7 +16,7 @@ from lightning.pytorch import LightningDataModule
 from data_modules.card import DataCard
 from data_modules.corruption import Corruption, corrupt, exchanged, kept_modalities, kept_steps, noise, sample_keys
 from data_modules.loading import BatchLoader, Pass, Ragged, ResidentSplit, clip_numbers
-from data_modules.schema import MEDIA, MODALITIES, DataError, DataSpec, TargetKind, unknown
+from data_modules.schema import MEDIA, MODALITIES, DataError, DataSpec, SplitLocked, TargetKind, unknown
 from data_modules.store import EVERYTHING, Array, FeatureStore
 from data_modules.streaming import StreamedLoader, StreamedSplit, automatic_workers
 
@@ -25,10 +25,6 @@ CONSTANT = 1e-8
 """A feature that deviates by less is constant: it is not scaled, and gets no noise."""
 FULL_SCALE = np.float32(1 << 15)
 """What 1.0 is in samples of 16 bits."""
-
-
-class SplitLocked(RuntimeError):
-    """The test split was asked for before the protocol released it."""
 
 
 class FusionDataModule(LightningDataModule):
@@ -63,6 +59,7 @@ class FusionDataModule(LightningDataModule):
     key: ClassVar[str] = ""
     card: ClassVar[DataCard | None] = None
     normalize_default: ClassVar[Normalize] = "none"
+    normalize_by_features: ClassVar[Mapping[str, Normalize]] = {}  # other defaults, by feature set
 
     def __init__(
         self,
@@ -95,7 +92,8 @@ class FusionDataModule(LightningDataModule):
             raise DataError(f"{self.store.path} holds {self.store.dataset!r}, not {self.key!r}: give another path.")
         self.protocol = protocol or next(iter(self.store.splits), EVERYTHING)
         self.fold, self.batch_size, self.limit, self.seed = fold, batch_size, limit, seed
-        self.normalize = normalize or self.normalize_default
+        self._usual = self.normalize_by_features.get(self.store.feature_set, self.normalize_default)
+        self.normalize = normalize or self._usual
         self.corruption = corruption or Corruption()
         self.bucketed, self.dialogue, self.tokenizer = bucketed, dialogue, tokenizer
         self.workers = automatic_workers() if workers is None else workers
@@ -173,7 +171,7 @@ class FusionDataModule(LightningDataModule):
     def _variant(self, modalities: tuple[str, ...]) -> str:
         parts = ["-".join(name for name in MODALITIES if name in modalities)] if modalities else []
         parts += [f"limit{self.limit}"] if self.limit else []
-        parts += [f"normalize-{self.normalize}"] if self.normalize != self.normalize_default else []
+        parts += [f"normalize-{self.normalize}"] if self.normalize != self._usual else []
         parts += ["tokens"] if self.tokenizer else []
         parts += [self.corruption.variant] if self.corruption else []
         return "+".join(parts)
@@ -347,6 +345,4 @@ class FusionDataModule(LightningDataModule):
         """Return the test batches, in store order."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> BatchLoader:
-        """Return the test batches, in store order."""
-        return self._loader("test")
+    predict_dataloader = test_dataloader

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from data_modules.base import FusionDataModule
+from collections.abc import Mapping
+from typing import ClassVar
+
+from data_modules.base import FusionDataModule, Normalize
 from data_modules.card import DataCard
 
 
@@ -10,6 +13,8 @@ class CMUMOSI(FusionDataModule):
     """Batches of CMU-MOSI; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
 
     key = "mosi"
+    # Its audio has parts of a hundredth and parts of three hundred: steps that swing no BatchNorm can follow.
+    normalize_by_features: ClassVar[Mapping[str, Normalize]] = {"minilm-audio": "train"}
     card = DataCard(
         title="CMU-MOSI",
         citation="Zadeh et al., MOSI: Multimodal Corpus of Sentiment Intensity, arXiv 1606.06259 (2016).",
@@ -30,7 +35,8 @@ class CMUMOSI(FusionDataModule):
             "COVAREP holds -inf. One training segment has no duration: from .csd files it is left out, as by the SDK, "
             "or zeros. Train and test label means have opposite signs. The bc-LSTM text and vision vectors "
             "come from networks trained on their 62 training videos: on the standard split they leak test labels, on "
-            "videos62-31 validation scores are too good while test scores are honest."
+            "videos62-31 validation scores are too good while test scores are honest, and after one to six epochs flat "
+            "for every method (0.59 to 0.65; a ridge on text alone 0.59): which epoch is selected is chance."
         ),
         bring=(
             "mmbench data import mmsa PATH/unaligned_50.pkl --dataset mosi --out data/mosi.h5 "

@@ -32,6 +32,10 @@ class DataError(ValueError):
     """Something is wrong with a data file or a request for data; the message says what, where and what to do."""
 
 
+class SplitLocked(RuntimeError):
+    """The test split was asked for before the protocol released it."""
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
     """Return the message for a name that does not exist, with the nearest that does."""
     names = list(known)

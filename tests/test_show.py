@@ -61,7 +61,8 @@ def test_all_that_is_said_of_a_method_is_shown(key: str, here: Path, capsys: pyt
     """Ranges are spelled anew here, from what was declared."""
     card = methods()[key].card
     text = flat(shown(key, capsys))
-    for said in (card.title, card.authors, card.fidelity, *card.deviations, card.arxiv or "", card.code or ""):
+    sentences = (*card.deviations, *card.findings)
+    for said in (card.title, card.authors, card.fidelity, *sentences, card.arxiv or "", card.code or ""):
         assert flat(said) in text
     for result in card.published:
         assert result.track in text

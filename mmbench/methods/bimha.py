@@ -207,6 +207,11 @@ class BIMHA(FusionMethod):
             "Inferred: head of one hidden layer, L1 or cross-entropy loss, Adam with a small L2 penalty.",
             "Inferred: with two modalities there is one pair, which attends to itself.",
         ),
+        findings=(
+            "Attention starts even, for tokens are near zero, and hardly matters: on the generated set shares "
+            "deviate by 0.0005 from a third after 5 epochs, when validation is at 0.28, and by 0.06 after 17; "
+            "without attention validation is as good (0.24).",
+        ),
         needs=Needs(at_least=2),
     )
 

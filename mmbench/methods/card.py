@@ -129,6 +129,7 @@ class MethodCard:
         fidelity: What our version rests on: ``official-code`` (mechanism read in the authors' code), ``paper``
             (equations), ``abstract`` (only the idea is the authors') or ``own`` (a baseline of this suite).
         deviations: Where our version differs from its source, one sentence each.
+        findings: What trainings of this suite showed that a reader of its rows should know, with the evidence.
         published: Numbers reported elsewhere.
         needs: What the method cannot do without.
     """
@@ -141,6 +142,7 @@ class MethodCard:
     arxiv: str | None = None
     code: str | None = None
     deviations: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
     published: tuple[PublishedResult, ...] = ()
     needs: Needs = Needs()
 
@@ -155,7 +157,7 @@ class MethodCard:
             given = getattr(self, name)
             if not isinstance(given, str) and not (given is None and name in ("arxiv", "code")):
                 raise ConfigError(f"The {name} of a card is a text, and here it is {shown(given)}.")
-        for name, kind in (("deviations", str), ("published", PublishedResult)):
+        for name, kind in (("deviations", str), ("findings", str), ("published", PublishedResult)):
             given = getattr(self, name)
             if not isinstance(given, tuple | list) or not all(isinstance(item, kind) for item in given):
                 raise ConfigError(f"The {name} of a card are a tuple of {kind.__name__}, each with a comma behind it.")

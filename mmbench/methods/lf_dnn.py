@@ -66,6 +66,10 @@ class LFDNN(FusionMethod):
             "A batch of one is normalised by running statistics instead of being refused.",
             "The defaults are the code's settings for MOSI.",
         ),
+        findings=(
+            "On the generated set it stays for 6 to 14 epochs at 0.70, what sums of unimodal predictions reach, "
+            "before it finds products and falls to 0.28; a patience of 8 epochs ends some seeds there (2 of 5).",
+        ),
         published=tuple(
             PublishedResult(track, metric, value, "thuiar/MMSA, results/result-stat.md")
             for track, row in PUBLISHED.items()

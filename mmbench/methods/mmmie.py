@@ -209,6 +209,10 @@ class MMMIE(FusionMethod):
             "one by one; with one role only, a role embedding would be a constant and is left out.",
             "Inferred: text tokens are represented by their first state, text features by the mean of their steps.",
         ),
+        findings=(
+            "On RAVDESS it over-fits: 616,000 weights on 864 training clips, training loss from 0.47 to 0.08 "
+            "while validation stays at 0.55 to 0.64 from the first epoch on.",
+        ),
         needs=Needs(at_least=2),
     )
 

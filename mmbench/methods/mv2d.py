@@ -111,6 +111,12 @@ class MV2D(FusionMethod):
             "Inferred: the widths, batches of 32, the learning rate 1e-3 and the L2 penalty 1e-4; the official "
             "re-identification code has batches of 64, 2.6e-4 and 5e-4, the point-cloud code SGD.",
         ),
+        findings=(
+            "On features that are not standardised, activations swing faster than the running statistics of "
+            "BatchNorm follow: on mosi/bclstm, with audio up to 356, validation jumps between 0.63 and 3.4 from "
+            "epoch to epoch. With statistics over all training samples it stays between 0.62 and 0.70, and so it "
+            "does with standardised features.",
+        ),
         needs=Needs(at_least=2),
     )
 

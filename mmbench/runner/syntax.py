@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
-CARD = ("title", "authors", "year", "fidelity", "venue", "arxiv", "code", "deviations", "published")
+CARD = ("title", "authors", "year", "fidelity", "venue", "arxiv", "code", "deviations", "findings", "published")
 DESCRIBED = {"MethodCard": {name: place for place, name in enumerate(CARD)}, "setting": {"text": 1}}
 """The arguments that only describe, and their places, by what is called; what a method needs is none of them."""
 SILENT = ("ctx", "kind", "type_comment", "type_ignores")

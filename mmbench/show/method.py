@@ -37,9 +37,8 @@ def show_method(
     cls = method(key)
     parts = [
         _card(key, cls.card, sys.modules[cls.__module__].__doc__ or ""),
-        Part(
-            "Where it deviates from its source", tuple((f"{n}.", text) for n, text in enumerate(cls.card.deviations, 1))
-        ),
+        Part("Where it deviates from its source", _numbered(cls.card.deviations)),
+        Part("What trainings of this suite showed", _numbered(cls.card.findings)),
         Part("Settings: --method.KEY VALUE", settings(cls.Config)),
         Part("Settings that are shipped for some data", _shipped(benchmarks / "methods" / f"{key}.yaml")),
         Part("What others report", _reported(cls.card)),
@@ -61,6 +60,10 @@ def settings(config: type[MethodConfig]) -> tuple[tuple[str, str, str], ...]:
         )
         for item in fields(config)
     )
+
+
+def _numbered(sentences: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((f"{number}.", text) for number, text in enumerate(sentences, 1))
 
 
 def _card(key: str, card: MethodCard, text: str) -> Part:
