@@ -21,7 +21,7 @@ class Synthetic(FusionDataModule):
             "Two tasks. Without a feature set: a score from -3 to 3 with parts that only text, only audio or only "
             "vision carry and parts that only two modalities together carry, or classes and labels made from it; "
             "sequences are not aligned (`data_modules.generator`). The feature set `lag`: a score by how much vision "
-            "agrees with what audio said two steps before, of which nothing tells but order in time across the two; "
+            "agrees with what audio said a step before, of which nothing tells but order in time across the two; "
             "sequences share one clock, and text means nothing (`data_modules.generator_lag`). `ceilings` of both "
             "gives the best reachable scores."
         ),
@@ -34,8 +34,8 @@ class Synthetic(FusionDataModule):
     @classmethod
     def reachable(cls, feature_set: str, kind: TargetKind, metric: str) -> dict[str, float]:
         """Return the ceilings of a metric: by what is read, and without the order in time."""
-        if feature_set == generator_lag.FEATURE_SET:
-            return {name: values[metric] for name, values in generator_lag.ceilings().items() if metric in values}
+        if lag := generator_lag.lag_of(feature_set):
+            return {name: values[metric] for name, values in generator_lag.ceilings(lag).items() if metric in values}
         table = {" + ".join(subset): values for subset, values in ceilings(kind).items()}
         table["sums of unimodal predictions"] = ceilings(kind, products=False)[MODALITIES]
         table["all without the order of steps"] = ceilings(kind, order=False)[MODALITIES]

@@ -61,6 +61,15 @@ def test_what_generated_dialogues_predict_cannot_be_chosen(here: Path, capsys: p
     assert not list(here.rglob("*.h5"))
 
 
+def test_the_lag_of_generated_data_can_be_chosen(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "synth", "dialogues", "--lag", "2"]) == 2
+    assert "Generated dialogues have no lag" in capsys.readouterr().err
+    assert main(["data", "synth", "lag", "--lag", "9"]) == 2
+    assert "leaves nothing that could meet" in capsys.readouterr().err
+    assert main(["data", "synth", "lag", "--lag", "2"]) == 0
+    assert Path("data/synthetic-lag2.h5").is_file()
+
+
 def test_run_writes_records_and_tables_and_a_second_run_keeps_them(
     here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,6 +105,7 @@ def fill_synth(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--kind", default=None, choices=list(TARGETS), help="what is predicted of sequences: without it a score"
     )
+    parser.add_argument("--lag", type=int | None, default=None, help="steps from audio to the answer of vision (lag)")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the generator")
 
 
@@ -181,7 +182,7 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     from data_modules.generator import write_synthetic
     from data_modules.generator_clips import write_clips
     from data_modules.generator_dialogues import write_dialogues
-    from data_modules.generator_lag import write_lag
+    from data_modules.generator_lag import LAG, write_lag
     from data_modules.generator_words import write_words
     from data_modules.schema import DataError
     from data_modules.store import FeatureStore
@@ -190,12 +191,15 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     form = arguments.form
     if arguments.kind and form != "sequences":
         raise DataError(f"What is predicted of generated {form} cannot be chosen: leave --kind away.")
-    own = f"/{arguments.kind}" if arguments.kind else ""
-    places = {"sequences": f"synthetic{own}", "lag": "synthetic/lag", "words": "synthetic/words"}
+    if arguments.lag is not None and form != "lag":
+        raise DataError(f"Generated {form} have no lag: leave --lag away.")
+    own, steps = f"/{arguments.kind}" if arguments.kind else "", LAG if arguments.lag is None else arguments.lag
+    lag = "lag" if steps == LAG else f"lag{steps}"
+    places = {"sequences": f"synthetic{own}", "lag": f"synthetic/{lag}", "words": "synthetic/words"}
     out = arguments.out or FusionDataModule.place(places.get(form, f"synthetic_{form}"))
     makers: dict[str, Callable[..., FeatureStore]] = {
         "sequences": partial(write_synthetic, **({"kind": arguments.kind} if arguments.kind else {})),
-        "lag": write_lag,
+        "lag": partial(write_lag, lag=steps),
         "words": write_words,
         "dialogues": write_dialogues,
         "clips": write_clips,
