@@ -13,7 +13,7 @@ class CMUMOSI(FusionDataModule):
     """Batches of CMU-MOSI; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
 
     key = "mosi"
-    # Its audio has parts of a hundredth and parts of three hundred: steps that swing no BatchNorm can follow.
+    # Its audio goes up to 376 in some parts and to 0.01 in others, which the statistics of BatchNorm do not follow.
     normalize_by_features: ClassVar[Mapping[str, Normalize]] = {"minilm-audio": "train"}
     card = DataCard(
         title="CMU-MOSI",
@@ -35,12 +35,13 @@ class CMUMOSI(FusionDataModule):
             "COVAREP holds -inf. One training segment has no duration: from .csd files it is left out, as by the SDK, "
             "or zeros. Train and test label means have opposite signs. The bc-LSTM text and vision vectors "
             "come from networks trained on their 62 training videos: on the standard split they leak test labels, on "
-            "videos62-31 validation scores are too good while test scores are honest, and after one to six epochs flat "
-            "for every method (0.59 to 0.65; a ridge on text alone 0.59): which epoch is selected is chance."
+            "videos62-31 validation scores are too good while test scores are honest, and for "
+            "most methods the best one, 0.59 to 0.65, comes after one to six epochs, as a ridge on text has it (0.59): "
+            "which later epoch is selected is chance."
         ),
         bring=(
             "mmbench data import mmsa PATH/unaligned_50.pkl --dataset mosi --out data/mosi.h5 "
-            "(formats: mmsa, mult, misa, csd, plain)"
+            "(formats: mmsa, mult, misa, csd, plain); minilm-audio: format plain with --text_encoder, see README"
         ),
         forms=("features", "dialogues"),
     )

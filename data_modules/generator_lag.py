@@ -62,7 +62,7 @@ def write_lag(
     """
     check_amounts(seed, samples, "samples")
     if not 1 <= lag <= EVENTS:
-        raise DataError(f"A lag of {lag} steps leaves nothing that could meet in {EVENTS} steps: give 1 to {EVENTS}.")
+        raise DataError(f"A lag of {lag} steps is longer than audio speaks, or none: give 1 to {EVENTS} steps.")
     info = StoreInfo(
         dataset="synthetic",
         feature_set=FEATURE_SET if lag == LAG else f"{FEATURE_SET}{lag}",

@@ -19,7 +19,8 @@ import torch
 
 from data_modules.features.audio import media_library
 from data_modules.generator import SAMPLES, SEED, check_amounts, draw_causes, records
-from data_modules.schema import MODALITIES, TargetSpec
+from data_modules.new_store import check_output
+from data_modules.schema import MODALITIES, DataError, TargetSpec
 from data_modules.store import FeatureStore, Record, StoreInfo
 from data_modules.store_writer import write_store
 
@@ -27,6 +28,7 @@ FEATURE_SET = "words"
 FILLERS = ("the", "a", "film", "scene", "um", "and")
 POLAR, SIGNS = ("good", "bad"), ("yes", "no")
 EACH_POLAR, EACH_SIGN = 4, 2
+CONFIG = "config.json"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WIDTH, LAYERS, HEADS, LONGEST = 16, 2, 2, 32
 
@@ -45,6 +47,7 @@ def write_words(
         DataError: For a negative seed, a split without samples, or where the extra ``text`` is not installed.
     """
     check_amounts(seed, samples, "samples")
+    check_output(Path(path))
     write_encoder(encoder_folder(path), seed)
     info = StoreInfo(
         dataset="synthetic",
@@ -57,7 +60,13 @@ def write_words(
 
 
 def encoder_folder(path: str | os.PathLike[str]) -> Path:
-    """Return where the tokenizer and the encoder of a store lie."""
+    """Return where the tokenizer and the encoder of a store lie.
+
+    Raises:
+        DataError: For a store without an ending, whose name the folder would have.
+    """
+    if not Path(path).suffix:
+        raise DataError(f"{path} has no ending, and a folder of its name is for the encoder: call it {path}.h5.")
     return Path(path).with_suffix("")
 
 
@@ -68,6 +77,8 @@ def write_encoder(folder: Path, seed: int) -> None:
         DataError: When the extra ``text`` is not installed.
     """
     library = media_library("transformers", "A data set of words", "text")
+    if folder.exists() and not (folder / CONFIG).is_file():
+        raise DataError(f"{folder}, where the encoder would lie, is something else. Give the store another name.")
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = (*SPECIAL, *POLAR, *SIGNS, *FILLERS)
     (folder / "vocab.txt").write_text("\n".join(vocabulary))

@@ -18,17 +18,19 @@ class Synthetic(FusionDataModule):
         citation="Made by data_modules.generator.",
         licence="MIT, as this project.",
         content=(
-            "Two tasks. Without a feature set: a score from -3 to 3 with parts that only text, only audio or only "
+            "Three sets of features. The usual one: a score from -3 to 3 with parts that only text, only audio or only "
             "vision carry and parts that only two modalities together carry, or classes and labels made from it; "
             "sequences are not aligned (`data_modules.generator`). The feature set `lag`: a score by how much vision "
             "agrees with what audio said a step before, of which nothing tells but order in time across the two; "
-            "sequences share one clock, and text means nothing (`data_modules.generator_lag`). `ceilings` of both "
-            "gives the best reachable scores."
+            "sequences share one clock, and text means nothing (`data_modules.generator_lag`). `words`: the usual "
+            "score, with transcripts for a tokenizer and an untrained encoder, which lie beside the store "
+            "(`data_modules.generator_words`): --data.tokenizer data/synthetic-words --method.text_encoder "
+            "data/synthetic-words. `ceilings` of the first two gives the best reachable scores."
         ),
         features="Vectors per step whose latent causes can be recovered exactly.",
         splits="standard: drawn independently.",
         defects="A little label noise, on purpose. It says whether a method fuses, not how well it works on people.",
-        bring="mmbench data synth, and for synthetic/lag: mmbench data synth lag",
+        bring="mmbench data synth; of other features: mmbench data synth lag, or words, or --kind multiclass",
     )
 
     @classmethod

@@ -27,7 +27,7 @@ def suite(name: str, more: str = "", dataset: str = "synthetic") -> None:
 
 
 def test_check_is_green_on_accepted_numbers_and_red_when_a_loss_term_is_switched_off(
-    here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    here: Path, small_store: FeatureStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("benchmarks/suites/ci.yaml").write_text(
         "dataset: synthetic\nmethods: [mmim]\nseeds: [1, 2]\ntraining: {max_epochs: 2, patience: 2}\n"
@@ -71,6 +71,10 @@ def test_several_suites_are_checked_at_once(here: Path, capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "ci-classes: 1 numbers moved" in said
     assert "seed 2, fold 0" in said
+    assert "mmbench check --suite ci-classes --accept" in said
+    # Of methods that are named those of each suite; nothing else comes into a baseline.
+    assert main([*command, "--method", "linear"]) == 2
+    assert "Nothing to check: linear is in none" in capsys.readouterr().err
     assert main([*command, "--store", "data/synthetic-regression.h5"]) == 2
     assert "A store is of one suite" in capsys.readouterr().err
 
@@ -92,8 +96,13 @@ def test_numbers_of_another_processor_are_compared_by_their_means(
     (BASELINES / "ci.json").write_text(json.dumps(file))
     capsys.readouterr()
     assert main(command) == 0
-    assert "AVX1024 1, and here is" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "ci: the baseline was made with processor AVX1024, here" in said
+    assert "numpy" not in said  # which is the same
     file["rows"]["constant"]["test/mae"] = {"seed 1, fold 0": 0.1, "seed 2, fold 0": 0.1}
     (BASELINES / "ci.json").write_text(json.dumps(file))
     assert main(command) == 1
-    assert "mean" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ci: 1 numbers moved" in said
+    assert "0.10000" in said
+    assert "mmbench check --suite ci --accept" in said

@@ -65,7 +65,7 @@ def test_the_lag_of_generated_data_can_be_chosen(here: Path, capsys: pytest.Capt
     assert main(["data", "synth", "dialogues", "--lag", "2"]) == 2
     assert "Generated dialogues have no lag" in capsys.readouterr().err
     assert main(["data", "synth", "lag", "--lag", "9"]) == 2
-    assert "leaves nothing that could meet" in capsys.readouterr().err
+    assert "longer than audio speaks" in capsys.readouterr().err
     assert main(["data", "synth", "lag", "--lag", "2"]) == 0
     assert Path("data/synthetic-lag2.h5").is_file()
 

@@ -15,7 +15,7 @@ from tests.injections.bugs import BUGS
 
 def test_there_are_as_many_as_the_check_is_measured_by() -> None:
     assert len(BUGS) >= 40
-    assert len({bug.name for bug in BUGS}) == len(BUGS)
+    assert len({bug.name for bug in BUGS}) == len({(bug.file, bug.old, bug.new) for bug in BUGS}) == len(BUGS)
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)

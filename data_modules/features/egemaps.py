@@ -27,7 +27,7 @@ HOP_MS = 10
 """Time between two low-level descriptors; that of the set."""
 REVISION = 1
 """Of the code here: raise it with every change after which the same sound gives other values."""
-LIBRARIES = ("numpy", "opensmile", "soundfile", "soxr")
+LIBRARIES = ("librosa", "numpy", "opensmile", "soundfile", "soxr")
 WHAT = "eGeMAPS (openSMILE: free for research and non-commercial use, see its licence)"
 
 

@@ -112,7 +112,7 @@ def read(
     extra = {key: _strings(columns[key]) for key in TEXTS if key in columns}
     if transcripts:
         extra["transcript"] = read_texts(transcripts, ids)
-    encoder = _encoder(source, text_encoder, modalities, extra) if text_encoder else None
+    encoder = _encoder(transcripts or source, text_encoder, modalities, extra) if text_encoder else None
     if not modalities and not encoder:
         raise DataError(f"{source} has none of {', '.join(MODALITIES)}. Name its features with the option `fields`.")
     if aligned and encoder:
@@ -154,8 +154,8 @@ def _encoder(
     """Return what reads the transcripts."""
     if "text" in modalities:
         raise DataError(
-            f"{source} has a text, and the option `text_encoder` would make another. Drop it, or name what stands for "
-            "'text' with the option `fields` otherwise."
+            f"{source} has a text, and the option `text_encoder` would make another. Drop the option, or save the file "
+            "without that text, or with it under another name."
         )
     said = extra.get("transcript", [])
     if not any(said):

@@ -37,7 +37,8 @@ COMMANDS = {
         run.run,
     ),
     "cost": Command(
-        "Measure what methods cost, each alone in a process of its own: time, memory, multiply-accumulates.",
+        "Measure what methods cost, each alone in a process of its own: time, memory, multiply-accumulates "
+        "(--method.KEY VALUE as in `run`).",
         cost.fill_cost,
         cost.cost,
     ),
@@ -64,7 +65,9 @@ COMMANDS = {
         results.reproduce,
     ),
     "check": Command(
-        "Run the suite `ci` and compare it with the committed numbers.", methods.fill_check, methods.check
+        "Run suites of the regression check and compare them with the committed numbers.",
+        methods.fill_check,
+        methods.check,
     ),
     "test-method": Command(
         "Run the tests that every method must pass, for one method (needs pytest).",
@@ -118,7 +121,8 @@ def _run(argv: list[str]) -> int:
             parsed = parser.parse_args(arguments)
             assert handler is not None  # the parser demands a command
             if strange := [name for name in dotted if dotted[name] and name not in DOTTED.get(" ".join(names), ())]:
-                parser.error(f"--{strange[0]}.* belongs to `mmbench run`.")
+                owners = [f"`mmbench {command}`" for command, taken in DOTTED.items() if strange[0] in taken]
+                parser.error(f"--{strange[0]}.* belongs to {' and '.join(owners)}.")
             return handler(parsed.get(".".join(names)), dotted)
     except BrokenPipeError:
         raise

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
 from mmbench.cli.common import add_leaderboard, console, own_folder, say
-from mmbench.cli.run import add_benchmarks, add_rows
+from mmbench.cli.run import add_benchmarks, add_rows, print_settings
 
 if TYPE_CHECKING:
     from mmbench.runner.costs import MethodCost
@@ -25,6 +25,8 @@ def fill_cost(parser: ArgumentParser) -> None:
 
 def cost(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Measure one row after the other, each in a new process, store what was found and print it."""
+    if "help" in dotted["method"]:
+        return print_settings(arguments.method)
     from mmbench.methods import ConfigError
     from mmbench.runner.costs import BUSY, Costs, measure_alone
     from mmbench.runner.environment import check_machine

@@ -183,7 +183,7 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     from data_modules.generator_clips import write_clips
     from data_modules.generator_dialogues import write_dialogues
     from data_modules.generator_lag import LAG, write_lag
-    from data_modules.generator_words import write_words
+    from data_modules.generator_words import encoder_folder, write_words
     from data_modules.schema import DataError
     from data_modules.store import FeatureStore
     from data_modules.summary import summary
@@ -206,4 +206,7 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     }
     console.print(summary(makers[form](out, seed=arguments.seed)))
     say(f"Wrote {out}.")
+    if form == "words":
+        beside = encoder_folder(out)
+        say(f"Its text is read with --data.tokenizer {beside} --method.text_encoder {beside}.")
     return 0

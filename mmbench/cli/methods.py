@@ -99,13 +99,17 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     plans = {suite.name: _plan(suite, arguments, benchmarks) for suite in suites}
     tell_broken()
     trials = [trial for plan in plans.values() for trial in plan]
+    if not trials:
+        raise ConfigError(
+            f"Nothing to check: {', '.join(arguments.method or arguments.suite)} is in none of these suites."
+        )
     with tempfile.TemporaryDirectory() as folder:
         jobs = arguments.jobs or automatic_jobs(len(trials))
         options = Options(Path(folder, "leaderboard"), Path(folder, "runs"), jobs=jobs, threads=1)
         ran = launch(trials, options, console)
     if ran.troubles or ran.unfinished:
         return complain(ran)
-    moved = 0
+    moved: list[str] = []
     for name, plan in plans.items():
         ids = {trial.id for trial in plan}
         records = [record for record in ran.records if record.id in ids]
@@ -116,9 +120,10 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
             save_baseline(paths[name], found, records[0].environment, arguments.method or None)
             say(f"{paths[name]} has {len(found)} new rows.")
         else:
-            moved += _compare(name, found, baseline, records[0].environment, bool(arguments.method))
+            if _compare(name, found, baseline, records[0].environment, bool(arguments.method)):
+                moved.append(name)
     if moved:
-        console.print("If the change is wanted: mmbench check --accept.")
+        console.print(f"If the change is wanted: mmbench check --suite {' '.join(moved)} --accept.", soft_wrap=True)
     return int(bool(moved))
 
 
@@ -130,18 +135,21 @@ def _plan(suite: Suite, arguments: Namespace, benchmarks: Path) -> list[Trial]:
     if suite.optional and not arguments.store and not is_there(suite.dataset):
         say(f"{suite.name} is left out: there is no store of {suite.dataset}.")
         return []
+    wanted = [name for name in arguments.method if not suite.methods or name in suite.methods]
+    if arguments.method and not wanted:
+        return []
     trials, _ = make_plan(
         suite,
         dataset=suite.dataset,
-        methods_wanted=arguments.method,
+        methods_wanted=wanted,
         path=arguments.store,
         benchmarks=benchmarks,
     )
     return trials
 
 
-def _compare(name: str, found: Numbers, baseline: Baseline, here: Environment, partly: bool) -> int:
-    """Print what moved in a suite, and return how many numbers did.
+def _compare(name: str, found: Numbers, baseline: Baseline, here: Environment, partly: bool) -> bool:
+    """Print what moved in a suite, and return whether anything did.
 
     Args:
         name: Name of the suite.
@@ -155,22 +163,21 @@ def _compare(name: str, found: Numbers, baseline: Baseline, here: Environment, p
     exact = baseline.exact(here)
     rows = {row: names for row, names in baseline.rows.items() if row in found} if partly else baseline.rows
     if not exact:
-        theirs, ours = (" ".join(map(str, rounding)) for rounding in (baseline.rounding, here.rounding))
         say(
-            f"{name}: the baseline was made with {theirs}, and here is {ours}: only means over the seeds are "
-            f"compared, within {SPREADS:g} deviations, which notices less.",
+            f"{name}: {baseline.apart(here)}. Only means over seeds and folds are compared, within {SPREADS:g} "
+            "deviations, which notices less.",
             style="yellow",
         )
     moved = compare(found, rows, exact=exact)
     if not moved:
         console.print(f"{name}: {len(found)} rows, {_count(found)} numbers: all where the baseline has them.")
-        return 0
+        return False
     table = Table("row", "number", "run", "baseline", "now", "allowed", title=f"{name}: {len(moved)} numbers moved")
     for item in moved:
         then, now = ("none" if value is None else f"{value:.5f}" for value in (item.baseline, item.found))
         table.add_row(item.row, item.name, item.run or "mean", then, now, f"± {item.tolerance:.5f}")
     console.print(table)
-    return len(moved)
+    return True
 
 
 def _count(found: Numbers) -> int:

@@ -210,8 +210,8 @@ class MMMIE(FusionMethod):
             "Inferred: text tokens are represented by their first state, text features by the mean of their steps.",
         ),
         findings=(
-            "On RAVDESS it over-fits: 616,000 weights on 864 training clips, training loss from 0.47 to 0.08 "
-            "while validation stays at 0.55 to 0.64 from the first epoch on.",
+            "On RAVDESS it over-fits: 616,000 weights on 864 training clips. Within ten epochs the task loss falls "
+            "from 1.6 to between 0.1 and 0.3 on every fold; validation hardly gains from the third epoch on.",
         ),
         needs=Needs(at_least=2),
     )

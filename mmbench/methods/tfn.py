@@ -71,8 +71,8 @@ class TFN(FusionMethod):
             "With two modalities the outer product has two factors.",
         ),
         findings=(
-            "Its high training loss on RAVDESS (0.79 at selection) is that of dropout, as with LMF, whose "
-            "subnetworks it shares.",
+            "Its training loss on RAVDESS (0.79 at selection) is likely that of dropout, as shown for LMF, which "
+            "shares its subnetworks.",
         ),
         published=tuple(
             PublishedResult(track, metric, value, "thuiar/MMSA, results/result-stat.md")

@@ -24,6 +24,9 @@ SPREADS = 3.0
 FLOOR, SMALLEST = 1e-3, 1e-4
 """Allowed distance relative to the value, and the smallest allowed: what rounding may move."""
 
+PARTS = ("torch", "lightning", "torchmetrics", "numpy", "processor", "threads")
+"""What :attr:`~mmbench.runner.facts.Environment.rounding` consists of."""
+
 Numbers = dict[str, dict[str, dict[str, float]]]
 """By row, by metric or term of the loss, by seed and fold the value."""
 
@@ -49,9 +52,15 @@ class Baseline:
     rows: Numbers
     rounding: tuple[str | int, ...]
 
+    def apart(self, here: Environment) -> str:
+        """Return in words what is not alike between the place of the baseline and this one."""
+        pairs = zip(PARTS, self.rounding, here.rounding, strict=False)
+        other = [f"{name} {then or 'unknown'}, here {now or 'unknown'}" for name, then, now in pairs if then != now]
+        return f"the baseline was made with {'; '.join(other) or 'what is not known'}"
+
     def exact(self, here: Environment) -> bool:
-        """Return whether single runs can be compared: here the same digits are to be expected."""
-        return bool(self.rounding) and self.rounding == here.rounding
+        """Return whether single runs can be compared: the same digits are to be expected."""
+        return all(self.rounding) and self.rounding == here.rounding
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,9 @@ def load_baseline(path: Path) -> Baseline:
         ConfigError: When there are none, or other things.
     """
     if not path.exists():
-        raise ConfigError(f"There is no baseline at {path}. Make one with `mmbench check --accept`.")
+        raise ConfigError(
+            f"There is no baseline at {path}. Make one with `mmbench check --suite {path.stem} --accept`."
+        )
     try:
         found: Any = parse_json(read_bytes(path, MOST_JSON))
         file = _FILE.validate_python(found, strict=True)
@@ -152,7 +163,9 @@ def load_baseline(path: Path) -> Baseline:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         reason = f"{'.'.join(map(str, first['loc'])) or 'the whole'!r}: {first['msg']}"
-    raise ConfigError(f"{path} is no baseline: {reason}. Get it from the repository, or `mmbench check --accept`.")
+    raise ConfigError(
+        f"{path} is no baseline: {reason}. Get it from the repository, or `mmbench check --suite {path.stem} --accept`."
+    )
 
 
 def save_baseline(path: Path, found: Numbers, here: Environment, replaced: Iterable[str] | None = None) -> None:
@@ -176,10 +189,7 @@ def save_baseline(path: Path, found: Numbers, here: Environment, replaced: Itera
         old = load_baseline(path)
         kept = {row: names for row, names in old.rows.items() if row.split(" ")[0] not in set(replaced)}
         if kept and not old.exact(here):
-            raise ConfigError(
-                f"The other rows of {path} were made with {' '.join(map(str, old.rounding))}, and here is "
-                f"{' '.join(map(str, here.rounding))}. Accept all rows at once: leave --method away."
-            )
+            raise ConfigError(f"{path}: {old.apart(here)}. Accept all its rows at once: leave --method away.")
         found = {**kept, **found}
     text = json.dumps({"rounding": here.rounding, "rows": found}, indent=1, sort_keys=True)
     with atomic_path(path) as part:

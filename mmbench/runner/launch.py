@@ -184,9 +184,12 @@ def launch(trials: Sequence[Trial], options: Options, console: Console) -> Ran:
         if edited := _edited(trials):
             display(edited, EDITED)
         elif options.jobs <= 1:
-            if options.threads:
-                torch.set_num_threads(options.threads)
-            work(trials, options, display)
+            own = torch.get_num_threads()
+            torch.set_num_threads(options.threads or own)
+            try:
+                work(trials, options, display)
+            finally:
+                torch.set_num_threads(own)
         else:
             _work_in_processes(trials, options, display)
     ran = Ran(stopped=display.stopped)

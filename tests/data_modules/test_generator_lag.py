@@ -143,5 +143,5 @@ def test_another_lag_is_another_feature_set(tmp_path) -> None:
     assert {modality.max_length for modality in store.modalities.values()} == {EVENTS + 3}
     assert (lag_of("lag"), lag_of("lag3"), lag_of("regression"), lag_of("lags")) == (LAG, 3, None, None)
     for lag in (0, EVENTS + 1):
-        with pytest.raises(DataError, match=rf"A lag of {lag} steps leaves nothing.*give 1 to 6"):
+        with pytest.raises(DataError, match=rf"A lag of {lag} steps is longer than audio speaks, or none: give 1 to 6"):
             write_lag(tmp_path / "x.h5", lag=lag)

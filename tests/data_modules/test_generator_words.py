@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from data_modules import Synthetic
-from data_modules.generator import CAUSES, draw_causes, write_synthetic
+from data_modules.generator import CAUSES, directions, draw_causes, write_synthetic
 from data_modules.generator_words import encoder_folder, write_words
 from data_modules.schema import DataError
 
@@ -36,6 +36,11 @@ def test_all_else_is_as_in_the_set_of_sequences(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.targets, sequences.targets)
     assert store.ids.tolist() == sequences.ids.tolist()
     assert list(store.modalities) == ["audio", "vision"]
+    causes = draw_causes(sum(SAMPLES), np.random.PCG64(3))
+    for name in store.modalities:
+        for row, level in enumerate(causes[f"{name}_level"]):
+            steps, _ = store.read(name, np.array([row]))
+            assert (steps @ directions(steps.shape[1])[0]).mean() == pytest.approx(level, abs=0.01)
     assert store.spec("standard").track == "synthetic/words/standard"
 
 
@@ -61,3 +66,13 @@ def test_amounts_are_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="in each split"):
         write_words(tmp_path / "words.h5", samples=(1, 0, 1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_encoder_takes_no_place_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(DataError, match="mine, where the encoder would lie, is something else"):
+        write_words(tmp_path / "mine.h5", samples=SAMPLES)
+    with pytest.raises(DataError, match=r"words has no ending.*call it .*words\.h5"):
+        write_words(tmp_path / "words", samples=SAMPLES)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.tex"]

@@ -9,6 +9,7 @@ nobody notices one, or when the check notices fewer than it has to.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from mmbench.runner.environment import environment
 from tests.injections.bug import ROOT, Bug
 from tests.injections.bugs import BUGS
 
@@ -38,7 +40,8 @@ def main() -> int:
     if flaws := [flaw for bug in chosen if (flaw := bug.flaw())]:
         print("\n".join(flaws))
         return 1
-    folder = arguments.folder / _digest([path.read_text("utf-8") for path in _sources()])
+    here = [path.read_text("utf-8") for path in _sources(chosen)]
+    folder = arguments.folder / _digest([*here, *dataclasses.replace(environment(), threads=1).rounding])
     folder.mkdir(parents=True, exist_ok=True)
     _accept(chosen, folder)
     found = {bug.name: _noticed(bug, folder) for bug in chosen}
@@ -49,10 +52,11 @@ def main() -> int:
     return int(not all(found.values()) or (not arguments.names and by_check < BY_CHECK))
 
 
-def _sources() -> list[Path]:
-    """Return what decides the numbers of the check: results of other code do not count."""
+def _sources(bugs: Sequence[Bug]) -> list[Path]:
+    """Return what decides who notices: results of other code and tests do not count."""
     code = [path for part in ("mmbench", "data_modules") for path in (ROOT / part).rglob("*.py")]
-    return sorted([*code, *(ROOT / "benchmarks").glob("*/*.yaml")])
+    tests = {ROOT / test.split("::")[0] for bug in bugs for test in bug.tests}
+    return sorted([*code, *tests, *(ROOT / "benchmarks").glob("*/*.yaml")])
 
 
 def _digest(content: object) -> str:
@@ -61,10 +65,9 @@ def _digest(content: object) -> str:
 
 def _accept(bugs: Sequence[Bug], folder: Path) -> None:
     """Make the baselines of all rows that bugs touch, without any, and see that they hold."""
-    if not (benchmarks := folder / "benchmarks").is_dir():
-        shutil.copytree(ROOT / "benchmarks", benchmarks)
-        shutil.rmtree(benchmarks / "baselines")
-        (benchmarks / "baselines").mkdir()
+    benchmarks = folder / "benchmarks"
+    for part in ("suites", "methods"):
+        shutil.copytree(ROOT / "benchmarks" / part, benchmarks / part, dirs_exist_ok=True)
     methods: dict[str, set[str]] = defaultdict(set)
     for suite, method in (row for bug in bugs for row in bug.rows):
         methods[suite].add(method)
@@ -86,6 +89,10 @@ def _check(
     return _run(["-m", "mmbench", *command], environment)
 
 
+def _test(bug: Bug, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return _run(["-m", "pytest", "-q", "-x", "-m", "not slow and not gpu", *bug.tests], environment)
+
+
 def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     one_thread = {**environment, "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=one_thread, capture_output=True, text=True)
@@ -101,12 +108,14 @@ def _noticed(bug: Bug, folder: Path) -> str:
         done = _check(folder, suite, [method], [], bug.environment())
         output += done.stdout + done.stderr
         if done.returncode:
-            if "numbers moved" not in done.stdout:
+            if "numbers moved" not in done.stdout or "status/" in done.stdout:
                 raise SystemExit(f"{bug.name}: the check of {suite} did not run:\n{done.stdout}{done.stderr}")
             where = "check"
             break
     if not where and bug.tests:
-        done = _run(["-m", "pytest", "-q", "-x", "-m", "not slow and not gpu", *bug.tests], bug.environment())
+        if (done := _test(bug, dict(os.environ))).returncode:
+            raise SystemExit(f"{bug.name}: its tests fail without it:\n{done.stdout}{done.stderr}")
+        done = _test(bug, bug.environment())
         output += done.stdout + done.stderr
         where = "tests" if done.returncode == 1 else ""
     seconds = time.monotonic() - start

@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HOOK = Path(__file__).parent / "hook"
 VARIABLE = "MMBENCH_INJECTION"
+METHODS, NN = "mmbench/methods", "mmbench/nn"
 
 
 @dataclass(frozen=True)
