@@ -17,7 +17,7 @@ from data_modules.features.audio import RATE, Floats
 from data_modules.features.egemaps import Egemaps, TooShortError
 from data_modules.importers import import_store
 from data_modules.schema import DataError
-from tests.data_modules.importers.ravdess_tree import write_release
+from tests.data_modules.importers.ravdess_tree import TRIALS, write_sound
 
 opensmile = pytest.importorskip("opensmile", reason="needs the extra opensmile")
 REAL = os.environ.get("MMBENCH_REAL_DATA")
@@ -74,7 +74,7 @@ def test_sound_without_a_window_is_refused(level: str) -> None:
 
 
 def test_without_the_library_the_licence_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_release(tmp_path / "release")
+    write_sound(tmp_path / "release", "03-01-01-01-01-01-09")
     monkeypatch.setitem(sys.modules, "opensmile", None)
     with pytest.raises(DataError, match=r"research and non-commercial use.*pip install 'mmbench\[opensmile\]'"):
         import_store(
@@ -87,11 +87,11 @@ def test_without_the_library_the_licence_is_named(tmp_path: Path, monkeypatch: p
 
 
 def test_a_release_becomes_a_store(tmp_path: Path) -> None:
-    root = write_release(tmp_path / "release")
-    short = root / "Actor_09" / "03-01-01-01-01-01-09.wav"
-    import soundfile
-
-    soundfile.write(short, voice(0.004), RATE)
+    root = tmp_path / "release"
+    for actor in range(1, 25):
+        for trial in TRIALS:
+            short = (trial, actor) == ("01-01-01-01-01", 9)
+            write_sound(root, f"03-{trial}-{actor:02d}", seconds=0.004 if short else 0.3)
     stores = {
         features: import_store(
             "ravdess",

@@ -72,7 +72,7 @@ OF_TRAINING = (
         "        if trainer.current_epoch >= self.first_epoch:\n            value",
         "        if True:\n            value",
         (("ci", "mvcl"),),
-        ("tests/runner/test_trial.py",),
+        ("tests/methods/test_stages.py",),
     ),
     Bug(
         "the last epoch is tested, not the selected one",

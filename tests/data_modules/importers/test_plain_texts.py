@@ -97,6 +97,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, text_encoder: str) -> No
     check("rows for 'a_1' in two tables", transcripts=empty)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(REAL is None, reason="needs the real files: set MMBENCH_REAL_DATA to their folder")
 def test_real_transcripts_on_the_published_split(tmp_path: Path) -> None:
     """The published parts, and what a ridge on the mean state of a trained encoder reaches from text."""
