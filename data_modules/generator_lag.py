@@ -65,7 +65,7 @@ def write_lag(
         raise DataError(f"A lag of {lag} steps is longer than audio speaks, or none: give 1 to {EVENTS} steps.")
     info = StoreInfo(
         dataset="synthetic",
-        feature_set=FEATURE_SET if lag == LAG else f"{FEATURE_SET}{lag}",
+        feature_set=feature_set_of(lag),
         target=TargetSpec("regression", ("sentiment",), low=-3.0, high=3.0),
         sources=dict.fromkeys(MODALITIES, f"generated, seed {seed}"),
         aligned=True,
@@ -102,6 +102,11 @@ def ceilings(lag: int = LAG) -> dict[str, dict[str, float]]:
         name: _best([(read(audio, vision), agreeing, chance) for audio, vision, agreeing, chance in states])
         for name, read in readings.items()
     }
+
+
+def feature_set_of(lag: int) -> str:
+    """Return the name of the feature set of a lag."""
+    return FEATURE_SET if lag == LAG else f"{FEATURE_SET}{lag}"
 
 
 def lag_of(feature_set: str) -> int | None:

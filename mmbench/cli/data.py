@@ -182,7 +182,7 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     from data_modules.generator import write_synthetic
     from data_modules.generator_clips import write_clips
     from data_modules.generator_dialogues import write_dialogues
-    from data_modules.generator_lag import LAG, write_lag
+    from data_modules.generator_lag import LAG, feature_set_of, write_lag
     from data_modules.generator_words import encoder_folder, write_words
     from data_modules.schema import DataError
     from data_modules.store import FeatureStore
@@ -194,8 +194,7 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     if arguments.lag is not None and form != "lag":
         raise DataError(f"Generated {form} have no lag: leave --lag away.")
     own, steps = f"/{arguments.kind}" if arguments.kind else "", LAG if arguments.lag is None else arguments.lag
-    lag = "lag" if steps == LAG else f"lag{steps}"
-    places = {"sequences": f"synthetic{own}", "lag": f"synthetic/{lag}", "words": "synthetic/words"}
+    places = {"sequences": f"synthetic{own}", "lag": f"synthetic/{feature_set_of(steps)}", "words": "synthetic/words"}
     out = arguments.out or FusionDataModule.place(places.get(form, f"synthetic_{form}"))
     makers: dict[str, Callable[..., FeatureStore]] = {
         "sequences": partial(write_synthetic, **({"kind": arguments.kind} if arguments.kind else {})),
