@@ -190,7 +190,7 @@ def test_an_output_to_a_full_disk_is_said(
 
 
 def test_errors_that_are_no_wrong_use_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(arguments: object, dotted: object) -> int:
+    def broken(arguments: object) -> int:
         raise ValueError("a bug")
 
     monkeypatch.setitem(cli.COMMANDS, "verify", COMMANDS["verify"]._replace(call=broken))

@@ -18,7 +18,7 @@ from mmbench.cli.common import CLOSED, Command, Handler, drop_output
 
 PREFIXES = ("method", "data", "corruption")
 DOTTED = {"run": PREFIXES, "cost": ("method",)}
-"""By command the prefixes of the settings that it takes."""
+"""By command the prefixes of the settings that it takes, and finds in ``arguments.dotted``."""
 COMMANDS = {
     "list": Command(
         "List methods, data sets or suites: what fits what, how faithful it is, what it needs.",
@@ -123,7 +123,10 @@ def _run(argv: list[str]) -> int:
             if strange := [name for name in dotted if dotted[name] and name not in DOTTED.get(" ".join(names), ())]:
                 owners = [f"`mmbench {command}`" for command, taken in DOTTED.items() if strange[0] in taken]
                 parser.error(f"--{strange[0]}.* belongs to {' and '.join(owners)}.")
-            return handler(parsed.get(".".join(names)), dotted)
+            chosen = parsed.get(".".join(names))
+            if names[0] in DOTTED:
+                chosen.dotted = dotted
+            return handler(chosen)
     except BrokenPipeError:
         raise
     except Exception as error:

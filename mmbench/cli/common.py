@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CLOSED = 141
 """Exit status where the reader of the output has left, as of a program that the signal of a broken pipe ends."""
-Handler = Callable[[Namespace, dict[str, dict[str, str]]], int]
+Handler = Callable[[Namespace], int]
 
 
 class Command(NamedTuple):

@@ -23,9 +23,9 @@ def fill_cost(parser: ArgumentParser) -> None:
     add_benchmarks(parser)
 
 
-def cost(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def cost(arguments: Namespace) -> int:
     """Measure one row after the other, each in a new process, store what was found and print it."""
-    if "help" in dotted["method"]:
+    if "help" in arguments.dotted["method"]:
         return print_settings(arguments.method)
     from mmbench.methods import ConfigError
     from mmbench.runner.costs import BUSY, Costs, measure_alone
@@ -43,7 +43,7 @@ def cost(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
         methods_wanted=arguments.method,
         folds=[0],
         path=arguments.store,
-        overrides=dotted["method"],
+        overrides=arguments.dotted["method"],
         benchmarks=benchmarks,
     )
     for name, why in left_out.items():

@@ -109,7 +109,7 @@ def fill_synth(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the generator")
 
 
-def download_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def download_data(arguments: Namespace) -> int:
     """Download files and say where they are."""
     from data_modules.download import download
 
@@ -119,7 +119,7 @@ def download_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> in
     return 0
 
 
-def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def import_data(form: str, arguments: Namespace) -> int:
     """Read published files into a store and print what came in."""
     from data_modules.importers import import_store
     from data_modules.summary import summary
@@ -132,7 +132,7 @@ def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str
     return 0
 
 
-def extract(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def extract(arguments: Namespace) -> int:
     """Make a store of clips and print what came in."""
     from data_modules.extract import Extractors, extract_store
     from data_modules.summary import summary
@@ -144,7 +144,7 @@ def extract(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     return 0
 
 
-def keyframes(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def keyframes(arguments: Namespace) -> int:
     """Make a store of key frames and print what it holds."""
     from data_modules.features.keyframes import keyframe_store
     from data_modules.summary import summary
@@ -154,7 +154,7 @@ def keyframes(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     return 0
 
 
-def info(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def info(arguments: Namespace) -> int:
     """Print what a store holds."""
     from data_modules.store import FeatureStore
     from data_modules.summary import summary
@@ -163,7 +163,7 @@ def info(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     return 0
 
 
-def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def check(arguments: Namespace) -> int:
     """Compare a store's content with its digests."""
     from data_modules.store import FeatureStore
 
@@ -176,7 +176,7 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     return 0
 
 
-def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def make_synthetic(arguments: Namespace) -> int:
     """Make a generated data set and print what it holds."""
     from data_modules.base import FusionDataModule
     from data_modules.generator import write_synthetic

@@ -49,7 +49,7 @@ def fill_predict(parser: ArgumentParser) -> None:
     parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator")
 
 
-def list_things(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def list_things(arguments: Namespace) -> int:
     """Print methods, data sets or suites."""
     from mmbench.listing import listing
 
@@ -81,7 +81,7 @@ def _cells(what: str, row: dict[str, Any]) -> tuple[str, ...]:
     return row["suite"], row["dataset"], text
 
 
-def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def check(arguments: Namespace) -> int:
     """Run suites anew and compare them with the committed numbers."""
     from mmbench.methods import ConfigError
     from mmbench.runner.check import load_baseline, numbers, save_baseline
@@ -184,7 +184,7 @@ def _count(found: Numbers) -> int:
     return sum(len(runs) for names in found.values() for runs in names.values())
 
 
-def predict(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def predict(arguments: Namespace) -> int:
     """Print the first predictions, and write all of them."""
     from mmbench.runner.predict import check_table, write_table
     from mmbench.runner.predict import predict as predictions

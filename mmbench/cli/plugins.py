@@ -88,7 +88,7 @@ def fill_test_method(parser: ArgumentParser) -> None:
     parser.add_argument("--select", default="", help="only tests whose names have this, as pytest's -k")
 
 
-def test_method(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def test_method(arguments: Namespace) -> int:
     """Run the tests of one method; 0 when it passes all."""
     from mmbench.methods import ConfigError, method
     from mmbench.runner.settings import benchmarks_folder

@@ -105,7 +105,7 @@ def _wanted(cost: MethodCost, arguments: Namespace) -> bool:
     return named and (not arguments.method or cost.method in arguments.method)
 
 
-def report(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def report(arguments: Namespace) -> int:
     """Make one's own tables, or print one."""
     from mmbench.report import selected_table
 
@@ -122,7 +122,7 @@ def report(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     return 0
 
 
-def compare(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def compare(arguments: Namespace) -> int:
     """Compare two rows wherever both are."""
     from mmbench.report import versus
 
@@ -191,7 +191,7 @@ def _of(chosen: str, track: str, identity: str) -> bool:
     return f"{track}/".startswith(f"{name}/" if name else "") and identity.startswith(data)
 
 
-def verify(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def verify(arguments: Namespace) -> int:
     """Check records and say what does not hold."""
     from mmbench.methods import ConfigError
     from mmbench.runner.record import RecordError
@@ -228,7 +228,7 @@ def _records_at(path: Path) -> Records:
     return Records(root, () if root == path else (path.relative_to(root).as_posix(),))
 
 
-def publish(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def publish(arguments: Namespace) -> int:
     """Copy one's own records to the published ones and make their tables."""
     from mmbench.methods import ConfigError
     from mmbench.report import build
@@ -268,7 +268,7 @@ def publish(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     return 1 if problems or made.problems or counts["refused"] else 0
 
 
-def reproduce(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def reproduce(arguments: Namespace) -> int:
     """Train published trials again and compare."""
     from mmbench.methods import ConfigError
     from mmbench.report import compare_trials, worst

@@ -72,9 +72,9 @@ def add_machine(parser: ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints and logs")
 
 
-def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def run(arguments: Namespace) -> int:
     """Run a plan and print how it compares."""
-    if "help" in dotted["method"]:
+    if "help" in arguments.dotted["method"]:
         return print_settings(arguments.method)
     from mmbench.methods import ConfigError
     from mmbench.runner.environment import check_machine, now
@@ -88,7 +88,7 @@ def run(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     changes = {"max_epochs": arguments.max_epochs, "precision": arguments.precision}
     training = dataclasses.replace(suite.training, **{name: value for name, value in changes.items() if value})
     check_machine(arguments.accelerator, training.precision, arguments.logger)
-    trials, left_out = _plan(arguments, dotted, suite, training, benchmarks)
+    trials, left_out = _plan(arguments, suite, training, benchmarks)
     for method, why in left_out.items():
         say(f"{method} is left out: {why}.")
     if not trials:
@@ -132,20 +132,20 @@ def print_settings(names: list[str]) -> int:
 
 
 def _plan(
-    arguments: Namespace, dotted: dict[str, dict[str, str]], suite: Suite, training: Training, benchmarks: Path
+    arguments: Namespace, suite: Suite, training: Training, benchmarks: Path
 ) -> tuple[list[Trial], dict[str, str]]:
     """Return the trials of the command, and by method why it was left out."""
     from data_modules.store import FeatureStore
     from mmbench.runner.plan import make_plan
     from mmbench.runner.settings import corruption_settings, data_settings
 
-    data: dict[str, Any] = data_settings(dotted["data"])
+    data: dict[str, Any] = data_settings(arguments.dotted["data"])
     if arguments.limit:
         data["limit"] = arguments.limit
     trials: list[Trial] = []
     left_out: dict[str, str] = {}
     for rate in dict.fromkeys(arguments.missing) or [None]:
-        corruption = corruption_settings(dotted["corruption"] | ({} if rate is None else {"steps": rate}))
+        corruption = corruption_settings(arguments.dotted["corruption"] | ({} if rate is None else {"steps": rate}))
         planned, left_out = make_plan(
             suite,
             dataset=arguments.dataset or (FeatureStore(arguments.store).dataset if arguments.store else suite.dataset),
@@ -155,7 +155,7 @@ def _plan(
             path=arguments.store,
             data={**data, "corruption": corruption} if corruption else data,
             training=training,
-            overrides=dotted["method"],
+            overrides=arguments.dotted["method"],
             benchmarks=benchmarks,
         )
         trials += planned

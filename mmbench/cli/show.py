@@ -29,7 +29,7 @@ def fill_show(parser: ArgumentParser) -> None:
     add_leaderboard(parser)
 
 
-def show(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
+def show(arguments: Namespace) -> int:
     """Show whatever has the name."""
     import data_modules
     from data_modules import FusionDataModule

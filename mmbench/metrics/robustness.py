@@ -9,8 +9,9 @@ from itertools import pairwise
 def auilc(rates: Sequence[float], values: Sequence[float]) -> float:
     """Return the area under a metric's curve over missing rates, by the trapezoid rule.
 
-    The area of a constant c over rates 0..1 is c; a shorter range gives a proportionally smaller area. Its direction is
-    that of the metric. As in thuiar/TFR-Net (MIT), for any spacing of the rates.
+    Area Under the Indicators Line Chart, as TFR-Net and EMT-DLFR (arXiv 2208.07589) report it, for any spacing of the
+    rates. The area of a constant c over rates 0..1 is c; a shorter range gives a proportionally smaller area. Its
+    direction is that of the metric.
 
     Args:
         rates: Missing rates in [0, 1], increasing.

@@ -52,14 +52,12 @@ class Report:
 
     Attributes:
         files: The files that were written.
-        removed: Files of tracks that have no records any more.
         problems: One line per record that could not be read or does not count.
         published: The published records that count.
         own: One's own.
     """
 
     files: tuple[Path, ...]
-    removed: tuple[Path, ...]
     problems: tuple[str, ...]
     published: tuple[Record, ...] = ()
     own: tuple[Record, ...] = ()
@@ -131,10 +129,10 @@ def build(
             with atomic_path(out / name) as part:
                 part.write_text(text, encoding="utf-8", newline="")
             files.append(out / name)
-        stale = [path for path in sorted(out.iterdir()) if path.name not in texts and is_ours(path)]
-        for path in stale:
-            path.unlink()
-    return Report(tuple(files), tuple(stale), tuple(problems), tuple(found["published"]), tuple(found["own"]))
+        for path in sorted(out.iterdir()):
+            if path.name not in texts and is_ours(path):
+                path.unlink()
+    return Report(tuple(files), tuple(problems), tuple(found["published"]), tuple(found["own"]))
 
 
 def render(

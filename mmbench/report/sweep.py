@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from urllib.parse import quote
 
+from mmbench.metrics import auilc
 from mmbench.report import cells
 from mmbench.report.boards import Board
 from mmbench.report.markdown import NONE, code, table
@@ -65,19 +65,6 @@ def mean(row: Row | None, metric: str) -> float | None:
     """Return the mean over whole seeds of a row in which nothing went wrong."""
     summary = row.summary(metric) if row is not None and row.seeds and not row.troubles else None
     return summary.mean if summary else None
-
-
-def auilc(rates: Sequence[float], values: Sequence[float]) -> float:
-    """Return the area under the line through the values, by the trapezoidal rule, not divided by the range of rates.
-
-    Area Under the Indicators Line Chart, as TFR-Net and EMT-DLFR (arXiv 2208.07589) report it.
-
-    Args:
-        rates: Rates of missing steps, rising.
-        values: The metric at each rate.
-    """
-    pairs = list(zip(rates, values, strict=True))
-    return sum((right - left) * (low + high) / 2 for (left, low), (right, high) in pairwise(pairs))
 
 
 def sweeps(boards: Iterable[Board]) -> list[Sweep]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,13 @@ class Suite:
 HERE = Path("benchmarks")
 PACKAGE = Path(mmbench.__file__).parent
 PARTS = ("suites", "methods", "baselines")
-LISTS: dict[str, type[Any]] = {"methods": str, "seeds": int}
-EXAMPLES = {"methods": "[mmim, mult]", "seeds": "[1111, 1112]"}
+KINDS = {
+    "tuple[str, ...]": "a list of texts, such as [mmim, mult]",
+    "tuple[int, ...]": "a list of whole numbers, such as [1111, 1112]",
+    "Mapping[str, Any] | None": "a mapping of names to values",
+    "Training": "a mapping of names to values",
+}
+"""In words what settings may be that are not of plain types."""
 
 
 def benchmarks_folder(given: Path | None = None) -> Path:
@@ -92,19 +97,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
-def parse_settings(kind: type[Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the values if all of them are fields of a dataclass.
-
-    Raises:
-        ConfigError: When one is not; the message names the nearest.
-    """
-    known = [item.name for item in fields(kind)]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{where}: {unknown('setting', key, known)}")
-    return dict(values)
-
-
 def suites(folder: Path) -> dict[str, Suite]:
     """Return the suites of a benchmarks folder by name."""
     return {name: load_suite(path) for name, path in _suite_files(folder).items()}
@@ -120,37 +112,23 @@ def load_suite(path: Path) -> Suite:
     Raises:
         ConfigError: When a setting does not exist, or has the wrong type or value; the message names the file.
     """
-    values = parse_settings(Suite, {"name": path.stem, **read_mapping(path)}, str(path))
-    for key, kind in LISTS.items():
-        found = values.get(key, [])
-        if not isinstance(found, list) or any(type(item) is not kind for item in found):
-            raise ConfigError(f"{path}: {key} must be a list of {kind.__name__} values, such as {EXAMPLES[key]}.")
-        if key in values:
-            values[key] = tuple(found)
-    for key in ("name", "title", "dataset"):
-        if not isinstance(values.get(key, ""), str):
-            raise ConfigError(f"{path}: {key} is {shown(values[key])}; give a text.")
-    if not isinstance(values.get("optional", False), bool):
-        raise ConfigError(f"{path}: optional is {shown(values['optional'])}; give true or false.")
-    for key in ("training", "data"):
-        if not isinstance(values.get(key, {}), dict):
-            raise ConfigError(f"{path}: {key} must be a mapping of names to values.")
-    shared = parse_settings(Training, values.pop("training", {}), f"{path}: training")
-    for key, value in shared.items():
-        if type(value) is not type(getattr(Training, key)):
-            raise ConfigError(f"{path}: training: {key} is {shown(value)}; give a value like {getattr(Training, key)}.")
+    values = read_mapping(path)
     try:
-        suite = Suite(**values, training=Training(**shared))
-        _check(suite, path.stem)
+        if (name := values.pop("name", path.stem)) != path.stem:
+            raise ConfigError(f"its name is {shown(name)}, and that of the file is {path.stem!r}: leave `name` out.")
+        shared = values.pop("training", {})
+        if not isinstance(shared, dict):
+            raise ConfigError(f"training is {shown(shared)}; it must be {KINDS['Training']}.")
+        training = Training(**_typed(Training, shared, "training setting"))
+        suite = Suite(path.stem, **_typed(Suite, values, "setting", {"name", "training"}), training=training)
+        _check(suite)
     except (ConfigError, DataError) as error:
         raise ConfigError(f"{path}: {error}") from error
     return suite
 
 
-def _check(suite: Suite, name: str) -> None:
+def _check(suite: Suite) -> None:
     """Check what types cannot say of a suite."""
-    if suite.name != name:
-        raise ConfigError(f"its name is {suite.name!r}, and that of the file is {name!r}: leave `name` out.")
     key, features = suite.dataset, "any"
     if key.count("/") == 1:
         key, features = key.split("/")
@@ -240,7 +218,6 @@ def corruption_settings(values: Mapping[str, Any]) -> Corruption:
 
 def _typed(cls: type[Any], values: Mapping[str, Any], what: str, skip: Collection[str] = ()) -> dict[str, Any]:
     kinds = {name: str(kind) for name, kind in cls.__init__.__annotations__.items()}
-    typed = parse_values(
-        cls, values, what, lambda key: (f"The {what} {key!r}", f"it must be of the type {kinds[key]}"), skip
-    )
+    allowed = {key: KINDS.get(kind, f"of the type {kind}") for key, kind in kinds.items()}
+    typed = parse_values(cls, values, what, lambda key: (f"The {what} {key!r}", f"it must be {allowed[key]}"), skip)
     return {key: typed[key] for key in values}

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from mmbench.metrics import auilc
 from mmbench.report.grouping import boards
 from mmbench.report.leaderboard import render
-from mmbench.report.sweep import auilc, sweeps
+from mmbench.report.sweep import sweeps
 from tests.report.factory import TRACK, record
 
 RATES = [number / 10 for number in range(11)]
