@@ -58,6 +58,19 @@ class TestDraws:
         ]
         assert kept.tolist() == expected
 
+    def test_noise_against_plain_integers(self):
+        """Noise has draws of its own: those of missing steps would tie what is added to what is kept."""
+        keys, offsets = make(5)
+        found = noise(keys, offsets, "audio", 3, Corruption(steps=0.4, noise=0.5, seed=7))
+        tag = int(sample_keys(["7/noise/audio"])[0])
+        expected = [
+            [0.5 * stats.norm.ppf(((splitmix(row, column) >> 12) + 0.5) / 2**52) for column in range(3)]
+            for key, length in zip(keys, np.diff(offsets), strict=True)
+            for step in range(length)
+            for row in [splitmix(splitmix(int(key) ^ tag, 0), step)]
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
 
 class TestIdentity:
     """The draw of (sample, modality, step) is the same whatever else is drawn."""

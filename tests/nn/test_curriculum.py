@@ -287,6 +287,20 @@ def test_the_tolerance_is_relative():
     assert controller(2, [0.1] * 5, [0.09] * 5).action == 0
 
 
+@pytest.mark.parametrize(
+    ("now", "action"),
+    [
+        (0.6, 0),  # the tolerance is a share of the loss before: of the loss now this would be a gain
+        (1.6, -1),  # and this would be none
+        (0.5, 0),  # as much as the tolerance is none yet
+        (1.5, 0),
+        (0.375, 1),
+    ],
+)
+def test_a_change_up_to_the_tolerance_times_the_loss_before_is_none(now, action):
+    assert FeedingController(5, 0.5, "improved_forward")(3, [1.0] * 5, [now] * 5).action == action
+
+
 def test_the_first_period_stays():
     feeding = FeedingController(5)(1, [NAN] * 5, [0.4] + [NAN] * 4)
     assert (feeding.action, feeding.level) == (0, 1)

@@ -112,6 +112,17 @@ def test_classes_with_few_rows_are_left_out(random):
     assert entropy_of(rows[12:], groups[12:], **settings) == 0
 
 
+@pytest.mark.parametrize("equal_weights", [True, False])
+def test_autocast_does_not_make_the_entropy_coarser(random, equal_weights):
+    rows = torch.randn(64, 5, generator=random)
+    groups = torch.arange(64) % 2
+    expected = entropy_of(rows, groups, equal_weights=equal_weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = entropy_of(rows, groups, equal_weights=equal_weights)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_eps_keeps_identical_rows_finite():
     rows = torch.ones(12, 4, requires_grad=True)
     value = entropy_of(rows, torch.tensor([0, 1] * 6), eps=1e-5)
