@@ -39,7 +39,7 @@ from data_modules.schema import MEDIA
 from mmbench.cli.machine import prepare
 from mmbench.methods import FusionMethod, method, methods
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
-from mmbench.runner.training import quiet
+from mmbench.runner.training import SILENT, one_device_trainer, quiet
 
 REFERENCE = "late_fusion"
 
@@ -110,16 +110,12 @@ def train(
         config = replace(config, batch_size=min(batch_size, cls.Config.parse(settings).batch_size))
         data.batch_size = config.batch_size
     model = cls(data.spec, config=config)
-    trainer = pl.Trainer(
-        accelerator="gpu" if device == "cuda" else "cpu",
-        devices=1,
+    trainer = one_device_trainer(
+        "gpu" if device == "cuda" else "cpu",
         max_epochs=model.first_epoch + 2,
         callbacks=[callback],
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **SILENT,
     )
     trainer.fit(model, data)
     return model

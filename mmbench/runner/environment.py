@@ -12,12 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
 
-import lightning.pytorch as pl
 import torch
 
 from mmbench.methods import ConfigError
 from mmbench.runner.facts import Environment
-from mmbench.runner.training import quiet
+from mmbench.runner.training import SILENT, one_device_trainer, quiet
 
 Tracker = Literal["csv", "wandb", "tensorboard"]
 """Where curves go while training; the table in CSV is always there."""
@@ -92,15 +91,7 @@ def check_machine(accelerator: str, precision: str, tracker: Tracker) -> None:
         )
     try:
         with quiet():
-            pl.Trainer(
-                accelerator=accelerator,
-                devices=1,
-                precision=precision,  # type: ignore[arg-type] # one of those that Lightning names
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
+            one_device_trainer(accelerator, precision=precision, **SILENT)
     except Exception as error:  # whatever Lightning says of a device that is not there
         raise ConfigError(
             f"This machine cannot train with --accelerator {accelerator} --precision {precision}: {error}"

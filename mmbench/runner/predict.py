@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any, get_args
 
-import lightning.pytorch as pl
 import pandas as pd
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from data_modules.files import atomic_path, explained
 from data_modules.store import EVERYTHING
 from mmbench.methods import ConfigError, FusionMethod, methods
 from mmbench.methods.checkpoint import read_checkpoint, remedy, restore
-from mmbench.runner.training import SILENT, quiet
+from mmbench.runner.training import SILENT, one_device_trainer, quiet
 
 
 def load_method(checkpoint: Path) -> tuple[FusionMethod, dict[str, Any]]:
@@ -150,7 +149,7 @@ def predict(checkpoint: Path, store: Path, *, batch_size: int | None = None, acc
     data.read_only(model.spec.modalities)
     with quiet():
         try:
-            trainer = pl.Trainer(accelerator=accelerator, devices=1, **SILENT)
+            trainer = one_device_trainer(accelerator, **SILENT)
         except Exception as error:  # whatever Lightning says of a device that is not there
             raise ConfigError(f"This machine cannot predict with --accelerator {accelerator}: {error}") from error
         batches = trainer.predict(model, data)

@@ -18,6 +18,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from data_modules import FusionDataModule
@@ -31,7 +33,7 @@ SILENT: dict[str, Any] = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
-"""Options of a trainer that only predicts."""
+"""Options of a trainer that leaves nothing behind."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,23 @@ def build(cls: type[FusionMethod], config: MethodConfig, data: FusionDataModule,
     return model
 
 
+def one_device_trainer(
+    accelerator: str | Accelerator, *, plugins: Iterable[WholeFiles] = (), **options: Any
+) -> pl.Trainer:
+    """Return Lightning's trainer on one device, the first and only process of its training.
+
+    A cluster's variables (SLURM's, torchrun's) say that a process is one of several: so it is, and each of them works
+    on trials of its own. Lightning would take them for ranks of one training.
+
+    Args:
+        accelerator: Lightning's accelerator.
+        plugins: Further plugins.
+        options: Lightning's options.
+    """
+    rank_zero_only.rank = 0  # type: ignore[attr-defined] # Lightning's own way to say so
+    return pl.Trainer(accelerator=accelerator, devices=1, plugins=[LightningEnvironment(), *plugins], **options)
+
+
 def train_and_test(
     model: FusionMethod,
     data: FusionDataModule,
@@ -132,11 +151,10 @@ def train_and_test(
     stop = Patience(model.first_epoch, monitor, mode=mode, patience=training.patience)
     # Deterministic kernels are asked for, not that PyTorch writes NaN into all memory before it is used.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # set at run time
-    trainer = pl.Trainer(
-        accelerator=accelerator,
-        devices=1,
+    trainer = one_device_trainer(
+        accelerator,
         max_epochs=training.max_epochs,
-        precision=training.precision,  # type: ignore[arg-type] # one of those that Lightning names
+        precision=training.precision,
         callbacks=[EpochSeed(seed), curve, stop, checkpoints],
         logger=logger,
         plugins=[WholeFiles()],
@@ -174,13 +192,7 @@ def _validated(
     model: FusionMethod, data: FusionDataModule, accelerator: Accelerator, precision: str
 ) -> tuple[Tensor, Tensor]:
     """Return the predictions of the validation split and their targets, by a trainer that leaves no trace in logs."""
-    trainer = pl.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,  # type: ignore[arg-type] # one of those that Lightning names
-        deterministic="warn",
-        **SILENT,
-    )
+    trainer = one_device_trainer(accelerator, precision=precision, deterministic="warn", **SILENT)
     data.setup("validate")
     batches = trainer.predict(model, data.val_dataloader())
     data.teardown("validate")
