@@ -5,14 +5,14 @@ BIN := $(VENV)/bin
 DATASET ?= synthetic
 SUITE ?= default
 ARGS ?=
-SELECTION := -n auto --dist loadscope -m "not slow and not gpu"
+SELECTION := -n auto --dist loadscope -m "not slow and not gpu and not cluster"
 KINDS := multiclass multilabel
 GENERATED := data/synthetic.h5 $(patsubst %,data/synthetic-%.h5,$(KINDS) lag words) \
 	data/synthetic_dialogues.h5 data/synthetic_clips.h5
 CHECKS := ci ci-missing ci-classes ci-labels ci-words ci-dialogues ci-clips ci-mosi ci-ravdess
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench check leaderboard test test-portable test-slow test-gpu injections lint format speed clean distclean
+.PHONY: help setup data bench check leaderboard test test-portable test-slow test-gpu test-cluster injections lint format speed clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ test-slow: $(BIN)/.done ## run the tests that take long
 
 test-gpu: $(BIN)/.done ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-cluster: $(BIN)/.done ## run the tests on a SLURM of one node and on Ray (apt-get install slurm-wlm munge)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster $(ARGS)
 
 injections: $(BIN)/.done $(GENERATED) ## put known bugs in, one at a time, and see who notices (hours; can be continued)
 	$(BIN)/python -m tests.injections $(ARGS)

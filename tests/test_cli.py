@@ -11,8 +11,8 @@ import pytest
 from data_modules import FeatureStore
 from mmbench.cli import main
 from mmbench.methods import methods
-from mmbench.runner.launch import Options
 from mmbench.runner.settings import suites
+from mmbench.runner.work import Options
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,10 +13,10 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from mmbench import __version__
-from mmbench.cli import cost, data, machine, methods, plugins, results, run, show
+from mmbench.cli import cost, data, machine, methods, plugins, results, run, show, status
 from mmbench.cli.common import CLOSED, Command, Handler, drop_output
 
-PREFIXES = ("method", "data", "corruption")
+PREFIXES = ("method", "data", "corruption", "slurm")
 DOTTED = {"run": PREFIXES, "cost": ("method",)}
 """By command the prefixes of the settings that it takes, and finds in ``arguments.dotted``."""
 COMMANDS = {
@@ -32,7 +32,8 @@ COMMANDS = {
     ),
     "run": Command(
         "Run trials, write their records, print how they compare. Settings of a method: --method.KEY VALUE "
-        "(--method.help lists them), of the data: --data.KEY VALUE, of corruption: --corruption.KEY VALUE.",
+        "(--method.help lists them), of the data: --data.KEY VALUE, of corruption: --corruption.KEY "
+        "VALUE, of SLURM: --slurm.KEY VALUE.",
         run.fill_run,
         run.run,
     ),
@@ -41,6 +42,11 @@ COMMANDS = {
         "(--method.KEY VALUE as in `run`).",
         cost.fill_cost,
         cost.cost,
+    ),
+    "status": Command(
+        "Show plans whose workers go on elsewhere: what waits, runs, is done, has failed.",
+        status.fill_status,
+        status.status,
     ),
     "report": Command(
         "Make the tables of your runs, the published rows merged in. With an option, print one table.",
@@ -159,7 +165,7 @@ def _complain(text: str) -> None:
 
 
 def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Take ``--method.<key> value``, ``--data.<key> value`` and ``--corruption.<key> value`` out of the arguments.
+    """Take ``--<prefix>.<key> value`` out of the arguments, for every prefix of settings.
 
     ``--method.help`` takes no value.
     """

@@ -12,9 +12,9 @@ from mmbench.cli.common import console, published_records, say
 from mmbench.runner.costs import Costs, MethodCost
 from mmbench.runner.environment import environment
 from mmbench.runner.estimate import Key, estimate
-from mmbench.runner.launch import Options
 from mmbench.runner.plan import Trial
 from mmbench.runner.records import Records
+from mmbench.runner.work import Options
 
 
 def print_estimate(trials: Sequence[Trial], options: Options) -> None:

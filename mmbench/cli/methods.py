@@ -85,8 +85,10 @@ def check(arguments: Namespace) -> int:
     """Run suites anew and compare them with the committed numbers."""
     from mmbench.methods import ConfigError
     from mmbench.runner.check import load_baseline, numbers, save_baseline
-    from mmbench.runner.launch import Options, automatic_jobs, launch
+    from mmbench.runner.executors.local import automatic_jobs
+    from mmbench.runner.launch import launch
     from mmbench.runner.settings import PACKAGE, benchmarks_folder, find_suite
+    from mmbench.runner.work import Options
 
     benchmarks = benchmarks_folder(arguments.benchmarks)
     if arguments.accept and benchmarks.is_relative_to(PACKAGE):

@@ -275,10 +275,12 @@ def reproduce(arguments: Namespace) -> int:
     from mmbench.report.cells import number
     from mmbench.report.publish import row_of
     from mmbench.runner.again import trials_again
-    from mmbench.runner.environment import check_machine, now
-    from mmbench.runner.launch import Options, automatic_jobs, launch
+    from mmbench.runner.environment import check_machine
+    from mmbench.runner.executors.local import automatic_jobs
+    from mmbench.runner.launch import launch
     from mmbench.runner.training import Training
     from mmbench.runner.verify import verify as verified
+    from mmbench.runner.work import Options
 
     target = published_records()
     if target is None:
@@ -298,7 +300,7 @@ def reproduce(arguments: Namespace) -> int:
         some = next(record.title for record, reason in left_out if reason == why)
         say(f"{some}{f' and {count - 1} more' * (count > 1)} cannot be trained again: {why}", style="yellow")
     jobs = arguments.jobs or automatic_jobs(len(trials))
-    options = Options(folder, arguments.runs, "csv", arguments.accelerator, jobs, since=now())
+    options = Options(folder, arguments.runs, "csv", arguments.accelerator, jobs).afresh(trials)
     if not trials:
         return 1
     ran = launch(trials, options, console)

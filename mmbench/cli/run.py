@@ -16,10 +16,12 @@ LOGGERS = ["csv", "wandb", "tensorboard"]
 
 if TYPE_CHECKING:
     from mmbench.report import Report
-    from mmbench.runner.launch import Options, Ran
+    from mmbench.runner.executors import Executor
+    from mmbench.runner.launch import Ran
     from mmbench.runner.plan import Trial
     from mmbench.runner.settings import Suite
     from mmbench.runner.training import Training
+    from mmbench.runner.work import Options
 
 
 def fill_run(parser: ArgumentParser) -> None:
@@ -37,6 +39,7 @@ def fill_run(parser: ArgumentParser) -> None:
         "--logger", choices=LOGGERS, default="csv", help="where curves go while training, beside a table in CSV"
     )
     add_machine(parser)
+    add_executor(parser)
     parser.add_argument("--retry", action="store_true", help="run failed and diverged trials again")
     parser.add_argument("--fresh", action="store_true", help="train even what is done")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, run nothing")
@@ -68,8 +71,21 @@ def add_benchmarks(parser: ArgumentParser) -> None:
 def add_machine(parser: ArgumentParser) -> None:
     """Add the options of where trials run."""
     parser.add_argument("--accelerator", default="auto", help="Lightning's accelerator")
-    parser.add_argument("--jobs", type=int, default=0, help="processes; 0 for one per GPU, or per core without GPUs")
+    parser.add_argument("--jobs", type=int, default=0, help="workers; 0 for one per GPU, or per core without GPUs")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints and logs")
+
+
+def add_executor(parser: ArgumentParser) -> None:
+    """Add the options of where workers start."""
+    parser.add_argument(
+        "--executor",
+        choices=["local", "slurm", "ray"],
+        default="local",
+        help="where workers start: this machine, SLURM (--slurm.KEY VALUE, --profile) or Ray (--address)",
+    )
+    parser.add_argument("--per-gpu", type=int, default=1, help="workers that share a GPU")
+    parser.add_argument("--profile", type=Path | None, default=None, help="file (YAML) with settings of --slurm.KEY")
+    parser.add_argument("--address", default="", help="of the Ray cluster; by default Ray is started on this machine")
 
 
 def run(arguments: Namespace) -> int:
@@ -77,9 +93,10 @@ def run(arguments: Namespace) -> int:
     if "help" in arguments.dotted["method"]:
         return print_settings(arguments.method)
     from mmbench.methods import ConfigError
-    from mmbench.runner.environment import check_machine, now
-    from mmbench.runner.launch import Options, automatic_jobs, launch
+    from mmbench.runner.environment import check_machine
+    from mmbench.runner.launch import launch
     from mmbench.runner.settings import benchmarks_folder, find_suite
+    from mmbench.runner.work import Options
 
     folder = own_folder(arguments.leaderboard)
     check_folder(arguments.runs, "--runs")
@@ -97,27 +114,58 @@ def run(arguments: Namespace) -> int:
         for trial in trials:
             say(f"{trial.id}  {trial.track}  {trial.title}")
         return 0
-    options = Options(
-        folder,
-        arguments.runs,
-        arguments.logger,
-        arguments.accelerator,
-        arguments.jobs or automatic_jobs(len(trials)),
-        arguments.retry,
-        now() if arguments.fresh else "",
-    )
+    jobs, executor = _executor(arguments, len(trials))
+    options = Options(folder, arguments.runs, arguments.logger, arguments.accelerator, jobs, arguments.retry)
+    if arguments.fresh:
+        options = options.afresh(trials)
     if arguments.estimate:
         from mmbench.cli.estimate import print_estimate
 
         print_estimate(trials, options)
         return 0
-    ran = launch(trials, options, console)
+    ran = launch(trials, options, console, executor)
     try:
         _summarize(ran, options)
     except OSError as error:  # what kept tables from being written may have kept trials from running
         say(f"The tables of {folder} were not made: {error}", style="red")
         return complain(ran) or 1
     return complain(ran)
+
+
+def _executor(arguments: Namespace, trials: int) -> tuple[int, Executor | None]:
+    """Return how many workers there are, and where they start unless it is in processes of this machine.
+
+    Raises:
+        ConfigError: When options do not belong together, or what is asked for is not there.
+    """
+    from mmbench.methods import ConfigError
+    from mmbench.runner.executors.local import automatic_jobs
+    from mmbench.runner.settings import read_mapping, typed
+
+    given, slurm = arguments.executor, arguments.dotted["slurm"]
+    if (slurm or arguments.profile) and given != "slurm":
+        raise ConfigError("--slurm.KEY and --profile are for --executor slurm: add that, or leave them away.")
+    if arguments.address and given != "ray":
+        raise ConfigError("--address is for --executor ray: add that, or leave it away.")
+    if arguments.per_gpu < 1 or (arguments.per_gpu > 1 and given == "slurm"):
+        raise ConfigError(
+            f"--per-gpu is {arguments.per_gpu}: give how many workers share a GPU, 1 or more, and with SLURM ask for a "
+            "share by --slurm.gres."
+        )
+    cpu = arguments.accelerator == "cpu"
+    if given == "ray" and not arguments.estimate:
+        from mmbench.runner.executors.ray import RayExecutor
+
+        ray = RayExecutor(trials, arguments.jobs, arguments.address, cpu, arguments.per_gpu)
+        return ray.jobs, ray
+    jobs = min(trials, arguments.jobs) or automatic_jobs(trials, arguments.per_gpu)
+    if given == "slurm" and not arguments.estimate:
+        from mmbench.runner.executors.slurm import SlurmExecutor, SlurmSettings
+
+        values = {**(read_mapping(arguments.profile) if arguments.profile else {}), **slurm}
+        settings = SlurmSettings(**typed(SlurmSettings, values, "setting of SLURM"))
+        return jobs, SlurmExecutor(jobs, settings)
+    return jobs, None
 
 
 def print_settings(names: list[str]) -> int:

@@ -119,8 +119,8 @@ def load_suite(path: Path) -> Suite:
         shared = values.pop("training", {})
         if not isinstance(shared, dict):
             raise ConfigError(f"training is {shown(shared)}; it must be {KINDS['Training']}.")
-        training = Training(**_typed(Training, shared, "training setting"))
-        suite = Suite(path.stem, **_typed(Suite, values, "setting", {"name", "training"}), training=training)
+        training = Training(**typed(Training, shared, "training setting"))
+        suite = Suite(path.stem, **typed(Suite, values, "setting", {"name", "training"}), training=training)
         _check(suite)
     except (ConfigError, DataError) as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -204,7 +204,7 @@ def data_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     if isinstance(values.get("modalities"), str):
         values = {**values, "modalities": [name.strip(" []\"'") for name in values["modalities"].split(",")]}
-    return _typed(FusionDataModule, values, "data setting", NOT_SETTINGS)
+    return typed(FusionDataModule, values, "data setting", NOT_SETTINGS)
 
 
 def corruption_settings(values: Mapping[str, Any]) -> Corruption:
@@ -213,11 +213,22 @@ def corruption_settings(values: Mapping[str, Any]) -> Corruption:
     Raises:
         ConfigError: When a setting does not exist or a value does not fit.
     """
-    return Corruption(**_typed(Corruption, values, "corruption setting"))
+    return Corruption(**typed(Corruption, values, "corruption setting"))
 
 
-def _typed(cls: type[Any], values: Mapping[str, Any], what: str, skip: Collection[str] = ()) -> dict[str, Any]:
+def typed(cls: type[Any], values: Mapping[str, Any], what: str, skip: Collection[str] = ()) -> dict[str, Any]:
+    """Return plain values (YAML, command line) with the types that the arguments of a class have.
+
+    Args:
+        cls: The class.
+        values: The values by name.
+        what: What a name is, for messages.
+        skip: Arguments that are none of the settings.
+
+    Raises:
+        ConfigError: When a name is unknown or a value does not fit.
+    """
     kinds = {name: str(kind) for name, kind in cls.__init__.__annotations__.items()}
     allowed = {key: KINDS.get(kind, f"of the type {kind}") for key, kind in kinds.items()}
-    typed = parse_values(cls, values, what, lambda key: (f"The {what} {key!r}", f"it must be {allowed[key]}"), skip)
-    return {key: typed[key] for key in values}
+    parsed = parse_values(cls, values, what, lambda key: (f"The {what} {key!r}", f"it must be {allowed[key]}"), skip)
+    return {key: parsed[key] for key in values}

@@ -219,6 +219,7 @@ def quiet() -> Iterator[None]:
                 ".*Checkpoint directory.*exists and is not empty.*",
                 ".*smaller than the logging interval.*",
                 ".*in eval mode at the start of training.*",
+                "The `srun` command is available.*",
             ):
                 warnings.filterwarnings("ignore", message=text)
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")

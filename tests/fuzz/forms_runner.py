@@ -16,7 +16,6 @@ import yaml
 from data_modules import FusionDataModule
 from mmbench.methods import ConfigError, method
 from mmbench.runner.check import compare, load_baseline
-from mmbench.runner.launch import Options
 from mmbench.runner.plan import make_plan
 from mmbench.runner.predict import predict
 from mmbench.runner.record import Record, digest_of
@@ -25,6 +24,7 @@ from mmbench.runner.settings import Suite, load_suite, shipped_settings
 from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.verify import verify
+from mmbench.runner.work import Options
 from mmbench.testing.builders import make_spec, write_toy_store
 from tests.fuzz.harness import Form
 from tests.fuzz.mutations import ODD_JSON, Rng, damage_json

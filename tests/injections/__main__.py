@@ -90,7 +90,7 @@ def _check(
 
 
 def _test(bug: Bug, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return _run(["-m", "pytest", "-q", "-x", "-m", "not slow and not gpu", *bug.tests], environment)
+    return _run(["-m", "pytest", "-q", "-x", "-m", "not slow and not gpu and not cluster", *bug.tests], environment)
 
 
 def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from data_modules import FeatureStore
-from mmbench.runner.launch import Options
 from mmbench.runner.plan import Trial, make_plan
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import Records, read_record
 from mmbench.runner.settings import Suite
 from mmbench.runner.training import Training
+from mmbench.runner.work import Options
 
 Planner = Callable[..., list[Trial]]
 

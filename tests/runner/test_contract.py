@@ -13,8 +13,8 @@ from data_modules.plugins import extended
 from mmbench.cli import main
 from mmbench.methods import ConfigError, MethodCard, method
 from mmbench.runner.contract import unread, watched
-from mmbench.runner.launch import Options
 from mmbench.runner.trial import run_trial
+from mmbench.runner.work import Options
 from tests.plugin_files import line_with, method_file
 from tests.runner.conftest import Planner
 

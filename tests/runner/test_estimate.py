@@ -13,11 +13,11 @@ from mmbench.runner.costs import Costs, MethodCost
 from mmbench.runner.environment import environment
 from mmbench.runner.estimate import RowEstimate, estimate
 from mmbench.runner.facts import Cost, Environment
-from mmbench.runner.launch import Options
 from mmbench.runner.plan import Trial
 from mmbench.runner.record import Record, plain
 from mmbench.runner.settings import benchmarks_folder
 from mmbench.runner.trial import describe, run_trial
+from mmbench.runner.work import Options
 from tests.runner.conftest import Planner
 
 MACHINE = Environment("3.11", "2.9", "2.6", "1.9", "2.4", "A CPU", 1)

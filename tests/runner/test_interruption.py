@@ -17,11 +17,11 @@ import torch
 from mmbench.methods import FusionMethod
 from mmbench.runner import callbacks
 from mmbench.runner.callbacks import Checkpoints, Curve
-from mmbench.runner.launch import Options, work
 from mmbench.runner.plan import Trial
 from mmbench.runner.records import Records, predictions_path
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError
+from mmbench.runner.work import Options, work
 from tests.runner.conftest import Planner, find
 from tests.runner.test_trial import make_best, result
 

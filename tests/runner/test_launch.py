@@ -13,16 +13,19 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from data_modules.generator_clips import write_clips
 from mmbench.runner import launch as launch_module
-from mmbench.runner.launch import Options, launch, work
+from mmbench.runner import work as work_module
+from mmbench.runner.executors import local, worker
+from mmbench.runner.launch import launch
 from mmbench.runner.lease import Lease
 from mmbench.runner.plan import Trial
 from mmbench.runner.record import Record
+from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.trial import describe
+from mmbench.runner.work import Options, work
 from tests.runner.conftest import Planner, find
 
 
@@ -33,7 +36,7 @@ def quiet_console() -> Console:
 def test_a_finished_trial_is_never_run_again(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = plan("lf_dnn", epochs=1, seeds=(1, 2))
     first = launch(trials, options, quiet_console()).records
-    monkeypatch.setattr(launch_module, "run_trial", lambda *args, **kwargs: pytest.fail("ran again"))
+    monkeypatch.setattr(work_module, "run_trial", lambda *args, **kwargs: pytest.fail("ran again"))
     console = quiet_console()
     assert launch(trials, options, console).records == first
     assert console.file.getvalue().count("(kept)") == 2
@@ -66,7 +69,7 @@ def test_two_runs_over_one_leaderboard_share_the_work(
         return finished[trial.id]
 
     finished: dict[str, Record] = {}
-    monkeypatch.setattr(launch_module, "run_trial", record_of)
+    monkeypatch.setattr(work_module, "run_trial", record_of)
     monkeypatch.setattr(Options, "kept", lambda self, trial: finished.get(trial.id))
     ends: list[list[str]] = [[], []]
 
@@ -94,18 +97,18 @@ def test_several_processes_give_the_records_of_one(plan: Planner, options: Optio
 
 def test_an_interrupt_keeps_what_is_done(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = plan("lf_dnn", epochs=1, seeds=(1, 2))
-    run_trial = launch_module.run_trial
+    run_trial = work_module.run_trial
 
     def second_is_interrupted(trial, *args, **kwargs):
         if trial.seed == 2:
             raise KeyboardInterrupt
         return run_trial(trial, *args, **kwargs)
 
-    monkeypatch.setattr(launch_module, "run_trial", second_is_interrupted)
+    monkeypatch.setattr(work_module, "run_trial", second_is_interrupted)
     with pytest.raises(KeyboardInterrupt):
         launch(trials, options, quiet_console())
     assert [find(options.records, trial) is not None for trial in trials] == [True, False]
-    monkeypatch.setattr(launch_module, "run_trial", run_trial)
+    monkeypatch.setattr(work_module, "run_trial", run_trial)
     assert len(launch(trials, options, quiet_console()).records) == 2
 
 
@@ -126,23 +129,25 @@ def test_an_interrupt_ends_the_processes(plan: Planner, options: Options, monkey
     assert daemons == [False, False], "a daemon may not start processes that read media"
 
 
-def deaf(trials: object, options: object, events: multiprocessing.SimpleQueue, given_up: object) -> None:
+def deaf(folder: Path, name: str, threads: int, beside: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    events.put((trials[0].id, 1))
+    plan = SharedPlan(folder)
+    with plan.reporter(name) as report:
+        report(plan.trials[0], 1)
     time.sleep(600)
 
 
 def test_an_interrupt_ends_processes_that_do_not_listen(
     plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning takes note of the signal and may go on."""
+    """A library may take note of the signal and go on."""
 
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(launch_module.Display, "__call__", interrupted)
-    monkeypatch.setattr(launch_module, "_worker", deaf)
-    monkeypatch.setattr(launch_module, "GRACE", 0.5)
+    monkeypatch.setattr(local, "_work", deaf)
+    monkeypatch.setattr(local, "GRACE", 0.5)
     with pytest.raises(KeyboardInterrupt):
         launch(plan("lf_dnn", epochs=1, seeds=(1, 2)), dataclasses.replace(options, jobs=2), quiet_console())
     assert not multiprocessing.active_children()
@@ -164,7 +169,7 @@ def test_a_second_interrupt_ends_the_processes_at_once(
         join(self)
 
     monkeypatch.setattr(launch_module.Display, "__call__", interrupted)
-    monkeypatch.setattr(launch_module, "_worker", deaf)
+    monkeypatch.setattr(local, "_work", deaf)
     monkeypatch.setattr(SpawnProcess, "join", impatient)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -173,13 +178,17 @@ def test_a_second_interrupt_ends_the_processes_at_once(
     assert time.monotonic() - start < 600, "the processes would have slept for longer"
 
 
-def test_processes_that_train_share_those_that_read(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_die_with_parent", "work"):
-        monkeypatch.setattr(launch_module, name, lambda *arguments: None)
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    monkeypatch.setattr(launch_module, "automatic_workers", lambda trainings: 10 * trainings)
-    launch_module._worker([], dataclasses.replace(options, jobs=3), multiprocessing.SimpleQueue(), [])
+def test_processes_that_train_share_those_that_read(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "work", lambda *arguments: None)
+    monkeypatch.setattr(worker, "automatic_workers", lambda trainings: 10 * trainings)
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+    monkeypatch.delenv("MMBENCH_WORKERS", raising=False)
+    shared = SharedPlan.create(plan("lf_dnn"), options, "local")
+    worker.run_worker(shared.folder, "one", beside=3)
     assert os.environ["MMBENCH_WORKERS"] == "30"
+    monkeypatch.delenv("MMBENCH_WORKERS")
 
 
 def test_trials_on_raw_media_run_side_by_side(

@@ -17,13 +17,13 @@ from data_modules.generator_dialogues import write_dialogues
 from data_modules.generator_lag import write_lag
 from mmbench.methods import ConfigError
 from mmbench.runner.again import trials_again
-from mmbench.runner.launch import Options
 from mmbench.runner.plan import make_plan
 from mmbench.runner.predictions import read_predictions
 from mmbench.runner.records import predictions_path
 from mmbench.runner.settings import Suite, corruption_settings, data_settings, find_suite, shipped_settings
 from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
+from mmbench.runner.work import Options
 from mmbench.testing.builders import make_spec, write_toy_store
 from tests.runner.conftest import Planner
 

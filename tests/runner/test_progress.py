@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from mmbench.runner import progress
-from mmbench.runner.launch import Options, launch
+from mmbench.runner.launch import launch
 from mmbench.runner.progress import Display, titles
+from mmbench.runner.work import Options
 from tests.runner.conftest import Planner
 
 

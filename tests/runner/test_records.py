@@ -17,11 +17,11 @@ import pytest
 
 from data_modules import files
 from data_modules.budget import VARIABLE
-from mmbench.runner.launch import Options
 from mmbench.runner.predictions import Predictions, PredictionsError, read_predictions
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import predictions_path, read_record
 from mmbench.runner.trial import run_trial
+from mmbench.runner.work import Options
 from tests.runner.conftest import Planner, find
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "records.md"

@@ -12,9 +12,9 @@ import pytest
 from mmbench.methods import ConfigError
 from mmbench.runner import trial as trial_module
 from mmbench.runner.environment import TRACKERS, check_machine
-from mmbench.runner.launch import Options
 from mmbench.runner.training import quiet
 from mmbench.runner.trial import run_trial
+from mmbench.runner.work import Options
 from tests.runner.conftest import Planner
 
 

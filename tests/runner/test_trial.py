@@ -24,7 +24,6 @@ from mmbench.methods import FusionMethod, method
 from mmbench.metrics import SplitMetric, fit_thresholds, multilabel_metrics
 from mmbench.runner import trial as trial_module
 from mmbench.runner.callbacks import Curve
-from mmbench.runner.launch import Options, work
 from mmbench.runner.plan import Trial, make_plan
 from mmbench.runner.record import Record
 from mmbench.runner.settings import Suite
@@ -32,6 +31,7 @@ from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError
 from mmbench.runner.verify import verify, verify_file
+from mmbench.runner.work import Options, work
 from tests.runner.conftest import Planner, find
 
 VARYING = ("cost", "environment", "digest")

@@ -13,8 +13,8 @@ from data_modules.generator import write_synthetic
 from mmbench.metrics.calibration import TEMPERATURES
 from mmbench.runner import training as training_module
 from mmbench.runner.facts import Calibration
-from mmbench.runner.launch import Options
 from mmbench.runner.predict import predict
+from mmbench.runner.work import Options
 from tests.runner.conftest import Planner
 from tests.runner.test_trial import make_best, result, run
 

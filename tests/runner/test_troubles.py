@@ -15,9 +15,9 @@ from data_modules import DataError
 from data_modules.generator import write_synthetic
 from mmbench.cli import main
 from mmbench.methods import ConfigError, method
-from mmbench.runner import launch as launch_module
+from mmbench.runner import work as work_module
 from mmbench.runner.callbacks import WholeFiles
-from mmbench.runner.launch import Options, launch, work
+from mmbench.runner.launch import launch
 from mmbench.runner.lease import Lease
 from mmbench.runner.plan import Trial, make_plan
 from mmbench.runner.records import Records
@@ -26,6 +26,7 @@ from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError, machine_error
 from mmbench.runner.verify import verify_file
+from mmbench.runner.work import Options, work
 from tests.runner.conftest import Planner, find
 
 
@@ -226,31 +227,30 @@ def test_only_what_the_present_code_made_is_kept(
     (trial,) = plan("lf_dnn", epochs=1)
     first = launch([trial], options, console()).records[0]
     ran: list[Trial] = []
-    again = launch_module.run_trial
+    again = work_module.run_trial
 
     def counted(trial: Trial, *arguments: object, **settings: object) -> object:
         ran.append(trial)
         return again(trial, *arguments, **settings)
 
-    monkeypatch.setattr(launch_module, "run_trial", counted)
+    monkeypatch.setattr(work_module, "run_trial", counted)
     assert launch([trial], options, console()).records == [first]
     assert ran == []
     other = dataclasses.replace(trial, code="other")
-    monkeypatch.setattr(launch_module, "code_hash", lambda *_: "other")
+    monkeypatch.setattr(work_module, "code_hash", lambda *_: "other")
     second = launch([other], options, console()).records[0]
     assert ran == [other]
     assert (first.code != second.code, second.code, second.id) == (True, "other", first.id)
 
 
 def test_fresh_trains_what_is_done_and_once(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmbench.runner.environment import now
-
+    """Dates are told apart, not compared: the clock of the machine that trains may be behind."""
     (trial,) = plan("lf_dnn", epochs=1)
     first = launch([trial], options, console()).records[0]
-    fresh = dataclasses.replace(options, since=now())
+    fresh = options.afresh([trial])
     second = launch([trial, trial], fresh, console()).records[0]
     assert second.environment.date > first.environment.date
-    monkeypatch.setattr(launch_module, "run_trial", lambda *_, **__: pytest.fail("ran again"))
+    monkeypatch.setattr(work_module, "run_trial", lambda *_, **__: pytest.fail("ran again"))
     assert launch([trial], fresh, console()).records == [second]
 
 
@@ -261,13 +261,13 @@ def test_two_commands_with_other_runs_share_the_work(
     (trial,) = plan("lf_dnn", epochs=1)
     other = dataclasses.replace(options, runs=tmp_path / "other runs")
     asked: list[object] = []
-    again = launch_module.run_trial
+    again = work_module.run_trial
 
     def meanwhile(*arguments: object, **settings: object) -> object:
-        asked.append(launch_module._claim_and_run(trial, other, lambda trial, news: None, patient=False))
+        asked.append(work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False))
         return again(*arguments, **settings)
 
-    monkeypatch.setattr(launch_module, "run_trial", meanwhile)
+    monkeypatch.setattr(work_module, "run_trial", meanwhile)
     assert launch([trial], options, console()).records[0].completed
     assert asked == [None]
     assert not other.runs.exists()
@@ -287,7 +287,7 @@ def test_a_record_that_does_not_hold_is_made_again(plan: Planner, options: Optio
 def test_what_ended_in_trouble_is_not_tried_again_by_who_shares_the_plan(plan: Planner, options: Options) -> None:
     trials = plan("lf_dnn", epochs=1, seeds=(1, 2))
     ended: list[int] = []
-    work(trials, options, lambda trial, news: ended.append(trial.seed), given_up=[True, False])
+    work(trials, options, lambda trial, news: ended.append(trial.seed), given_up={trials[0].id})
     assert set(ended) == {2}
 
 
@@ -298,8 +298,8 @@ def test_commands_with_other_records_do_not_share_the_folder_of_a_trial(
     (trial,) = plan("lf_dnn", epochs=1)
     other = dataclasses.replace(options, leaderboard=tmp_path / "other leaderboard")
     with Lease.take(options.runs / f"{trial.id}.lease"):
-        assert launch_module._claim_and_run(trial, other, lambda trial, news: None, patient=False) is None
-    record = launch_module._claim_and_run(trial, other, lambda trial, news: None, patient=False)
+        assert work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False) is None
+    record = work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False)
     assert record is not None
     assert record.completed
 

@@ -20,7 +20,6 @@ from mmbench.cli import main
 from mmbench.metrics.calibration import reliability
 from mmbench.runner.calibration import calibration
 from mmbench.runner.facts import Calibration, Failure
-from mmbench.runner.launch import Options
 from mmbench.runner.plan import DECIDES, make_plan, trial_id
 from mmbench.runner.predictions import as_stored, read_predictions
 from mmbench.runner.record import Record, RecordError
@@ -29,6 +28,7 @@ from mmbench.runner.settings import Suite
 from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.verify import recompute, verify, verify_file
+from mmbench.runner.work import Options
 from tests.runner.conftest import Planner
 
 

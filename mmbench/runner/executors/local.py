@@ -1,0 +1,125 @@
+"""Workers as processes of this machine, each with its share of the GPUs or of the cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch
+
+from mmbench.runner.executors.worker import run_worker
+from mmbench.runner.shared_plan import SharedPlan
+from mmbench.runner.troubles import MachineError
+
+GRACE = 10.0
+"""Seconds that a process has to end by itself, once it was told so."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def automatic_jobs(trials: int, per_gpu: int = 1) -> int:
+    """Return the workers of a machine: so many per GPU, or one per core without GPUs; no more than there are trials."""
+    return max(1, min(trials, torch.cuda.device_count() * per_gpu or os.cpu_count() or 1))
+
+
+class LocalExecutor:
+    """Starts processes.
+
+    Args:
+        jobs: How many.
+        cpu: Whether they compute on the CPU though there may be GPUs.
+        threads: Threads of each; 0 for its share of the cores.
+    """
+
+    name = "local"
+
+    def __init__(self, jobs: int, cpu: bool = False, threads: int = 0) -> None:
+        self.jobs = jobs
+        visible = os.environ.get(VISIBLE)
+        found = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+        self.devices = [] if cpu else found
+        self.threads = threads or (0 if self.devices else max(1, (os.cpu_count() or 1) // jobs))
+
+    @property
+    def text(self) -> str:
+        """What will be used, in a line."""
+        what = f"{self.jobs} process{'es' * (self.jobs > 1)}"
+        if self.devices:
+            return f"{what} on {min(self.jobs, len(self.devices))} of {len(self.devices)} GPUs"
+        return f"{what} of {self.threads} thread{'s' * (self.threads > 1)}"
+
+    def start(self, plan: SharedPlan) -> LocalWorkers:
+        """Start the processes of a plan; each sees only its own device."""
+        context = multiprocessing.get_context("spawn")
+        # No daemons, which may not start processes of their own: trials on raw media have some that read.
+        processes = [
+            context.Process(target=_work, args=(plan.folder, f"process{number}", self.threads, self.jobs))
+            for number in range(self.jobs)
+        ]
+        visible = os.environ.get(VISIBLE)
+        try:
+            for number, process in enumerate(processes):
+                os.environ[VISIBLE] = self.devices[number % len(self.devices)] if self.devices else ""
+                process.start()
+        except BaseException:
+            LocalWorkers([process for process in processes if process.pid is not None]).end()
+            raise
+        finally:
+            if visible is None:
+                os.environ.pop(VISIBLE, None)
+            else:
+                os.environ[VISIBLE] = visible
+        return LocalWorkers(processes)
+
+
+class LocalWorkers:
+    """Processes of this machine."""
+
+    def __init__(self, processes: Sequence[SpawnProcess]) -> None:
+        self.processes = processes
+
+    def alive(self) -> bool:
+        """Say whether any of them runs."""
+        return any(process.is_alive() for process in self.processes)
+
+    def end(self) -> None:
+        """End them: in a while by themselves, at once on another Ctrl-C."""
+        for process in self.processes:
+            process.terminate()
+        deadline = time.monotonic() + GRACE
+        try:
+            for process in self.processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.join()
+
+    def go_on_alone(self) -> bool:
+        """They end with the command."""
+        return False
+
+    def silent(self) -> MachineError:
+        """Return what is said when all have ended and none began."""
+        codes = ", ".join(str(process.exitcode) for process in self.processes)
+        return MachineError(f"No process has begun to work: they ended with {codes}.", everything=True)
+
+
+def _work(folder: Path, name: str, threads: int, beside: int) -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    run_worker(folder, name, threads, beside)
+
+
+def _die_with_parent() -> None:
+    """End this process when the one that started it was killed, so that no trial goes on unseen.
+
+    The processes that read for it notice within seconds.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

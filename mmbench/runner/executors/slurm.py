@@ -1,0 +1,203 @@
+"""Workers as the tasks of one SLURM array job, by submitit (the extra ``slurm``).
+
+A worker that its cluster wants to end (time limit, preemption) gets a signal two minutes before, gives its trial back
+and is queued again; it then goes on with what is left. Its output lies in the folder of the plan.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbench.methods.config import ConfigError
+from mmbench.runner.executors.worker import run_worker
+from mmbench.runner.shared_plan import SharedPlan
+from mmbench.runner.troubles import MachineError
+
+if TYPE_CHECKING:
+    from submitit.core.utils import DelayedSubmission
+
+NOTICE = 120
+"""Seconds before its end in which a worker is told."""
+REQUEUES = 1000
+"""How often a worker may reach its time limit and be queued again."""
+ASK = 5.0
+"""Seconds between two questions to SLURM."""
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """What each worker asks SLURM for; empty or 0 leaves it to the cluster.
+
+    Attributes:
+        partition: Partition, or several with commas.
+        minutes: Time limit of a worker in minutes, after which it is queued again; longer than an epoch.
+        cpus: Cores of a worker.
+        gres: Generic resources of a worker, such as ``gpu:1``.
+        memory: Memory of a worker, such as ``16GB``.
+        account: Account that is charged.
+        qos: Quality of service.
+        constraint: Features that nodes must have.
+        setup: Shell commands before a worker starts, such as ``module load cuda``.
+        more: Further options of ``sbatch`` by name, such as ``{nice: 100}``.
+    """
+
+    partition: str = ""
+    minutes: int = 240
+    cpus: int = 1
+    gres: str = ""
+    memory: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    setup: tuple[str, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.cpus < 1 or self.minutes < 4:
+            raise ConfigError(
+                f"A worker of {self.cpus} cores and {self.minutes} minutes: give at least 1 core, and 4 minutes, of "
+                "which the last two are for its end."
+            )
+
+
+class SlurmExecutor:
+    """Starts the tasks of an array job.
+
+    Args:
+        jobs: How many.
+        settings: What each asks for.
+
+    Raises:
+        ConfigError: When SLURM or submitit is not there.
+    """
+
+    name = "slurm"
+
+    def __init__(self, jobs: int, settings: SlurmSettings) -> None:
+        for program in ("sbatch", "squeue", "scancel"):
+            if shutil.which(program) is None:
+                raise ConfigError(
+                    f"There is no SLURM here (no `{program}`): run this on a machine from which jobs are submitted, or "
+                    "leave --executor away."
+                )
+        try:
+            import submitit  # noqa: F401 # before anything is written
+        except ImportError as error:
+            raise ConfigError("--executor slurm needs the library submitit: pip install 'mmbench[slurm]'.") from error
+        self.jobs, self.settings = jobs, settings
+
+    @property
+    def text(self) -> str:
+        """What will be used, in a line."""
+        chosen = [f"{name} {value}" for name in ("partition", "gres") if (value := getattr(self.settings, name))]
+        what = ", ".join([f"{self.settings.cpus} cores", *chosen, f"{self.settings.minutes} minutes at a time"])
+        return f"{self.jobs} SLURM tasks of {what}"
+
+    def start(self, plan: SharedPlan) -> SlurmWorkers:
+        """Submit the array job."""
+        import submitit
+
+        wanted = self.settings
+        executor = submitit.SlurmExecutor(folder=plan.logs, max_num_timeout=REQUEUES)
+        named = {name: getattr(wanted, name) for name in ("partition", "gres", "account", "qos", "constraint")}
+        executor.update_parameters(
+            job_name="mmbench",
+            time=wanted.minutes,
+            cpus_per_task=wanted.cpus,
+            ntasks_per_node=1,
+            array_parallelism=self.jobs,
+            signal_delay_s=NOTICE,
+            stderr_to_stdout=True,
+            setup=list(wanted.setup),
+            additional_parameters={"requeue": True, **wanted.more},
+            **{name: value for name, value in named.items() if value},
+            **({"mem": wanted.memory} if wanted.memory else {}),
+        )
+        try:
+            with executor.batch():
+                jobs = [
+                    executor.submit(SlurmWorker(plan.folder.absolute(), f"task{number}", wanted.cpus))
+                    for number in range(self.jobs)
+                ]
+        except submitit.core.utils.FailedJobError as error:
+            raise ConfigError(f"SLURM did not take the job: {error}".rstrip()) from error
+        return SlurmWorkers([job.job_id for job in jobs], plan.logs)
+
+
+class SlurmWorker:
+    """A worker as submitit runs it.
+
+    Args:
+        folder: The folder of the plan.
+        name: Names it among the workers of the plan.
+        threads: Threads to compute with.
+    """
+
+    def __init__(self, folder: Path, name: str, threads: int) -> None:
+        self.folder, self.name, self.threads = folder, name, threads
+
+    def __call__(self) -> None:
+        """Work on the plan."""
+        run_worker(self.folder, self.name, self.threads)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Return what is to be run when the task is queued again: the same, which goes on with what is left."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class SlurmWorkers:
+    """Tasks of SLURM.
+
+    Args:
+        ids: Their ids.
+        logs: Folder of their output.
+    """
+
+    def __init__(self, ids: list[str], logs: Path) -> None:
+        self.ids, self.logs = ids, logs
+        self._asked, self._alive = -ASK, True
+
+    def alive(self) -> bool:
+        """Say whether any of them runs or waits, as SLURM said a moment ago."""
+        if time.monotonic() - self._asked >= ASK:
+            found = subprocess.run(
+                ["squeue", "--noheader", "--jobs", ",".join(self.ids)], capture_output=True, text=True
+            )
+            # Of jobs that are forgotten it says "Invalid job id"; where the server does not answer, nothing is known.
+            self._alive = bool(found.stdout.strip()) if not found.returncode else "Invalid job id" not in found.stderr
+            self._asked = time.monotonic()
+        return self._alive
+
+    def end(self) -> None:
+        """Cancel those that are left."""
+        if self.alive():
+            subprocess.run(["scancel", *self.ids], capture_output=True)
+
+    def go_on_alone(self) -> bool:
+        """Ask whether they go on; they do where nobody can be asked."""
+        first = self.ids[0].partition("_")[0]
+        if sys.stdin.isatty():
+            said = input(f"\nDo the SLURM tasks {first} go on without this command? [Y/n] ").strip().lower()
+            if said.startswith("n"):
+                return False
+        print(f"The SLURM tasks {first} go on: `mmbench status` shows them, `scancel {first}` ends them.")
+        return True
+
+    def silent(self) -> MachineError:
+        """Return what is said when all have ended and none began."""
+        return MachineError(
+            f"No SLURM task has begun to work, and none is left. Do the nodes see {os.path.abspath(self.logs)}? What "
+            "they printed, if they did, lies there.",
+            everything=True,
+        )

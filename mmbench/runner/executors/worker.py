@@ -1,0 +1,49 @@
+"""What every worker does, wherever it was started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from data_modules.streaming import READERS, automatic_workers
+from mmbench.runner.shared_plan import SharedPlan
+from mmbench.runner.work import EDITED, edited, work
+
+
+def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> None:
+    """Work on a plan until nothing is left of it, or until this process is told to end (SIGTERM, Ctrl-C).
+
+    Then the trial that runs is given back: it goes on from its last epoch, here or elsewhere.
+
+    Args:
+        folder: The folder of the plan.
+        name: Names this worker among those of the plan.
+        threads: Threads to compute with; 0 leaves that to PyTorch.
+        beside: How many workers share this machine, and so its processes that read media.
+    """
+    plan = SharedPlan(folder)
+    plan.enter()
+    if threads:
+        torch.set_num_threads(threads)
+    os.environ.setdefault(READERS, str(automatic_workers(beside)))
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+    with plan.reporter(name) as report:
+        try:
+            if apart := plan.apart():
+                report(plan.trials[0], apart)
+            elif changed := edited(plan.trials):
+                report(changed, EDITED)
+            else:
+                work(plan.trials, plan.options, report, plan.given_up)
+        except KeyboardInterrupt:  # the command that started this worker says so
+            pass
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,167 @@
+"""What a worker does: it takes what is left of a plan, trial by trial, in this process.
+
+A trial is claimed by a lease beside its record, so any number of commands and workers on one file system can work on
+the same records; what another one is running is waited for, never run twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from mmbench.methods import methods
+from mmbench.runner.code import code_hash
+from mmbench.runner.environment import Tracker
+from mmbench.runner.lease import Lease, LeaseError, owner, wait
+from mmbench.runner.plan import Trial
+from mmbench.runner.progress import News
+from mmbench.runner.record import Record, RecordError
+from mmbench.runner.records import Records
+from mmbench.runner.trial import run_trial
+from mmbench.runner.troubles import MachineError, dead_context
+from mmbench.runner.verify import verify_file
+
+EDITED = MachineError("The code was edited while it started: start again.", everything=True)
+Notify = Callable[[Trial, News], None]
+
+
+class Marks(Protocol):
+    """Names that several workers see and add to."""
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether a name was added."""
+
+    def add(self, name: str, /) -> None:
+        """Add a name."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How trials are run; nothing here decides a result.
+
+    Attributes:
+        leaderboard: Folder with ``records``.
+        runs: Folder for checkpoints and logs.
+        tracker: Where curves go while training, beside the table in CSV: ``csv`` for nowhere else.
+        accelerator: Lightning's accelerator.
+        jobs: Processes; on a machine with GPUs each process gets one, in turn.
+        retry: Whether to run failed and diverged trials again.
+        outdated: By id of a trial the date of a record that is to be made again.
+        threads: Threads of each process; 0 for its share of the cores. They decide the last digits of numbers.
+    """
+
+    leaderboard: Path = Path("leaderboard/local")
+    runs: Path = Path("runs")
+    tracker: Tracker = "csv"
+    accelerator: str = "auto"
+    jobs: int = 1
+    retry: bool = False
+    outdated: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0
+
+    @property
+    def records(self) -> Records:
+        """The records of the leaderboard."""
+        return Records(self.leaderboard / "records")
+
+    def kept(self, trial: Trial) -> Record | None:
+        """Return the record that makes it needless to run a trial: one that holds, and that the present code made."""
+        path = self.records.path(trial)
+        if not path.is_file():
+            return None
+        try:
+            record = verify_file(path)
+        except RecordError:
+            return None
+        if record.code != trial.code or record.environment.date == self.outdated.get(trial.id):
+            return None
+        return record if record.completed or not self.retry else None
+
+    def afresh(self, trials: Iterable[Trial]) -> Options:
+        """Return options with which the records that trials have now are made again.
+
+        Records are told by their dates, and no clocks are compared: those of two machines may differ.
+        """
+        dates = {trial.id: record.environment.date for trial in trials if (record := self.kept(trial))}
+        return replace(self, outdated=dates)
+
+
+def work(trials: Sequence[Trial], options: Options, notify: Notify, given_up: Marks | None = None) -> None:
+    """Run what is left of a plan in this process; trials that another process holds come last.
+
+    A trouble that hits all trials ends it.
+
+    Args:
+        trials: The plan.
+        options: How to run.
+        notify: Called with a trial and what there is to say of it.
+        given_up: Ids of the trials that are not to be tried, since they ended in trouble in a process that shares the
+            plan.
+    """
+    given_up = set() if given_up is None else given_up
+    busy: list[Trial] = []
+    for patient, queue in ((False, trials), (True, busy)):
+        for trial in queue:
+            record = options.kept(trial)
+            if record is None and trial.id in given_up:
+                continue
+            if record is None:
+                try:
+                    record = _claim_and_run(trial, options, notify, patient)
+                except MachineError as error:
+                    given_up.add(trial.id)
+                    notify(trial, error)
+                    if error.everything:
+                        return
+                    continue
+            if record is None:
+                busy.append(trial)
+                continue
+            notify(trial, record)
+            if dead_context(record) and torch.cuda.is_initialized():
+                notify(trial, MachineError("It left the GPU unusable for its process: start again.", everything=True))
+                return
+
+
+def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool) -> Record | None:
+    """Run a trial unless it is done by now; None when another process has it and this one is not patient."""
+    # Beside the record, for commands with other checkpoints; and beside these, for commands with other records.
+    paths = (options.records.path(trial).with_suffix(".lease"), options.runs / f"{trial.id}.lease")
+    with ExitStack() as stack:
+        leases = []
+        for path in paths:
+            try:
+                lease = Lease.take(path)
+                if lease is None and patient:
+                    notify(trial, f"waiting for {owner(path) or 'another process'}, which runs it")
+                    lease = wait(path, lambda: options.kept(trial) is not None)
+            except LeaseError as error:
+                raise MachineError(str(error), everything=True) from error
+            if lease is None:
+                return options.kept(trial) if patient else None
+            leases.append(stack.enter_context(lease))
+        if record := options.kept(trial):
+            return record
+        notify(trial, 0)
+        return run_trial(
+            trial,
+            options.records,
+            options.runs,
+            tracker=options.tracker,
+            accelerator=options.accelerator,
+            on_epoch=lambda epochs: notify(trial, epochs),
+            still_mine=lambda: all(lease.held() for lease in leases),
+        )
+
+
+def edited(trials: Sequence[Trial]) -> Trial | None:
+    """Return a trial whose method or data set was loaded by this process in another state than the plan knows."""
+    methods()  # loads them
+    codes = {(trial.method, trial.dataset): trial.code for trial in trials}
+    changed = {keys for keys, code in codes.items() if code_hash(*keys) != code}
+    return next((trial for trial in trials if (trial.method, trial.dataset) in changed), None)

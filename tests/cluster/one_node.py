@@ -1,0 +1,118 @@
+"""A SLURM of one node, this machine, from the programs that are installed: started, used, and stopped."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+WAIT = 60.0
+"""Seconds until it has to be there."""
+CONFIGURATION = """
+ClusterName=one
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=requeue_delay=1
+MpiDefault=none
+ReturnToService=2
+SlurmdParameters=config_overrides
+KillWait=5
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing() -> list[str]:
+    """Return the programs that are not installed."""
+    return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+@contextmanager
+def slurm(folder: Path, cores: int = 4) -> Iterator[dict[str, str]]:
+    """Run a SLURM, and yield the environment variables by which its programs find it.
+
+    Args:
+        folder: An empty folder with a short path, for all that it writes.
+        cores: As how many it counts those of this machine; it binds nothing to them.
+    """
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    (folder / "munge.key").write_bytes(secrets.token_bytes(128))
+    (folder / "munge.key").chmod(0o600)
+    ports = [_free_port(), _free_port()]
+    text = CONFIGURATION.format(host=socket.gethostname().split(".")[0], folder=folder, ports=ports, cores=cores)
+    (folder / "slurm.conf").write_text(text)
+    (folder / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
+    variables = {"SLURM_CONF": str(folder / "slurm.conf")}
+    files = {name: str(folder / f"munge.{name}") for name in ("socket", "pid", "log", "seed")}
+    munge = [
+        f"--{'pid-file' if name == 'pid' else name if name == 'socket' else f'{name}-file'}={path}"
+        for name, path in files.items()
+    ]
+    with ExitStack() as stack:
+        for command in (
+            ["munged", "--foreground", "--force", f"--key-file={folder / 'munge.key'}", *munge],
+            ["slurmctld", "-D"],
+            ["slurmd", "-D"],
+        ):
+            stack.enter_context(_running(command, folder, variables))
+            time.sleep(1.0)
+        deadline = time.monotonic() + WAIT
+        while "idle" not in (state := _state(variables)):
+            if time.monotonic() > deadline:
+                logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in folder.glob("*.log"))
+                raise RuntimeError(f"SLURM did not start ({state}):\n{logs}")
+            time.sleep(0.5)
+        yield variables
+        subprocess.run(["scancel", "--full", "--user", "root"], env={**os.environ, **variables}, capture_output=True)
+
+
+@contextmanager
+def _running(command: list[str], folder: Path, variables: dict[str, str]) -> Iterator[None]:
+    with (folder / f"{command[0]}.out.log").open("w") as out:
+        process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=out, stderr=out)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _state(variables: dict[str, str]) -> str:
+    ran = subprocess.run(
+        ["sinfo", "--noheader", "--format=%T"], env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    return ran.stdout.strip() or ran.stderr.strip()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -1,0 +1,102 @@
+"""Workers as tasks of a real SLURM of one node: ended in every way, they leave what one process leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import SEEDS, Commands, finished, until
+from tests.cluster.one_node import missing, slurm
+
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
+]
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[dict[str, str]]:
+    """Return the environment variables of a SLURM."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))
+    folder.chmod(0o755)
+    try:
+        with slurm(folder) as variables:
+            yield variables
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def ask(node: dict[str, str], *command: str) -> str:
+    return subprocess.run(
+        command, env={**os.environ, **node}, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def tasks(node: dict[str, str]) -> dict[str, str]:
+    """Return the state of each task by its id."""
+    lines = ask(node, "squeue", "--noheader", "--array", "--format=%i %T").splitlines()
+    return dict(line.split() for line in lines)
+
+
+def test_workers_that_are_killed_requeued_and_told_to_end_leave_what_one_process_leaves(
+    commands: Commands, node: dict[str, str]
+) -> None:
+    command = commands.start("ended", "--executor", "slurm", "--jobs", "3", "--slurm.minutes", "30", variables=node)
+    until(lambda: len(commands.workers("ended")) == 3, "three workers train")
+    running = sorted(tasks(node))
+    assert len(running) == 3
+    killed, told = running[1:]
+    (leaf,) = [pid for pid in commands.workers("ended").values() if task_of(pid) == killed]
+    os.kill(leaf, signal.SIGKILL)
+    ask(node, "scancel", "--signal=TERM", told)
+    ask(node, "scontrol", "requeue", running[0])
+    out = finished(command)
+    assert "3 SLURM tasks of 1 cores, 30 minutes at a time" in out
+    assert commands.records("ended") == commands.records("serial")
+    assert commands.repeated("ended") <= 3, "whoever goes on repeats at most the epoch that was running"
+    until(lambda: not tasks(node), "all tasks have left")
+    assert not [*(commands.folder / "ended-runs/plans").iterdir()]
+
+
+def task_of(pid: int) -> str:
+    """Return the SLURM task that a process is of."""
+    variables = dict(item.split("=", 1) for item in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in item)
+    return f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
+
+
+def test_tasks_go_on_without_the_command_and_the_same_command_goes_on_with_them(
+    commands: Commands, node: dict[str, str]
+) -> None:
+    options = ("--executor", "slurm", "--jobs", "2", "--slurm.minutes", "30")
+    command = commands.start("left", *options, variables=node)
+    until(lambda: len(commands.workers("left")) == 2, "two workers train")
+    command.send_signal(signal.SIGINT)
+    out, _ = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert "go on: `mmbench status` shows them" in out
+    said = commands.status("left")
+    assert f"slurm, {len(SEEDS)} trials: " in said
+    assert "2 running" in said
+    local = commands.start("left", "--jobs", "1", variables=node)  # another executor, the same plan
+    finished(local)
+    assert commands.records("left") == commands.records("serial")
+    assert commands.repeated("left") == 0
+    until(lambda: not tasks(node), "all tasks have left")
+    assert f"{len(SEEDS)} done, 0 failed" in commands.status("left")
+
+
+def test_what_slurm_does_not_take_is_said(commands: Commands, node: dict[str, str]) -> None:
+    command = commands.start("refused", "--executor", "slurm", "--slurm.partition", "none", variables=node)
+    out, _ = command.communicate(timeout=120)
+    assert command.returncode == 2
+    assert "SLURM did not take the job" in out
+    assert "invalid partition" in out
+    assert not [*(commands.folder / "refused-runs/plans").iterdir()]
