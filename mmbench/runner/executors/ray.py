@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import Any
 
 from mmbench.methods.config import ConfigError
 from mmbench.runner.executors.worker import run_worker
 from mmbench.runner.shared_plan import VARIABLES, SharedPlan
 from mmbench.runner.troubles import MachineError
+
+
+PATIENCE = 10.0
+"""Seconds in which the head of a cluster has to answer."""
 
 
 class RayExecutor:
@@ -34,9 +39,12 @@ class RayExecutor:
         except ImportError as error:
             raise ConfigError("--executor ray needs the library ray: pip install 'mmbench[ray]'.") from error
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        host, _, port = address.rpartition("://")[2].rpartition(":")
         try:
+            if port.isdecimal():  # Ray itself tries for minutes
+                socket.create_connection((host, int(port)), timeout=PATIENCE).close()
             ray.init(address=address or None, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(f"There is no Ray cluster at {address or 'this machine'}: {error}") from error
         self._ray: Any = ray
         self.address = address
