@@ -12,7 +12,6 @@ from mmbench.runner.executors.worker import run_worker
 from mmbench.runner.shared_plan import VARIABLES, SharedPlan
 from mmbench.runner.troubles import MachineError
 
-
 PATIENCE = 10.0
 """Seconds in which the head of a cluster has to answer."""
 
