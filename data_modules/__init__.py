@@ -17,8 +17,7 @@ from data_modules.iemocap import IEMOCAP, IEMOCAPDialogue, IEMOCAPMesm, IEMOCAPR
 from data_modules.names import check_name
 from data_modules.ravdess import RAVDESS
 from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, SplitLocked, TargetSpec, unknown
-from data_modules.store import FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, Record, StoreInfo, write_store
 from data_modules.synthetic import Synthetic, SyntheticClips, SyntheticDialogues
 
 __all__ = [

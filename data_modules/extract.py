@@ -53,12 +53,10 @@ from data_modules.importers.clips import (
     work_folder,
 )
 from data_modules.names import LONGEST, check_name
-from data_modules.new_store import check_output
 from data_modules.own_clips import find_clips, read_transcripts
-from data_modules.provenance import Recipe, digest
 from data_modules.schema import DataError, ModalityKind
-from data_modules.store import UNLABELLED, FeatureStore, Record, StoreInfo
-from data_modules.store_writer import Array, write_store
+from data_modules.store import UNLABELLED, Array, FeatureStore, Record, StoreInfo, check_output, write_store
+from data_modules.store.provenance import Recipe, digest
 from data_modules.transcripts import flaw_of
 
 NONE = "none"

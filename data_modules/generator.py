@@ -28,8 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.schema import MODALITIES, DataError, TargetKind, TargetSpec
-from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
 
 Array = npt.NDArray[np.float64]
 Causes = dict[str, Array]

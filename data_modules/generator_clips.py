@@ -17,8 +17,7 @@ import numpy as np
 from data_modules.generator import SEED, check_amounts, directions, grid, near_normal
 from data_modules.generator_dialogues import chance
 from data_modules.schema import TargetSpec
-from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
 
 EMOTIONS = ("sad", "calm", "angry", "happy")
 CLIPS = (96, 32, 64)

@@ -17,8 +17,7 @@ import numpy as np
 
 from data_modules.generator import SEED, check_amounts, directions, grid, near_normal
 from data_modules.schema import MODALITIES, TargetSpec
-from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
 
 EMOTIONS = ("happy", "sad", "neutral", "angry")
 DIMS = {"text": 16, "audio": 8, "vision": 12}

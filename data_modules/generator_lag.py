@@ -30,8 +30,7 @@ import numpy.typing as npt
 
 from data_modules.generator import SEED, SPEAKER, VIDEO, check_amounts, directions, grid, near_normal
 from data_modules.schema import MODALITIES, DataError, TargetSpec
-from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
 
 FEATURE_SET = "lag"
 LAG = 1

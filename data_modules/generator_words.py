@@ -19,10 +19,8 @@ import torch
 
 from data_modules.features.audio import media_library
 from data_modules.generator import SAMPLES, SEED, check_amounts, draw_causes, records
-from data_modules.new_store import check_output
 from data_modules.schema import MODALITIES, DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, Record, StoreInfo, check_output, write_store
 
 FEATURE_SET = "words"
 FILLERS = ("the", "a", "film", "scene", "um", "and")

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.budget import check_size
-from data_modules.provenance import Recipe
 from data_modules.schema import DataError
+from data_modules.store import Recipe
 
 RATE = 16_000
 WINDOW_MS = 64.0

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from data_modules.features.audio import RATE, Floats, media_library
-from data_modules.provenance import Recipe
 from data_modules.schema import DataError
+from data_modules.store import Recipe
 
 Level = Literal["egemaps", "egemaps-functionals"]
 

@@ -18,8 +18,8 @@ from torch.nn.functional import interpolate
 
 from data_modules.features.audio import media_library
 from data_modules.features.media import Pictures
-from data_modules.provenance import Recipe, array_digest, digest
 from data_modules.schema import DataError
+from data_modules.store.provenance import Recipe, array_digest, digest
 
 LONGEST = 512
 AT_ONCE = 16  # pictures that are encoded together

@@ -18,8 +18,8 @@ from data_modules.features.audio import media_library
 from data_modules.features.media import Pictures, resize
 from data_modules.features.openface import MIN_CONFIDENCE
 from data_modules.features.sampling import Sampling
-from data_modules.provenance import Recipe
 from data_modules.schema import DataError
+from data_modules.store import Recipe
 
 LANDMARKS = 68
 RAVDESS_VIDEO = (720, 1280)

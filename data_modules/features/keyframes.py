@@ -32,11 +32,8 @@ from rich.progress import track
 
 from data_modules.features.audio import media_library
 from data_modules.features.modes import HOP, RATE, WINDOW, Floats, Ints, NoModes, audio_maps, magnitudes
-from data_modules.new_store import check_output
-from data_modules.provenance import Recipe
 from data_modules.schema import DataError, unknown
-from data_modules.store import FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, Recipe, Record, StoreInfo, check_output, write_store
 
 MELS = 26
 TOP = 10

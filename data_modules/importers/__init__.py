@@ -22,11 +22,8 @@ from data_modules.budget import no_memory
 from data_modules.importers.clips import discard, work_folder
 from data_modules.importers.common import Source
 from data_modules.names import check_name
-from data_modules.new_store import check_output
 from data_modules.schema import DataError, unknown
-from data_modules.store import FeatureStore
-from data_modules.store_header import check_protocol
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, check_output, check_protocol, write_store
 
 __all__ = ["ImporterFunction", "Source", "import_store", "importer", "importers", "options_of"]
 

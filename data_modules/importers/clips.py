@@ -30,8 +30,8 @@ from data_modules.features.audio import NoSoundError
 from data_modules.features.faces import NoFaceError
 from data_modules.files import WriteError, atomic_path
 from data_modules.names import printable
-from data_modules.provenance import file_digest
 from data_modules.schema import DataError
+from data_modules.store.provenance import file_digest
 
 WORST_LOSS = 0.05
 NAMED = 20  # names in one note

@@ -32,7 +32,7 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Source:
-    """What an importer makes of a file: everything :func:`data_modules.store_writer.write_store` needs but the path.
+    """What an importer makes of a file: everything :func:`data_modules.store.write_store` needs but the path.
 
     Attributes:
         info: What is said of all samples.

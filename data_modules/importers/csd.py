@@ -30,9 +30,8 @@ from data_modules.importers.csd_files import NONE, CsdFile, find_files
 from data_modules.importers.csd_folds import TABLES, Segment, segments_in, segments_of, standard_folds
 from data_modules.importers.csd_videos import Alignment, Sequences, Video
 from data_modules.importers.misa import EMOTIONS, word_vectors
-from data_modules.provenance import Recipe
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import Record, StoreInfo
+from data_modules.store import Recipe, Record, StoreInfo
 
 
 def read(

@@ -22,8 +22,8 @@ from data_modules.features.media import CUT_SHARE, TOO_LARGE, read_frames, video
 from data_modules.features.sampling import CLOCK, Sampling
 from data_modules.importers.clips import FACELESS, TAKEN, Clip, Decoded, decode_clips
 from data_modules.importers.iemocap_tables import Turn
-from data_modules.provenance import Recipe, digest
 from data_modules.schema import DataError
+from data_modules.store.provenance import Recipe, digest
 
 Sound = Literal["logmel", "mfcc", "logmel+mfcc", "waveform", "none"]
 Array = npt.NDArray[Any]

@@ -34,7 +34,6 @@ import h5py
 import numpy as np
 
 from data_modules.features.encoders import TextEncoder
-from data_modules.hdf5 import Contents, open_hdf5
 from data_modules.importers.common import (
     SPLIT_NAMES,
     Array,
@@ -48,9 +47,10 @@ from data_modules.importers.common import (
 )
 from data_modules.importers.npz import Npz
 from data_modules.names import printable
-from data_modules.provenance import digest
 from data_modules.schema import MODALITIES, DataError, MetricFamily, TargetKind, TargetSpec, unknown
 from data_modules.store import FORMAT, Record, StoreInfo
+from data_modules.store.hdf5 import Contents, open_hdf5
+from data_modules.store.provenance import digest
 from data_modules.transcripts import flaw_of, read_texts
 
 TEXTS = ("group", "speaker", "transcript")

@@ -33,10 +33,10 @@ from data_modules.importers.ravdess_names import (
     split_tables,
     target,
 )
-from data_modules.provenance import Recipe, file_digest
 from data_modules.schema import DataError
 from data_modules.splits import LUNA5
 from data_modules.store import Record, StoreInfo
+from data_modules.store.provenance import Recipe, file_digest
 
 AudioFeatures = Literal["logmel", "mfcc", "logmel+mfcc", "egemaps", "egemaps-functionals"]
 Floats = npt.NDArray[np.float32]

@@ -21,7 +21,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_modules import provenance
 from data_modules.features.audio import Floats, NoSoundError, media_library, sound_recipe, to_int16, waveform_text
 from data_modules.features.faces import (
     CentreCrop,
@@ -52,7 +51,7 @@ from data_modules.importers.ravdess_names import (
     target,
 )
 from data_modules.schema import DataError, ModalityKind
-from data_modules.store import Record, StoreInfo
+from data_modules.store import Record, StoreInfo, provenance
 
 Modality = Literal["av", "video", "audio"]
 FaceCrop = Literal["none", "centre", "detector", "landmarks"]

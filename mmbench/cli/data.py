@@ -122,7 +122,7 @@ def download_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> in
 def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Read published files into a store and print what came in."""
     from data_modules.importers import import_store
-    from data_modules.summary import summary
+    from data_modules.store.summary import summary
 
     options = arguments.as_dict()
     source, out, dataset = (options.pop(key) for key in ("source", "out", "dataset"))
@@ -135,7 +135,7 @@ def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str
 def extract(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Make a store of clips and print what came in."""
     from data_modules.extract import Extractors, extract_store
-    from data_modules.summary import summary
+    from data_modules.store.summary import summary
 
     options = arguments.as_dict()
     clips, out, transcripts, dataset = (options.pop(key) for key in ("clips", "out", "transcripts", "dataset"))
@@ -147,7 +147,7 @@ def extract(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 def keyframes(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Make a store of key frames and print what it holds."""
     from data_modules.features.keyframes import keyframe_store
-    from data_modules.summary import summary
+    from data_modules.store.summary import summary
 
     console.print(summary(keyframe_store(arguments.source, arguments.out, arguments.variant)))
     say(f"Wrote {arguments.out}.")
@@ -157,7 +157,7 @@ def keyframes(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 def info(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Print what a store holds."""
     from data_modules.store import FeatureStore
-    from data_modules.summary import summary
+    from data_modules.store.summary import summary
 
     console.print(summary(FeatureStore(arguments.file)))
     return 0
@@ -186,7 +186,7 @@ def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> i
     from data_modules.generator_words import encoder_folder, write_words
     from data_modules.schema import DataError
     from data_modules.store import FeatureStore
-    from data_modules.summary import summary
+    from data_modules.store.summary import summary
 
     form = arguments.form
     if arguments.kind and form != "sequences":

@@ -21,8 +21,7 @@ from data_modules.schema import (
     TargetKind,
     TargetSpec,
 )
-from data_modules.store import Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import Record, StoreInfo, write_store
 
 KINDS: tuple[TargetKind, ...] = ("regression", "multiclass", "multilabel", "binary")
 DIMS = {"text": 7, "audio": 5, "vision": 6}

@@ -11,11 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules import store_writer
-from data_modules.provenance import Recipe, digest
 from data_modules.schema import TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import write as store_writer
+from data_modules.store.provenance import Recipe, digest
 
 RECIPE = Recipe("filter", {"bands": 2, "window_ms": 64.0}, libraries=("numpy",))
 INFO = StoreInfo(

@@ -13,8 +13,7 @@ from data_modules.base import FusionDataModule
 from data_modules.corruption import Corruption
 from data_modules.loading import clip_numbers
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, Record, StoreInfo, write_store
 
 SPLITS = ("train", "valid", "test")
 

@@ -23,7 +23,7 @@ from data_modules.features.media import read_frames, read_sound
 from data_modules.features.sampling import Sampling
 from data_modules.files import write_error
 from data_modules.importers import ravdess, ravdess_media
-from data_modules.store_writer import write_store
+from data_modules.store import write_store
 from mmbench.cli import main
 from mmbench.methods.lf_dnn import LFDNN
 from tests.data_modules.media_files import drawn_face, make_mp4, make_wav, tone

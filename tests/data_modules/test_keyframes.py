@@ -20,10 +20,8 @@ from data_modules.features.keyframes import (
     keyframe_store,
 )
 from data_modules.features.modes import RATE, NoModes, partition
-from data_modules.provenance import Recipe
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FORMAT, FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import FORMAT, FeatureStore, Recipe, Record, StoreInfo, write_store
 from tests.data_modules.stores import another_processor
 
 librosa = pytest.importorskip("librosa")

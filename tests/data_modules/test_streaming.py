@@ -19,7 +19,7 @@ import torch
 from data_modules import Batch, Corruption, DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec
 from data_modules.loading import BatchLoader, Pass
 from data_modules.schema import MODALITIES, ModalitySpec
-from data_modules.store_writer import write_store
+from data_modules.store import write_store
 from data_modules.streaming import StreamedLoader, automatic_workers
 
 SIZE = (8, 12)

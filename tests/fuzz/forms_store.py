@@ -10,9 +10,9 @@ import numpy as np
 from rich.console import Console
 
 from data_modules import FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, write_store
-from data_modules.digests import digests
-from data_modules.provenance import Recipe, digest
-from data_modules.summary import summary
+from data_modules.store.digests import digests
+from data_modules.store.provenance import Recipe, digest
+from data_modules.store.summary import summary
 from tests.fuzz.harness import Form
 from tests.fuzz.hdf5 import damage_hdf5, damage_heaps
 from tests.fuzz.mutations import Rng

@@ -14,8 +14,7 @@ from lightning.pytorch import Trainer
 
 from data_modules.base import FusionDataModule
 from data_modules.schema import TargetSpec
-from data_modules.store import Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import Record, StoreInfo, write_store
 from mmbench.methods import ConfigError
 from mmbench.methods.emotion_shift import EmotionShift
 from mmbench.testing.builders import make_spec, write_toy_store

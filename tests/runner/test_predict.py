@@ -15,9 +15,8 @@ import torch
 
 from data_modules import DataError, DataSpec, FeatureStore, FusionDataModule, Record, StoreInfo
 from data_modules.schema import TargetKind
-from data_modules.store import EVERYTHING, UNLABELLED
-from data_modules.store_writer import write_store
-from data_modules.summary import summary
+from data_modules.store import EVERYTHING, UNLABELLED, write_store
+from data_modules.store.summary import summary
 from mmbench.cli import main
 from mmbench.methods import ConfigError, FusionMethod, method
 from mmbench.methods.vcan import VCAN

@@ -17,7 +17,7 @@ from data_modules.importers import import_store, importers
 from data_modules.importers.erc import EMOTIONS
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
-from data_modules.summary import summary
+from data_modules.store.summary import summary
 from mmbench.cli import main
 from tests.data_modules.importers.iemocap_layouts import (
     COSMIC_VALID,

@@ -18,7 +18,7 @@ from data_modules.importers.iemocap_release import ClassSet, read, split_tables
 from data_modules.importers.iemocap_splits import COSMIC_VALID, read_lists
 from data_modules.schema import DataError
 from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
-from data_modules.summary import summary
+from data_modules.store.summary import summary
 from mmbench.cli import main
 from tests.data_modules.importers import iemocap_layouts as layouts
 from tests.data_modules.media_files import cut_file, make_wav

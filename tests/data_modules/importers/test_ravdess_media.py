@@ -18,8 +18,7 @@ from data_modules.importers.ravdess_media import read
 from data_modules.ravdess import RAVDESS
 from data_modules.schema import DataError
 from data_modules.splits import RAVDESS_PROTOCOLS
-from data_modules.store import FeatureStore
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, write_store
 from tests.data_modules.importers.ravdess_tree import TRIALS, pitch, place_of, write_release, write_sound, write_video
 from tests.data_modules.media_files import cut_file
 from tests.data_modules.stores import another_processor

@@ -13,10 +13,10 @@ import pytest
 
 from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, write_store
 from data_modules.budget import VARIABLE
-from data_modules.digests import digests
-from data_modules.provenance import digest
 from data_modules.store import SPLITS, UNLABELLED
-from data_modules.summary import summary
+from data_modules.store.digests import digests
+from data_modules.store.provenance import digest
+from data_modules.store.summary import summary
 from tests.data_modules.stores import RECIPE, edit
 
 Change = Callable[[h5py.File], object]

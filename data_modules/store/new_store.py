@@ -21,9 +21,9 @@ from typing import TypeVar
 import h5py
 
 from data_modules.files import atomic_path, explained, write_error
-from data_modules.hdf5 import Contents, open_hdf5
 from data_modules.schema import DataError
-from data_modules.store import FORMAT
+from data_modules.store.hdf5 import Contents, open_hdf5
+from data_modules.store.header import FORMAT
 
 Item = TypeVar("Item")
 

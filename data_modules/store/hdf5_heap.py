@@ -18,8 +18,8 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
-from data_modules import verified
 from data_modules.schema import DataError
+from data_modules.store import verified
 
 SIGNATURE = b"GCOL\x01"
 """How every heap begins that the library takes for one: four letters, and the only version."""
@@ -40,7 +40,7 @@ def check_heaps(path: Path, file: h5py.File, remedy: str) -> None:
     """Refuse a file with a heap in which the library would lose its way, whatever leads there.
 
     All of the file is read for that, once per state of it and process, or never where it was compared with its digest
-    in this state before (:func:`data_modules.verified.whole`).
+    in this state before (:func:`data_modules.store.verified.whole`).
 
     Args:
         path: The file.

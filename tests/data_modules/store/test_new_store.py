@@ -12,12 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules import new_store
 from data_modules.files import WriteError
-from data_modules.new_store import check_output
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, Record, StoreInfo, check_output, new_store, write_store
 
 resource = pytest.importorskip("resource")
 INFO = StoreInfo("mine", "set", TargetSpec("regression", ("score",)))

@@ -12,24 +12,16 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.digests import digests
 from data_modules.names import check_name, printable
-from data_modules.new_store import new_store
-from data_modules.provenance import Recipe, versions
 from data_modules.schema import MODALITIES, DataError, ModalitySpec, TargetSpec
-from data_modules.store import (
-    CHUNK_BYTES,
-    FORMAT,
-    SPLITS,
-    UNUSED,
-    VERSION,
-    Array,
-    FeatureStore,
-    Record,
-    SplitTables,
-    StoreInfo,
-)
-from data_modules.store_header import TYPES, check_protocol
+from data_modules.store.digests import digests
+from data_modules.store.header import FORMAT, SPLITS, TYPES, UNUSED, VERSION, Array, SplitTables, check_protocol
+from data_modules.store.new_store import new_store
+from data_modules.store.provenance import Recipe, versions
+from data_modules.store.read import FeatureStore
+from data_modules.store.sample import Record, StoreInfo
+
+CHUNK_BYTES = 1 << 20
 
 
 class _ModalityWriter:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.budget import Allowance, budget, no_memory
-from data_modules.hdf5_heap import AGAIN, check_heaps, texts_size
 from data_modules.names import printable
 from data_modules.schema import DataError
+from data_modules.store.hdf5_heap import AGAIN, check_heaps, texts_size
 
 MOST = 1 << 18
 """Objects in one file; more is a file made to keep a reader busy."""

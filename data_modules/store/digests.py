@@ -20,8 +20,8 @@ import h5py
 import numpy as np
 
 from data_modules.budget import check_size
-from data_modules.provenance import digest, update
 from data_modules.schema import DataError
+from data_modules.store.provenance import digest, update
 
 BLOCK_BYTES = 1 << 22
 """So much of an array is read at a time."""

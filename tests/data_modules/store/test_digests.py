@@ -13,11 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules import digests, provenance
-from data_modules.provenance import Recipe
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Record
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, Recipe, Record, digests, provenance, write_store
 from tests.data_modules.stores import INFO, RECIPE, another_processor, edit, make
 
 

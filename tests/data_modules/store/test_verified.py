@@ -14,11 +14,10 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules import hdf5_heap, verified
-from data_modules import store as module
 from data_modules.schema import DataError
-from data_modules.store import FeatureStore
-from data_modules.verified import _place as usual_place
+from data_modules.store import FeatureStore, hdf5_heap, verified
+from data_modules.store import read as module
+from data_modules.store.verified import _place as usual_place
 from tests.data_modules.stores import edit, make
 
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data_modules.provenance import Recipe, words
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
-from data_modules.summary import summary
+from data_modules.store import FeatureStore, Record, StoreInfo, write_store
+from data_modules.store.provenance import Recipe, words
+from data_modules.store.summary import summary
 from tests.data_modules.stores import make as make_both
 
 SCORES = [-3.0, -2.5, -1.5, -0.5, 0.5, 0.6, 1.5, 2.5, 3.0, 4.0]

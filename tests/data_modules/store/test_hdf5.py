@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules import hdf5, hdf5_heap, verified
 from data_modules.budget import VARIABLE
-from data_modules.hdf5 import Contents, open_hdf5
 from data_modules.schema import DataError
+from data_modules.store import hdf5, hdf5_heap, verified
+from data_modules.store.hdf5 import Contents, open_hdf5
 
 
 def link(file: h5py.File, other: Path) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
-from data_modules.hdf5 import Contents
 from data_modules.names import check_name
 from data_modules.schema import MODALITIES, STRICT, DataError, ModalitySpec, TargetSpec
+from data_modules.store.hdf5 import Contents
 
+FORMAT, VERSION = "mmbench-store", 2
 SPLITS = ("train", "valid", "test")
 UNUSED = -1
 EVERYTHING = "everything"

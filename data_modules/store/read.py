@@ -1,123 +1,23 @@
-"""The feature store: one HDF5 file per data set and feature set.
-
-Layout (format version 2)::
-
-    attrs            format, version, dataset, feature_set, target, modalities, aligned, notes, repairs, recipes,
-                     libraries, identity, content
-    ids, groups, speakers, transcripts    (N,) strings
-    targets                               (N,) or (N, C)
-    modalities/<name>/values              (sum T, D) ragged, no padding; (sum T,) token ids or samples of sound,
-                                          (sum T, C, H, W) frames
-    modalities/<name>/offsets             (N + 1,) first row of each sample
-    modalities/<name>/origins             (N,) SHA-256 of what each sample was computed from, where there is a recipe
-    splits/<protocol>/<fold>              (N,) int8: 0 train, 1 valid, 2 test, -1 unused
-
-The *identity* says what the data are and is part of every result made from the file; the *content* tells when the file
-was changed after it was made (:mod:`data_modules.digests`).
-"""
+"""Reading a feature store: its header when it is opened, values when they are wanted, its digests on demand."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from data_modules import verified
 from data_modules.budget import check_size
-from data_modules.digests import digests
-from data_modules.hdf5 import Contents, open_hdf5, reading
-from data_modules.provenance import Recipe
-from data_modules.schema import DataError, DataSpec, ModalityKind, TargetSpec
-from data_modules.store_header import EVERYTHING, SPLITS, UNUSED, Array, SplitTables, StoreHeader, read_header
+from data_modules.schema import DataError, DataSpec
+from data_modules.store import verified
+from data_modules.store.digests import digests
+from data_modules.store.hdf5 import Contents, open_hdf5, reading
+from data_modules.store.header import EVERYTHING, FORMAT, SPLITS, VERSION, Array, StoreHeader, read_header
 
-__all__ = [
-    "CHUNK_BYTES",
-    "EVERYTHING",
-    "FORMAT",
-    "SPLITS",
-    "UNLABELLED",
-    "UNUSED",
-    "VERSION",
-    "Array",
-    "FeatureStore",
-    "Record",
-    "SplitTables",
-    "StoreInfo",
-]
-
-FORMAT, VERSION = "mmbench-store", 2
-CHUNK_BYTES = 1 << 20
 REMEDY = "Remove it and make it again with `mmbench data import`."
-
-
-UNLABELLED = TargetSpec("regression", ())
-"""The target of clips that nobody has labelled: nothing, in ``(N, 0)`` numbers."""
-
-
-@dataclass
-class Record:
-    """One sample on its way into a store.
-
-    Attributes:
-        id: Stable name, such as ``video[clip]``.
-        inputs: By modality ``(T, D)`` features, ``(T,)`` token ids, ``(T, 3, H, W)`` frames (RGB, uint8) or a ``(T,)``
-            waveform (int16, or float16 from -1 to 1), without padding.
-        target: A number, or one per output.
-        split: ``train``, ``valid``, ``test``, or None when the splits come from elsewhere or the sample is unused.
-        group: Video or dialogue that the sample is part of.
-        speaker: Speaker or actor.
-        transcript: What is said.
-        origins: By modality that has a recipe the SHA-256 of what the inputs were computed from.
-    """
-
-    id: str
-    inputs: dict[str, Array]
-    target: float | Array
-    split: str | None = None
-    group: str = ""
-    speaker: str = ""
-    transcript: str = ""
-    origins: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StoreInfo:
-    """What is said of all samples together.
-
-    Attributes:
-        dataset: Key of the data set.
-        feature_set: Name of the feature set.
-        target: What the targets mean; :data:`UNLABELLED` where there are none.
-        sources: By modality the extractor and its settings, in words.
-        kinds: By modality its kind, where it is not ``features``.
-        sizes: By modality the size of the vocabulary, for tokens.
-        unknown: By modality the id that stands for a missing token.
-        rates: By modality the steps per second, for frames and waveforms where it is one for all.
-        aligned: Whether the modalities of a sample share one time axis.
-        notes: What the importer found worth saying.
-        recipes: By modality how its values are computed, where that is done here; values without a recipe are those of
-            others, or the same on every processor, and count as they are.
-        libraries: By package the version that made what is taken from another store.
-    """
-
-    dataset: str
-    feature_set: str
-    target: TargetSpec
-    sources: Mapping[str, str] = field(default_factory=dict)
-    kinds: Mapping[str, ModalityKind] = field(default_factory=dict)
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    unknown: Mapping[str, int] = field(default_factory=dict)
-    rates: Mapping[str, float] = field(default_factory=dict)
-    aligned: bool = False
-    notes: tuple[str, ...] = ()
-    recipes: Mapping[str, Recipe] = field(default_factory=dict)
-    libraries: Mapping[str, str] = field(default_factory=dict)
 
 
 class FeatureStore(StoreHeader):
@@ -130,7 +30,7 @@ class FeatureStore(StoreHeader):
         identity: SHA-256 of what the data are; results of one identity may share a board.
         content: SHA-256 of everything in the file but its notes.
         recipes: By modality whose values were computed here how, as plain containers
-            (:meth:`data_modules.provenance.Recipe.to_dict`).
+            (:meth:`data_modules.store.provenance.Recipe.to_dict`).
         origins: By modality with a recipe the ``(N,)`` SHA-256 of what each sample was computed from.
         libraries: By package the version that computed values; empty where nothing was computed.
 
@@ -226,7 +126,7 @@ class FeatureStore(StoreHeader):
                         data.read_direct(values, source, slice(int(own[run[0]]), int(own[run[-1] + 1])))
         except DataError:
             raise
-        except Exception as error:  # of many types, see data_modules.hdf5.reading
+        except Exception as error:  # of many types, see data_modules.store.hdf5.reading
             raise DataError(
                 f"{self.path} could be opened and cannot be read any more ({name}: {error}). Put it back, or make it "
                 "again with `mmbench data import`."

@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from data_modules.provenance import words
 from data_modules.schema import DataError, TargetSpec
 from data_modules.store import SPLITS, FeatureStore
+from data_modules.store.provenance import words
 
 BINS = 7
 ROUNDED_SCALES = range(4, 11)
