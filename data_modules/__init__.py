@@ -8,11 +8,11 @@ from types import ModuleType
 from typing import Any
 
 from data_modules import plugins
-from data_modules.base import FusionDataModule
+from data_modules.batches.corruption import Corruption
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.card import DataCard
 from data_modules.cmu_mosei import CMUMOSEI
 from data_modules.cmu_mosi import CMUMOSI
-from data_modules.corruption import Corruption
 from data_modules.iemocap import IEMOCAP, IEMOCAPDialogue, IEMOCAPMesm, IEMOCAPRaw
 from data_modules.names import check_name
 from data_modules.ravdess import RAVDESS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from data_modules.base import FusionDataModule, Normalize
+from data_modules.batches.data_module import FusionDataModule, Normalize
 from data_modules.card import DataCard
 
 

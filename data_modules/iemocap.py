@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.card import DataCard
 
 CITATION = "Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, LRE 42 (2008)."

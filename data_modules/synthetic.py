@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data_modules import generator_lag
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.card import DataCard
 from data_modules.generator import ceilings
 from data_modules.schema import MODALITIES, TargetKind

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.speed.loops import fitted
 from benchmarks.speed.measure import Row, Setting, in_turn
 from benchmarks.speed.mosi import BATCH, STEPS
-from data_modules.loading import Ragged, ResidentSplit
+from data_modules.batches.loading import Ragged, ResidentSplit
 
 
 class PaddedSamples(Dataset[dict[str, Any]]):

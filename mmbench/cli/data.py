@@ -178,7 +178,7 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 
 def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Make a generated data set and print what it holds."""
-    from data_modules.base import FusionDataModule
+    from data_modules.batches.data_module import FusionDataModule
     from data_modules.generator import write_synthetic
     from data_modules.generator_clips import write_clips
     from data_modules.generator_dialogues import write_dialogues

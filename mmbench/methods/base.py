@@ -20,8 +20,8 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from data_modules.base import FusionDataModule
-from data_modules.loading import Pass
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.batches.loading import Pass
 from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.card import MethodCard
 from mmbench.methods.checkpoint import VERSION, read_checkpoint, restore, version

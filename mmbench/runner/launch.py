@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from data_modules.streaming import READERS, automatic_workers
+from data_modules.batches.streaming import READERS, automatic_workers
 from mmbench.methods import methods
 from mmbench.runner.code import code_hash
 from mmbench.runner.environment import Tracker

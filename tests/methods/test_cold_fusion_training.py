@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from scipy.stats import spearmanr
 from torch import nn
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.cold_fusion import COLDFusion
 from mmbench.testing.builders import make_spec, write_toy_store

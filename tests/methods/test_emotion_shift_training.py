@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import TargetSpec
 from data_modules.store import Record, StoreInfo, write_store
 from mmbench.methods import ConfigError

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.base import FusionDataModule
-from data_modules.corruption import Corruption
+from data_modules.batches.corruption import Corruption
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.config import ConfigError
 from mmbench.methods.emt_dlfr import EMTDLFR, EMTNetwork

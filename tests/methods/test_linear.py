@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score, mean_absolute_error
 from sklearn.preprocessing import StandardScaler
 
 from data_modules import Corruption
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import DataError, ModalitySpec, Sequence
 from mmbench.methods import ConfigError, method
 from mmbench.methods.linear import STRENGTHS, Linear, mean_and_deviation

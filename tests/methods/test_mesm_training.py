@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.mesm import MESM
 from mmbench.nn.sparse import SparseTower

@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 import torch
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import MODALITIES, Sequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mmim import MMIM, MMIMNetwork

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import Sequence
 from mmbench.methods.mmmie import MMMIE
 from mmbench.testing.builders import make_spec, write_toy_store

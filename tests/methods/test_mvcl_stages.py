@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mvcl import MVCL

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.features.keyframes import keyframe_store
 from data_modules.schema import Batch, Sequence
 from mmbench.methods import ConfigError, method

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import Batch, Sequence
 from mmbench.methods import FusionMethod
 from mmbench.methods.base import Output

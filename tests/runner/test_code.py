@@ -107,7 +107,7 @@ def test_what_decides_nothing_changes_nothing(root: Path, file: str, edit: Calla
         ("mmbench/metrics/confusion.py", appended("X = 1")),
         ("mmbench/metrics/families.py", appended("X = 1")),
         ("mmbench/tasks.py", appended("X = 1")),
-        ("data_modules/loading.py", appended("X = 1")),
+        ("data_modules/batches/loading.py", appended("X = 1")),
         (BASE, appended("X = 1")),
         ("mmbench/runner/callbacks.py", appended("X = 1")),
         ("mmbench/methods/__init__.py", appended("print(methods())")),
@@ -143,8 +143,8 @@ def test_the_files_are_those_that_the_method_needs() -> None:
         "mmbench.metrics.families",
         "mmbench.metrics.sentiment",
         "mmbench.tasks",
-        "data_modules.base",
-        "data_modules.loading",
+        "data_modules.batches.data_module",
+        "data_modules.batches.loading",
     } <= set(files)
     unwanted = (
         "mmbench.report",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data_modules import corruption as module
-from data_modules.corruption import Corruption, corrupt, kept_modalities, kept_steps, noise, sample_keys
+from data_modules.batches import corruption as module
+from data_modules.batches.corruption import Corruption, corrupt, kept_modalities, kept_steps, noise, sample_keys
 from data_modules.schema import MODALITIES, DataError
 
 WORD = 2**64 - 1

@@ -11,10 +11,10 @@ from lightning.pytorch import Trainer
 from scipy import stats
 
 from data_modules import Batch, Corruption, DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec
-from data_modules.corruption import donors, exchanged, sample_keys
+from data_modules.batches.corruption import donors, exchanged, sample_keys
 from data_modules.store import write_store
 from mmbench.methods.linear import Linear
-from tests.data_modules.test_streaming import write_clips
+from tests.data_modules.batches.test_streaming import write_clips
 
 TEXT = Corruption(shuffled="text")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.base import FusionDataModule
-from data_modules.corruption import Corruption
-from data_modules.loading import clip_numbers
+from data_modules.batches.corruption import Corruption
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.batches.loading import clip_numbers
 from data_modules.schema import DataError, TargetSpec
 from data_modules.store import FeatureStore, Record, StoreInfo, write_store
 

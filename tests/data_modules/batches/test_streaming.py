@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from data_modules import Batch, Corruption, DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec
-from data_modules.loading import BatchLoader, Pass
+from data_modules.batches.loading import BatchLoader, Pass
+from data_modules.batches.streaming import StreamedLoader, automatic_workers
 from data_modules.schema import MODALITIES, ModalitySpec
 from data_modules.store import write_store
-from data_modules.streaming import StreamedLoader, automatic_workers
 
 SIZE = (8, 12)
 

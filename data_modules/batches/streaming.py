@@ -1,7 +1,7 @@
 """Batches of raw media: read from the store when they are needed, by worker processes, never the whole split.
 
-The orders are those of :class:`data_modules.loading.BatchLoader`; only where a batch comes from differs. What is in
-memory at a time is a few batches, however many clips there are.
+The orders are those of :class:`data_modules.batches.loading.BatchLoader`; only where a batch comes from differs. What
+is in memory at a time is a few batches, however many clips there are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_modules.loading import BatchLoader, ResidentSplit
+from data_modules.batches.loading import BatchLoader, ResidentSplit
 from data_modules.schema import Batch, DataError
 
 MOST_WORKERS = 4
@@ -115,7 +115,7 @@ class StreamedLoader(BatchLoader):
         split: The samples.
         batch_size: Samples per batch; the last batch may be smaller.
         workers: Reading processes; with 0 the training process reads, and also where it may not start any (a daemon).
-        options: Further arguments of :class:`data_modules.loading.BatchLoader`.
+        options: Further arguments of :class:`data_modules.batches.loading.BatchLoader`.
     """
 
     def __init__(self, split: StreamedSplit, batch_size: int, *, workers: int, **options: Any) -> None:

@@ -13,12 +13,20 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
+from data_modules.batches.corruption import (
+    Corruption,
+    corrupt,
+    exchanged,
+    kept_modalities,
+    kept_steps,
+    noise,
+    sample_keys,
+)
+from data_modules.batches.loading import BatchLoader, Pass, Ragged, ResidentSplit, clip_numbers
+from data_modules.batches.streaming import StreamedLoader, StreamedSplit, automatic_workers
 from data_modules.card import DataCard
-from data_modules.corruption import Corruption, corrupt, exchanged, kept_modalities, kept_steps, noise, sample_keys
-from data_modules.loading import BatchLoader, Pass, Ragged, ResidentSplit, clip_numbers
 from data_modules.schema import MEDIA, MODALITIES, DataError, DataSpec, SplitLocked, TargetKind, unknown
 from data_modules.store import EVERYTHING, Array, FeatureStore
-from data_modules.streaming import StreamedLoader, StreamedSplit, automatic_workers
 
 Normalize = Literal["none", "train"]
 CONSTANT = 1e-8

@@ -23,7 +23,7 @@ from data_modules import (
     datasets,
     write_store,
 )
-from data_modules.loading import BatchLoader, Pass
+from data_modules.batches.loading import BatchLoader, Pass
 
 
 def fitted(store: FeatureStore, **options: object) -> FusionDataModule:
