@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_modules.features.audio import media_library
 from data_modules.generator import SAMPLES, SEED, check_amounts, draw_causes, records
+from data_modules.libraries import optional_library
 from data_modules.schema import MODALITIES, DataError, TargetSpec
 from data_modules.store import FeatureStore, Record, StoreInfo, check_output, write_store
 
@@ -74,7 +74,7 @@ def write_encoder(folder: Path, seed: int) -> None:
     Raises:
         DataError: When the extra ``text`` is not installed.
     """
-    library = media_library("transformers", "A data set of words", "text")
+    library = optional_library("transformers", "A data set of words", "text")
     if folder.exists() and not (folder / CONFIG).is_file():
         raise DataError(f"{folder}, where the encoder would lie, is something else. Give the store another name.")
     folder.mkdir(parents=True, exist_ok=True)

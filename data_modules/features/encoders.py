@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
 
-from data_modules.features.audio import media_library
 from data_modules.features.media import Pictures
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError
 from data_modules.store.provenance import Recipe, array_digest, digest
 
@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def _load(part: str, name: str, what: str) -> Any:
-    transformers = media_library("transformers", what, "text")
+    transformers = optional_library("transformers", what, "text")
     try:
         return getattr(transformers, part).from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -150,7 +150,7 @@ class ImageEncoder:
     def __init__(self, name: str) -> None:
         model = _load("AutoModel", name, "The image encoder").eval()
         self.model = _placed(getattr(model, "vision_model", model), name, "The image encoder")
-        library = media_library("transformers.image_processing_base", "The image encoder", "text")
+        library = optional_library("transformers.image_processing_base", "The image encoder", "text")
         try:
             said, _ = library.ImageProcessingMixin.get_image_processor_dict(name)
         except OSError:  # models may come without a processor

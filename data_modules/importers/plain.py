@@ -46,12 +46,12 @@ from data_modules.importers.common import (
     string,
 )
 from data_modules.importers.npz import Npz
+from data_modules.importers.transcripts import flaw_of, read_texts
 from data_modules.names import printable
 from data_modules.schema import MODALITIES, DataError, MetricFamily, TargetKind, TargetSpec, unknown
 from data_modules.store import FORMAT, Record, StoreInfo
 from data_modules.store.hdf5 import Contents, open_hdf5
 from data_modules.store.provenance import digest
-from data_modules.transcripts import flaw_of, read_texts
 
 TEXTS = ("group", "speaker", "transcript")
 COLUMNS = ("id", "label", "split", *TEXTS)

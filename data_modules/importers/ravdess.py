@@ -33,6 +33,7 @@ from data_modules.importers.ravdess_names import (
     split_tables,
     target,
 )
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError
 from data_modules.splits import LUNA5
 from data_modules.store import Record, StoreInfo
@@ -174,7 +175,7 @@ def read(
     faces = read_face(Path(face), (name.take for name in clips)) if face else None
     sound = _sound(audio_features, mels, mfccs, window_ms, hop_ms, trim_db)
     for library in ("soundfile", "librosa"):
-        audio.media_library(library)
+        optional_library(library)
     faceless = [name.stem for name in clips if faces and name.take not in faces.by_take]
     refuse_loss(f"have no face in {face}", faceless, len(clips))
 

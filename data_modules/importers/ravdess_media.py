@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.features.audio import Floats, NoSoundError, media_library, sound_recipe, to_int16, waveform_text
+from data_modules.features.audio import Floats, NoSoundError, sound_recipe, to_int16, waveform_text
 from data_modules.features.faces import (
     CentreCrop,
     FaceCropper,
@@ -50,6 +50,7 @@ from data_modules.importers.ravdess_names import (
     split_tables,
     target,
 )
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError, ModalityKind
 from data_modules.store import Record, StoreInfo, provenance
 
@@ -162,7 +163,7 @@ def read(
     """
     settings = _Settings(modality, recipe, frames, every, size, rate, face)
     for library in ("av", "soundfile", "librosa"):
-        media_library(library, "Raw media")
+        optional_library(library, "Raw media")
     names, foreign = find_clips(Path(source), channel, _WANTED[modality])
     check_actors({name.actor for name in names}, channel)  # now, not after an hour of decoding
     tables = _tables(settings, landmarks, names)
@@ -319,7 +320,7 @@ def _notes(settings: _Settings, decoded: Decoded) -> list[str]:
 
 def _sound_notes(names: dict[RavdessName, Path]) -> list[str]:
     """Return what is known to be odd in the sound of the release: clips in stereo, and clips with the same samples."""
-    soundfile = media_library("soundfile")
+    soundfile = optional_library("soundfile")
     stereo = [name.stem for name, path in names.items() if soundfile.info(path).channels > 1]
     alike: dict[str, list[str]] = defaultdict(list)
     for name, path in names.items():

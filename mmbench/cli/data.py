@@ -50,7 +50,7 @@ def fill_download(parser: ArgumentParser) -> None:
 
 def _formats() -> dict[str, Command]:
     """Return a command per format."""
-    from data_modules.importers import importers
+    from data_modules.formats import importers
 
     return {
         name: Command(
@@ -70,7 +70,7 @@ def _fill_import(read: Callable[..., Any], parser: ArgumentParser) -> None:
 
 def fill_extract(parser: ArgumentParser) -> None:
     """Add the arguments of ``data extract``."""
-    from data_modules.extract import Extractors
+    from data_modules.importers.extract import Extractors
 
     parser.add_argument("clips", nargs="+", type=Path, help="videos, sound files, and folders of them")
     parser.add_argument("--out", type=Path, required=True, help="store to write")
@@ -121,7 +121,7 @@ def download_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> in
 
 def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Read published files into a store and print what came in."""
-    from data_modules.importers import import_store
+    from data_modules.formats import import_store
     from data_modules.store.summary import summary
 
     options = arguments.as_dict()
@@ -134,7 +134,7 @@ def import_data(form: str, arguments: Namespace, dotted: dict[str, dict[str, str
 
 def extract(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Make a store of clips and print what came in."""
-    from data_modules.extract import Extractors, extract_store
+    from data_modules.importers.extract import Extractors, extract_store
     from data_modules.store.summary import summary
 
     options = arguments.as_dict()

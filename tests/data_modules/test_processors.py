@@ -28,7 +28,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 IMPORTED = """
 import sys, pathlib
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 source, out, face = map(pathlib.Path, sys.argv[1:])
 store = import_store("ravdess", source, out, dataset="ravdess", options={"face": str(face)})
 print(store.identity, store.content)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_modules.features import openface
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.importers.csd_folds import segments_in, standard_folds
 from data_modules.importers.iemocap_splits import read_lists
 from data_modules.importers.iemocap_tables import read_turns

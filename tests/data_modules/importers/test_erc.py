@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data_modules import FusionDataModule
-from data_modules.importers import import_store, importers
+from data_modules.formats import import_store, importers
 from data_modules.importers.erc import EMOTIONS
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore

@@ -11,7 +11,8 @@ import pytest
 from data_modules import FusionDataModule
 from data_modules.features.faces import HaarFace
 from data_modules.features.sampling import Sampling
-from data_modules.importers import iemocap_media, iemocap_release, import_store
+from data_modules.formats import import_store
+from data_modules.importers import iemocap_media, iemocap_release
 from data_modules.importers.iemocap_media import speakers_pictures
 from data_modules.importers.iemocap_tables import Turn, read_turns
 from data_modules.schema import DataError

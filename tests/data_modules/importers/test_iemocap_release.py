@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_modules import FusionDataModule, dataset
-from data_modules.importers import import_store, importers
+from data_modules.formats import import_store, importers
 from data_modules.importers.iemocap_release import ClassSet, read, split_tables
 from data_modules.importers.iemocap_splits import COSMIC_VALID, read_lists
 from data_modules.schema import DataError

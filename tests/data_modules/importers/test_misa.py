@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.importers.misa import word_vectors
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 from tests.data_modules.importers.layouts import ALIGNED, UNALIGNED, check, dump, make_content, mmsa, mult

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.importers.values import array, column, labels, named, shown, text, whole
 from data_modules.schema import DataError
 from tests.data_modules.importers.iemocap_layouts import few_conversations, tuple9, tuple12

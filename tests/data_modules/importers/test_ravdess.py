@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from data_modules.features import audio
-from data_modules.importers import import_store, options_of
+from data_modules.formats import import_store, options_of
 from data_modules.importers.ravdess import read
 from data_modules.importers.ravdess_names import RavdessName, design, find_clips
 from data_modules.schema import DataError

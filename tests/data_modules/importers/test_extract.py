@@ -14,7 +14,6 @@ import torch
 from transformers import BertModel
 
 from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, extract
-from data_modules.extract import Extractors, extract_store, find_clips, read_transcripts
 from data_modules.features import media
 from data_modules.features.audio import log_mel
 from data_modules.features.encoders import TextEncoder
@@ -23,6 +22,7 @@ from data_modules.features.media import read_frames, read_sound
 from data_modules.features.sampling import Sampling
 from data_modules.files import write_error
 from data_modules.importers import ravdess, ravdess_media
+from data_modules.importers.extract import Extractors, extract_store, find_clips, read_transcripts
 from data_modules.store import write_store
 from mmbench.cli import main
 from mmbench.methods.lf_dnn import LFDNN

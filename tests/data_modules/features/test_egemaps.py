@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from data_modules.features.audio import RATE, Floats
 from data_modules.features.egemaps import Egemaps, TooShortError
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.schema import DataError
 from tests.data_modules.importers.ravdess_tree import TRIALS, write_sound
 

@@ -24,7 +24,6 @@ from data_modules.features.audio import (
     WINDOW_MS,
     Floats,
     log_mel,
-    media_library,
     mfcc,
     sound_recipe,
     to_int16,
@@ -52,12 +51,13 @@ from data_modules.importers.clips import (
     listed,
     work_folder,
 )
+from data_modules.importers.own_clips import find_clips, read_transcripts
+from data_modules.importers.transcripts import flaw_of
+from data_modules.libraries import optional_library
 from data_modules.names import LONGEST, check_name
-from data_modules.own_clips import find_clips, read_transcripts
 from data_modules.schema import DataError, ModalityKind
 from data_modules.store import UNLABELLED, Array, FeatureStore, Record, StoreInfo, check_output, write_store
 from data_modules.store.provenance import Recipe, digest
-from data_modules.transcripts import flaw_of
 
 NONE = "none"
 
@@ -245,7 +245,7 @@ def extract_store(
     texts = read_transcripts(transcripts, clips)
     # Before hours of decoding, whatever is not installed says so.
     for library in ("av", "soundfile", "librosa"):
-        media_library(library, "Making a store of clips")
+        optional_library(library, "Making a store of clips")
     described, recipes = extractors.info(), extractors.recipes
     folder = work_folder(out)
     decoded = decode_clips(

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from data_modules import DataError, budget
-from data_modules.extract import Extractors, extract_store
 from data_modules.features import media
 from data_modules.features.audio import RATES, load_audio
 from data_modules.features.media import read_frames, read_media, read_sound
 from data_modules.features.sampling import Sampling, VideoInfo
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.importers.clips import Clip, decode_clips
+from data_modules.importers.extract import Extractors, extract_store
 from tests.data_modules.media_files import make_mp4, make_wav
 
 SOUND = Extractors(vision="none")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from data_modules.budget import check_size
 from data_modules.features.media import SOUND_ENDINGS
+from data_modules.importers.transcripts import read_table
 from data_modules.schema import DataError
-from data_modules.transcripts import read_table
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MORE_SOUND_ENDINGS = (".m4a", ".aac", ".opus", ".wma", ".amr")
