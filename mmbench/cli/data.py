@@ -92,7 +92,7 @@ def fill_keyframes(parser: ArgumentParser) -> None:
 
 def fill_synth(parser: ArgumentParser) -> None:
     """Add the arguments of ``data synth``."""
-    from data_modules.generator import SEED, TARGETS
+    from data_modules.datasets.synthetic.generator import SEED, TARGETS
 
     parser.add_argument(
         "form",
@@ -179,11 +179,11 @@ def check(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
 def make_synthetic(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Make a generated data set and print what it holds."""
     from data_modules.batches.data_module import FusionDataModule
-    from data_modules.generator import write_synthetic
-    from data_modules.generator_clips import write_clips
-    from data_modules.generator_dialogues import write_dialogues
-    from data_modules.generator_lag import LAG, feature_set_of, write_lag
-    from data_modules.generator_words import encoder_folder, write_words
+    from data_modules.datasets.synthetic.clips import write_clips
+    from data_modules.datasets.synthetic.dialogues import write_dialogues
+    from data_modules.datasets.synthetic.generator import write_synthetic
+    from data_modules.datasets.synthetic.lag import LAG, feature_set_of, write_lag
+    from data_modules.datasets.synthetic.words import encoder_folder, write_words
     from data_modules.schema import DataError
     from data_modules.store import FeatureStore
     from data_modules.store.summary import summary

@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from data_modules.generator_clips import write_clips
+from data_modules.datasets.synthetic.clips import write_clips
 from mmbench.runner import launch as launch_module
 from mmbench.runner.launch import Options, launch, work
 from mmbench.runner.lease import Lease

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, write_store
-from data_modules.generator import write_synthetic
-from data_modules.generator_dialogues import write_dialogues
-from data_modules.generator_lag import write_lag
+from data_modules.datasets.synthetic.dialogues import write_dialogues
+from data_modules.datasets.synthetic.generator import write_synthetic
+from data_modules.datasets.synthetic.lag import write_lag
 from mmbench.methods import ConfigError
 from mmbench.runner.again import trials_again
 from mmbench.runner.launch import Options

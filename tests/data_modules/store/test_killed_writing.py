@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_modules import files
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 from data_modules.store import FeatureStore
 
 SAMPLES = (64, 24, 24)

@@ -10,8 +10,8 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neural_network import MLPRegressor
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from data_modules import generator
-from data_modules.generator import CAUSES, MODALITIES, ceiling, ceilings, write_synthetic
+from data_modules.datasets.synthetic import generator
+from data_modules.datasets.synthetic.generator import CAUSES, MODALITIES, ceiling, ceilings, write_synthetic
 from data_modules.schema import DataError
 
 SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(MODALITIES, size)]

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from data_modules import Synthetic
-from data_modules.generator import CAUSES, directions, draw_causes, write_synthetic
-from data_modules.generator_words import encoder_folder, write_words
+from data_modules.datasets.synthetic.generator import CAUSES, directions, draw_causes, write_synthetic
+from data_modules.datasets.synthetic.words import encoder_folder, write_words
 from data_modules.schema import DataError
 
 SAMPLES = (60, 10, 10)

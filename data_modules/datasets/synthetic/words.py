@@ -1,8 +1,9 @@
 """Generated sequences whose text is words: a transcript that a tokenizer cuts and a tiny encoder reads.
 
-The score and what audio and vision say are those of :mod:`data_modules.generator`. A transcript says its level by how
-many of four words are ``good`` and how many ``bad``, its sign by two words ``yes`` or ``no``, and nothing by the other
-words, in any order. The encoder is a BERT of two layers that has learnt nothing yet, so that a method must train it.
+The score and what audio and vision say are those of :mod:`data_modules.datasets.synthetic.generator`. A transcript says
+its level by how many of four words are ``good`` and how many ``bad``, its sign by two words ``yes`` or ``no``, and
+nothing by the other words, in any order. The encoder is a BERT of two layers that has learnt nothing yet, so that a
+method must train it.
 
 Transcripts and sequences are the same on every machine; the weights are those that PyTorch draws for a seed.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_modules.generator import SAMPLES, SEED, check_amounts, draw_causes, records
+from data_modules.datasets.synthetic.generator import SAMPLES, SEED, check_amounts, draw_causes, records
 from data_modules.libraries import optional_library
 from data_modules.schema import MODALITIES, DataError, TargetSpec
 from data_modules.store import FeatureStore, Record, StoreInfo, check_output, write_store

@@ -9,9 +9,17 @@ import numpy as np
 import pytest
 
 from data_modules import DataError, FeatureStore
-from data_modules.generator import directions
-from data_modules.generator_clips import FRAME_RATE, SIZE, SOUND_RATE, write_clips
-from data_modules.generator_dialogues import DIALOGUES, DIMS, DOUBT, EMOTIONS, SHIFT, UTTERANCES, write_dialogues
+from data_modules.datasets.synthetic.clips import FRAME_RATE, SIZE, SOUND_RATE, write_clips
+from data_modules.datasets.synthetic.dialogues import (
+    DIALOGUES,
+    DIMS,
+    DOUBT,
+    EMOTIONS,
+    SHIFT,
+    UTTERANCES,
+    write_dialogues,
+)
+from data_modules.datasets.synthetic.generator import directions
 
 
 @pytest.fixture(scope="module")

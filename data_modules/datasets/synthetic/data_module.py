@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from data_modules import generator_lag
 from data_modules.batches.data_module import FusionDataModule
 from data_modules.card import DataCard
-from data_modules.generator import ceilings
+from data_modules.datasets.synthetic.generator import ceilings
+from data_modules.datasets.synthetic.lag import ceilings as lag_ceilings
+from data_modules.datasets.synthetic.lag import lag_of
 from data_modules.schema import MODALITIES, TargetKind
 
 
@@ -15,17 +16,18 @@ class Synthetic(FusionDataModule):
     key = "synthetic"
     card = DataCard(
         title="synthetic",
-        citation="Made by data_modules.generator.",
+        citation="Made by data_modules.datasets.synthetic.generator.",
         licence="MIT, as this project.",
         content=(
-            "Three sets of features. The usual one: a score from -3 to 3 with parts that only text, only audio or only "
-            "vision carry and parts that only two modalities together carry, or classes and labels made from it; "
-            "sequences are not aligned (`data_modules.generator`). The feature set `lag`: a score by how much vision "
-            "agrees with what audio said a step before, of which nothing tells but order in time across the two; "
-            "sequences share one clock, and text means nothing (`data_modules.generator_lag`). `words`: the usual "
-            "score, with transcripts for a tokenizer and an untrained encoder, which lie beside the store "
-            "(`data_modules.generator_words`): --data.tokenizer data/synthetic-words --method.text_encoder "
-            "data/synthetic-words. `ceilings` of the first two gives the best reachable scores."
+            "Three sets of features. The usual one: a score from -3 to 3 with parts that only text, only audio or "
+            "only vision carry and parts that only two modalities together carry, or classes and labels made from it; "
+            "sequences are not aligned (`data_modules.datasets.synthetic.generator`). The feature set `lag`: a score "
+            "by how much vision agrees with what audio said a step before, of which nothing tells but order in time "
+            "across the two; sequences share one clock, and text means nothing "
+            "(`data_modules.datasets.synthetic.lag`). `words`: the usual score, with transcripts for a tokenizer and "
+            "an untrained encoder, which lie beside the store (`data_modules.datasets.synthetic.words`): "
+            "--data.tokenizer data/synthetic-words --method.text_encoder data/synthetic-words. `ceilings` of the "
+            "first two gives the best reachable scores."
         ),
         features="Vectors per step whose latent causes can be recovered exactly.",
         splits="standard: drawn independently.",
@@ -36,8 +38,8 @@ class Synthetic(FusionDataModule):
     @classmethod
     def reachable(cls, feature_set: str, kind: TargetKind, metric: str) -> dict[str, float]:
         """Return the ceilings of a metric: by what is read, and without the order in time."""
-        if lag := generator_lag.lag_of(feature_set):
-            return {name: values[metric] for name, values in generator_lag.ceilings(lag).items() if metric in values}
+        if lag := lag_of(feature_set):
+            return {name: values[metric] for name, values in lag_ceilings(lag).items() if metric in values}
         table = {" + ".join(subset): values for subset, values in ceilings(kind).items()}
         table["sums of unimodal predictions"] = ceilings(kind, products=False)[MODALITIES]
         table["all without the order of steps"] = ceilings(kind, order=False)[MODALITIES]
@@ -50,7 +52,7 @@ class SyntheticDialogues(FusionDataModule):
     key = "synthetic_dialogues"
     card = DataCard(
         title="synthetic dialogues",
-        citation="Made by data_modules.generator_dialogues.",
+        citation="Made by data_modules.datasets.synthetic.dialogues.",
         licence="MIT, as this project.",
         content=(
             "One of four emotions per utterance of a dialogue; each modality names it in six of ten cases or more, and "
@@ -71,7 +73,7 @@ class SyntheticClips(FusionDataModule):
     key = "synthetic_clips"
     card = DataCard(
         title="synthetic clips",
-        citation="Made by data_modules.generator_clips.",
+        citation="Made by data_modules.datasets.synthetic.clips.",
         licence="MIT, as this project.",
         content="One of four emotions, which sight and sound tell only together; text says a little of both.",
         features="Frames of 48 x 48 at 8 per second, sound at 16 kHz, a few vectors of text.",

@@ -11,8 +11,8 @@ from scipy.fft import dct
 from sklearn.linear_model import RidgeCV
 from sklearn.tree import DecisionTreeRegressor
 
-from data_modules import generator_lag
-from data_modules.generator_lag import EVENTS, LAG, ceilings, lag_of, write_lag
+from data_modules.datasets.synthetic import lag as module
+from data_modules.datasets.synthetic.lag import EVENTS, LAG, ceilings, lag_of, write_lag
 from data_modules.schema import MODALITIES, DataError
 from data_modules.store import FeatureStore
 
@@ -56,7 +56,7 @@ def test_no_modality_alone_says_anything() -> None:
     """Every order of its signs is equally likely, whatever the label."""
     for place in (0, 1):
         chances: dict[int, Counter[tuple[int, ...]]] = defaultdict(Counter)
-        for *orders, agreeing, chance in generator_lag._states():
+        for *orders, agreeing, chance in module._states():
             chances[agreeing][orders[place]] += chance
         for found in chances.values():
             assert len(found) == 20

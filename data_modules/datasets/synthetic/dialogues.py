@@ -5,7 +5,7 @@ modality names the emotion of an utterance rightly, or, in :data:`DOUBT` of the 
 modality alone is right in 0.6 to 0.7 of the cases, all three together more often, and a method that looks at the
 neighbours of an utterance gains again.
 
-The bytes are the same on every machine, as those of :mod:`data_modules.generator`.
+The bytes are the same on every machine, as those of :mod:`data_modules.datasets.synthetic.generator`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_modules.generator import SEED, check_amounts, directions, grid, near_normal
+from data_modules.datasets.synthetic.generator import SEED, check_amounts, directions, grid, near_normal
 from data_modules.schema import MODALITIES, TargetSpec
 from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
 

@@ -12,7 +12,7 @@ same six. What audio and vision say at the same time agrees a little less often 
 each sign is used up; :func:`ceilings` counts what that tells. Only a method that brings together steps of two
 modalities that lie the lag apart comes near the rest.
 
-The bytes are the same on every machine, as those of :mod:`data_modules.generator`.
+The bytes are the same on every machine, as those of :mod:`data_modules.datasets.synthetic.generator`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from functools import cache, partial
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.generator import SEED, SPEAKER, VIDEO, check_amounts, directions, grid, near_normal
+from data_modules.datasets.synthetic.generator import SEED, SPEAKER, VIDEO, check_amounts, directions, grid, near_normal
 from data_modules.schema import MODALITIES, DataError, TargetSpec
 from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
 
