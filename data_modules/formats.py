@@ -1,9 +1,12 @@
 """The formats that ``mmbench data import`` reads, and how one becomes a store.
 
-The registry is what is there: every module of :mod:`data_modules.importers` that defines a function ``read`` is an
-importer, its key is the module's name, and nothing else has to be edited to add one. ``read`` takes the path, the key
-of the data set, and its options as typed keyword-only arguments, from which the command line derives its own. One that
-decodes media has the option ``work``, the folder in which it keeps what is decoded until the store is whole.
+The registry is what is there: every module that defines a function ``read`` is an importer, and nothing else has to be
+edited to add one. Layouts that several data sets share lie in :mod:`data_modules.importers`, and their key is the name
+of the module; those of one data set lie in its room in :mod:`data_modules.datasets` and give their key as ``KEY``.
+
+``read`` takes the path, the key of the data set, and its options as typed keyword-only arguments, from which the
+command line derives its own. One that decodes media has the option ``work``, the folder in which it keeps what is
+decoded until the store is whole.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-import data_modules.importers
 from data_modules.budget import no_memory
 from data_modules.importers.clips import discard, work_folder
 from data_modules.importers.common import Source
@@ -28,6 +30,7 @@ from data_modules.store import FeatureStore, check_output, check_protocol, write
 
 __all__ = ["ImporterFunction", "Source", "import_store", "importer", "importers", "options_of"]
 
+ROOMS = ("data_modules.importers", "data_modules.datasets")
 ImporterFunction = Callable[..., Source]
 """``read(source: Path, *, dataset: str, **options) -> Source``."""
 
@@ -36,13 +39,13 @@ ImporterFunction = Callable[..., Source]
 def importers() -> dict[str, ImporterFunction]:
     """Return every importer by its key."""
     found: dict[str, ImporterFunction] = {}
-    room = data_modules.importers
-    for info in sorted(pkgutil.iter_modules(room.__path__), key=lambda info: info.name):
-        module = importlib.import_module(f"{room.__name__}.{info.name}")
-        read = vars(module).get("read")
-        if inspect.isfunction(read) and read.__module__ == module.__name__:
-            found[info.name] = read
-    return found
+    for room in ROOMS:
+        for info in pkgutil.walk_packages(importlib.import_module(room).__path__, f"{room}."):
+            module = importlib.import_module(info.name)
+            read = vars(module).get("read")
+            if inspect.isfunction(read) and read.__module__ == module.__name__:
+                found[vars(module).get("KEY", info.name.rpartition(".")[2])] = read
+    return dict(sorted(found.items()))
 
 
 def importer(format: str) -> ImporterFunction:

@@ -37,7 +37,7 @@ def fill_file(parser: ArgumentParser) -> None:
 
 def fill_download(parser: ArgumentParser) -> None:
     """Add the arguments of ``data download``."""
-    from data_modules.download import PARTS, ZENODO
+    from data_modules.datasets.ravdess.download import PARTS, ZENODO
 
     parser.add_argument("dataset", help="data set, such as ravdess")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
@@ -111,7 +111,7 @@ def fill_synth(parser: ArgumentParser) -> None:
 
 def download_data(arguments: Namespace, dotted: dict[str, dict[str, str]]) -> int:
     """Download files and say where they are."""
-    from data_modules.download import download
+    from data_modules.downloads import download
 
     options = arguments.as_dict()
     for path in download(options.pop("dataset"), options.pop("out"), **options):

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from data_modules.datasets.ravdess.importer import read_face
 from data_modules.features import openface
 from data_modules.formats import import_store
 from data_modules.importers.csd_folds import segments_in, standard_folds
 from data_modules.importers.iemocap_splits import read_lists
 from data_modules.importers.iemocap_tables import read_turns
 from data_modules.importers.misa import word_vectors
-from data_modules.importers.ravdess import read_face
 from tests.data_modules.importers.csd_layouts import make_world
 from tests.data_modules.importers.iemocap_layouts import (
     Said,

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from data_modules.download import LIST, PARTS, _known
+from data_modules.datasets.ravdess.download import LIST, PARTS, _known
 from data_modules.formats import import_store
 from data_modules.importers.extract import Extractors, extract_store
 from data_modules.importers.own_clips import read_transcripts

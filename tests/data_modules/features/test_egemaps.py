@@ -17,7 +17,7 @@ from data_modules.features.audio import RATE, Floats
 from data_modules.features.egemaps import Egemaps, TooShortError
 from data_modules.formats import import_store
 from data_modules.schema import DataError
-from tests.data_modules.importers.ravdess_tree import TRIALS, write_sound
+from tests.data_modules.datasets.ravdess.tree import TRIALS, write_sound
 
 opensmile = pytest.importorskip("opensmile", reason="needs the extra opensmile")
 REAL = os.environ.get("MMBENCH_REAL_DATA")

@@ -13,7 +13,9 @@ import soundfile
 import torch
 from transformers import BertModel
 
-from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, extract
+from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec
+from data_modules.datasets.ravdess import importer as ravdess
+from data_modules.datasets.ravdess import media as ravdess_media
 from data_modules.features import media
 from data_modules.features.audio import log_mel
 from data_modules.features.encoders import TextEncoder
@@ -21,7 +23,7 @@ from data_modules.features.faces import CentreCrop
 from data_modules.features.media import read_frames, read_sound
 from data_modules.features.sampling import Sampling
 from data_modules.files import write_error
-from data_modules.importers import ravdess, ravdess_media
+from data_modules.importers import extract
 from data_modules.importers.extract import Extractors, extract_store, find_clips, read_transcripts
 from data_modules.store import write_store
 from mmbench.cli import main

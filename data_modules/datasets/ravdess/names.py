@@ -14,8 +14,9 @@ from typing import Any, Literal, Self
 
 import numpy.typing as npt
 
+from data_modules.datasets.ravdess.splits import RAVDESS_ACTORS, RAVDESS_PROTOCOLS
+from data_modules.importers.speakers import speaker_table
 from data_modules.schema import DataError, TargetSpec
-from data_modules.splits import RAVDESS_ACTORS, RAVDESS_PROTOCOLS, speaker_table
 from data_modules.store import Record, SplitTables
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")

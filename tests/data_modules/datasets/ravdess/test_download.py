@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from data_modules import transfer
-from data_modules.download import AUDIO, PARTS, download, download_ravdess
+from data_modules.datasets.ravdess.download import AUDIO, PARTS, download_ravdess
+from data_modules.datasets.ravdess.names import find_clips
+from data_modules.downloads import download
 from data_modules.files import WriteError
-from data_modules.importers.ravdess_names import find_clips
 from data_modules.schema import DataError
-from tests.data_modules.release_server import BASE, SONG, SPEECH, Server, contents, loads, names_of
+from tests.data_modules.datasets.ravdess.release_server import BASE, SONG, SPEECH, Server, contents, loads, names_of
 
 pytest.importorskip("pooch")
 

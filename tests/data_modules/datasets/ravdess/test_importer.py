@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_modules.datasets.ravdess.importer import read
+from data_modules.datasets.ravdess.names import RavdessName, design, find_clips
+from data_modules.datasets.ravdess.splits import RAVDESS_PROTOCOLS
 from data_modules.features import audio
 from data_modules.formats import import_store, options_of
-from data_modules.importers.ravdess import read
-from data_modules.importers.ravdess_names import RavdessName, design, find_clips
 from data_modules.schema import DataError
-from data_modules.splits import RAVDESS_PROTOCOLS
 from data_modules.store import FeatureStore
 
 soundfile = pytest.importorskip("soundfile")

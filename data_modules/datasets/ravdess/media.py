@@ -21,21 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.features.audio import Floats, NoSoundError, sound_recipe, to_int16, waveform_text
-from data_modules.features.faces import (
-    CentreCrop,
-    FaceCropper,
-    HaarFace,
-    LandmarkCrop,
-    NoFaceError,
-    pictures_recipe,
-    shape_text,
-)
-from data_modules.features.media import read_media, read_sound
-from data_modules.features.sampling import Sampling
-from data_modules.importers.clips import FACELESS, ORIGINS, TAKEN, Clip, Decoded, decode_clips, listed, work_folder
-from data_modules.importers.common import Source
-from data_modules.importers.ravdess_names import (
+from data_modules.datasets.ravdess.names import (
     AUDIO_ONLY,
     FULL,
     SOUND,
@@ -50,6 +36,20 @@ from data_modules.importers.ravdess_names import (
     split_tables,
     target,
 )
+from data_modules.features.audio import Floats, NoSoundError, sound_recipe, to_int16, waveform_text
+from data_modules.features.faces import (
+    CentreCrop,
+    FaceCropper,
+    HaarFace,
+    LandmarkCrop,
+    NoFaceError,
+    pictures_recipe,
+    shape_text,
+)
+from data_modules.features.media import read_media, read_sound
+from data_modules.features.sampling import Sampling
+from data_modules.importers.clips import FACELESS, ORIGINS, TAKEN, Clip, Decoded, decode_clips, listed, work_folder
+from data_modules.importers.common import Source
 from data_modules.libraries import optional_library
 from data_modules.schema import DataError, ModalityKind
 from data_modules.store import Record, StoreInfo, provenance
@@ -61,6 +61,8 @@ Recipe = Literal["whole", "cfnsr"]
 FRAMES, SIZE, RATE = 30, 224, 44_100
 CFNSR_OFFSET, CFNSR_SECONDS = 0.5, 2.45
 
+KEY = "ravdess_media"
+"""What the format is called."""
 _WANTED: dict[Modality, dict[int, tuple[str, ...]]] = {
     "av": {FULL: VIDEO},
     "video": {VIDEO_ONLY: VIDEO, FULL: VIDEO},

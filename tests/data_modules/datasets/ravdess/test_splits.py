@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_modules.importers.ravdess_names import design
+from data_modules.datasets.ravdess.names import design
+from data_modules.datasets.ravdess.splits import RAVDESS_PROTOCOLS
+from data_modules.importers.speakers import Fold, consecutive_blocks, cyclic_folds, speaker_table
 from data_modules.schema import DataError
-from data_modules.splits import RAVDESS_PROTOCOLS, Fold, consecutive_blocks, cyclic_folds, speaker_table
 from data_modules.store import UNUSED
 
 ALL = set(range(1, 25))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_modules.download import unpack_ravdess
+from data_modules.datasets.ravdess.download import unpack_ravdess
 from data_modules.schema import DataError
-from tests.data_modules.release_server import contents, names_of, packed
+from tests.data_modules.datasets.ravdess.release_server import contents, names_of, packed
 
 
 def test_unpacking_again_changes_nothing_and_mends(tmp_path: Path) -> None:

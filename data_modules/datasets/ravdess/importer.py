@@ -20,11 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_modules.features import audio, openface
-from data_modules.features.egemaps import Egemaps, TooShortError
-from data_modules.importers.clips import listed, progress, refuse_loss
-from data_modules.importers.common import Source
-from data_modules.importers.ravdess_names import (
+from data_modules.datasets.ravdess.names import (
     Channel,
     RavdessName,
     find_clips,
@@ -33,12 +29,18 @@ from data_modules.importers.ravdess_names import (
     split_tables,
     target,
 )
+from data_modules.datasets.ravdess.splits import LUNA5
+from data_modules.features import audio, openface
+from data_modules.features.egemaps import Egemaps, TooShortError
+from data_modules.importers.clips import listed, progress, refuse_loss
+from data_modules.importers.common import Source
 from data_modules.libraries import optional_library
 from data_modules.schema import DataError
-from data_modules.splits import LUNA5
 from data_modules.store import Record, StoreInfo
 from data_modules.store.provenance import Recipe, file_digest
 
+KEY = "ravdess"
+"""What the format is called."""
 AudioFeatures = Literal["logmel", "mfcc", "logmel+mfcc", "egemaps", "egemaps-functionals"]
 Floats = npt.NDArray[np.float32]
 

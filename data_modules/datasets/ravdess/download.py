@@ -1,4 +1,4 @@
-"""Downloading releases that anyone may download: RAVDESS from its official record, Zenodo 1188976.
+"""Downloading RAVDESS, which anyone may, from its official record, Zenodo 1188976.
 
 The checksums of the two audio archives are known here; those of the video archives are read once from the record and
 kept in ``zenodo-1188976.json`` beside the files: whatever differs from them later is refused.
@@ -13,14 +13,14 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
+from data_modules.datasets.ravdess.names import NO_SONG, SOUND, VIDEO, RavdessName
+from data_modules.datasets.ravdess.splits import RAVDESS_ACTORS
 from data_modules.files import atomic_path, explained
-from data_modules.importers.ravdess_names import NO_SONG, SOUND, VIDEO, RavdessName
 from data_modules.schema import DataError, unknown
-from data_modules.splits import RAVDESS_ACTORS
 from data_modules.transfer import BLOCK, RemoteFile, fetch, new_session, progress, read_small
 
 ZENODO = "https://zenodo.org"
@@ -42,33 +42,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     "video-song": tuple(f"Video_Song_Actor_{actor:02d}.zip" for actor in RAVDESS_ACTORS if actor != NO_SONG),
 }
 """Names of what can be downloaded, and the archives of each."""
-
-
-def download(
-    dataset: str, folder: Path, *, parts: Collection[str] = ("audio-speech",), url: str = ZENODO, unpack: bool = True
-) -> list[Path]:
-    """Download a data set.
-
-    Args:
-        dataset: Key of the data set.
-        folder: Where the archives go, and what is in them.
-        parts: What to download of it.
-        url: Where its record is.
-        unpack: Whether to unpack the archives.
-
-    Returns:
-        The archives.
-
-    Raises:
-        DataError: When there is no such data set or part, the server cannot be reached, or a file is not right.
-        WriteError: When the folder cannot be written.
-    """
-    if dataset not in _DATASETS:
-        raise DataError(
-            f"{unknown('data set to download', dataset, _DATASETS)} Others come from their owners: `mmbench list "
-            "datasets` says how."
-        )
-    return _DATASETS[dataset](Path(folder), parts, url=url, unpack=unpack)
 
 
 def download_ravdess(
@@ -104,9 +77,6 @@ def download_ravdess(
         for path in paths if unpack else []:
             unpack_ravdess(path, folder)
     return paths
-
-
-_DATASETS: dict[str, Callable[..., list[Path]]] = {"ravdess": download_ravdess}
 
 
 def _archives(parts: Collection[str]) -> list[str]:

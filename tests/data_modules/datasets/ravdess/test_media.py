@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_modules.datasets.ravdess import media as ravdess_media
+from data_modules.datasets.ravdess.data_module import RAVDESS
+from data_modules.datasets.ravdess.media import read
+from data_modules.datasets.ravdess.splits import RAVDESS_PROTOCOLS
 from data_modules.features.faces import CentreCrop, HaarFace
 from data_modules.features.media import read_frames, read_sound, resize
 from data_modules.features.sampling import Sampling
 from data_modules.formats import import_store
 from data_modules.importers import clips as clips_module
-from data_modules.importers import ravdess_media
-from data_modules.importers.ravdess_media import read
-from data_modules.ravdess import RAVDESS
 from data_modules.schema import DataError
-from data_modules.splits import RAVDESS_PROTOCOLS
 from data_modules.store import FeatureStore, write_store
+from tests.data_modules.datasets.ravdess.tree import TRIALS, pitch, place_of, write_release, write_sound, write_video
 from tests.data_modules.features.test_faces import write_landmarks
-from tests.data_modules.importers.ravdess_tree import TRIALS, pitch, place_of, write_release, write_sound, write_video
 from tests.data_modules.media_files import cut_file
 from tests.data_modules.stores import another_processor
 

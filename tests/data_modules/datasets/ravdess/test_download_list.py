@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_modules.download import LIST, LONGEST_LIST, download_ravdess
+from data_modules.datasets.ravdess.download import LIST, LONGEST_LIST, download_ravdess
 from data_modules.schema import DataError
-from tests.data_modules.release_server import API, FILM, SONG, Server, contents, names_of
+from tests.data_modules.datasets.ravdess.release_server import API, FILM, SONG, Server, contents, names_of
 
 pytest.importorskip("pooch")
 
