@@ -13,9 +13,9 @@ from data_modules.batches.data_module import FusionDataModule
 from data_modules.card import DataCard
 from data_modules.datasets.cmu_mosei import CMUMOSEI
 from data_modules.datasets.cmu_mosi import CMUMOSI
+from data_modules.datasets.iemocap import IEMOCAP, IEMOCAPDialogue, IEMOCAPMesm, IEMOCAPRaw
 from data_modules.datasets.ravdess import RAVDESS
 from data_modules.datasets.synthetic import Synthetic, SyntheticClips, SyntheticDialogues
-from data_modules.iemocap import IEMOCAP, IEMOCAPDialogue, IEMOCAPMesm, IEMOCAPRaw
 from data_modules.names import check_name
 from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, SplitLocked, TargetSpec, unknown
 from data_modules.store import FeatureStore, Record, StoreInfo, write_store

@@ -12,7 +12,7 @@ import pytest
 from data_modules.formats import import_store
 from data_modules.importers.values import array, column, labels, named, shown, text, whole
 from data_modules.schema import DataError
-from tests.data_modules.importers.iemocap_layouts import few_conversations, tuple9, tuple12
+from tests.data_modules.datasets.iemocap.layouts import few_conversations, tuple9, tuple12
 from tests.data_modules.importers.layouts import dump, make_content, mmsa, mult, words_item
 
 DIMS = {"text": 4, "audio": 3, "vision": 2}

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from data_modules import FusionDataModule
+from data_modules.datasets.iemocap import media as iemocap_media
+from data_modules.datasets.iemocap import release as iemocap_release
+from data_modules.datasets.iemocap.media import speakers_pictures
+from data_modules.datasets.iemocap.tables import Turn, read_turns
 from data_modules.features.faces import HaarFace
 from data_modules.features.sampling import Sampling
 from data_modules.formats import import_store
-from data_modules.importers import iemocap_media, iemocap_release
-from data_modules.importers.iemocap_media import speakers_pictures
-from data_modules.importers.iemocap_tables import Turn, read_turns
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 from mmbench.methods.mesm import MESM
-from tests.data_modules.importers.iemocap_layouts import (
+from tests.data_modules.datasets.iemocap.layouts import (
     FEW_SECONDS,
     HALF,
     HEIGHT,

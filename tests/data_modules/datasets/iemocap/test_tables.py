@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from data_modules.importers.iemocap_release import CLASSES, ClassSet
-from data_modules.importers.iemocap_tables import Turn, read_turns, verify
+from data_modules.datasets.iemocap.release import CLASSES, ClassSet
+from data_modules.datasets.iemocap.tables import Turn, read_turns, verify
 from data_modules.schema import DataError
-from tests.data_modules.importers.iemocap_layouts import (
+from tests.data_modules.datasets.iemocap.layouts import (
     COUNTS,
     PUBLISHED_HEAD,
     Said,

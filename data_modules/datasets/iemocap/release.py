@@ -6,7 +6,7 @@ overlap), its pictures from the video of the dialog: the half that shows the spe
 turn. Turns are in the order of time within their dialog, which is the group, and the speaker is the actor.
 
 Protocols: ``session5`` and ``speaker10``, and, with lists of turns, ``mesm`` (see
-:mod:`data_modules.importers.iemocap_splits`). What cannot be used is left out and said in the notes, with a word on
+:mod:`data_modules.datasets.iemocap.splits`). What cannot be used is left out and said in the notes, with a word on
 whether the counts are the published ones; losing more than five per cent is an error.
 """
 
@@ -21,12 +21,8 @@ from typing import Literal
 
 import numpy as np
 
-from data_modules.features import audio as sound
-from data_modules.features.faces import HaarFace, shape_text
-from data_modules.importers.clips import ORIGINS, Decoded, listed, opened, refuse_loss, work_folder
-from data_modules.importers.common import Source
-from data_modules.importers.iemocap_media import EVERY, SIZE, Sound, Sounds, see, seen_recipe, turn_origin
-from data_modules.importers.iemocap_splits import (
+from data_modules.datasets.iemocap.media import EVERY, SIZE, Sound, Sounds, see, seen_recipe, turn_origin
+from data_modules.datasets.iemocap.splits import (
     MESM_COUNTS,
     list_table,
     read_lists,
@@ -34,10 +30,16 @@ from data_modules.importers.iemocap_splits import (
     speaker_tables,
     unlisted,
 )
-from data_modules.importers.iemocap_tables import Turn, differences, read_turns, verify
+from data_modules.datasets.iemocap.tables import Turn, differences, read_turns, verify
+from data_modules.features import audio as sound
+from data_modules.features.faces import HaarFace, shape_text
+from data_modules.importers.clips import ORIGINS, Decoded, listed, opened, refuse_loss, work_folder
+from data_modules.importers.common import Source
 from data_modules.schema import DataError, ModalityKind, TargetSpec
 from data_modules.store import Record, SplitTables, StoreInfo
 
+KEY = "iemocap_release"
+"""What the format is called."""
 ClassSet = Literal["4", "4-strict", "6", "mesm"]
 Face = Literal["centre", "detector"]
 

@@ -16,12 +16,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from data_modules.datasets.iemocap.tables import Turn
 from data_modules.features import audio as sound
 from data_modules.features.faces import DETECTOR, HaarFace, pictures_recipe
 from data_modules.features.media import CUT_SHARE, TOO_LARGE, read_frames, video_info
 from data_modules.features.sampling import CLOCK, Sampling
 from data_modules.importers.clips import FACELESS, TAKEN, Clip, Decoded, decode_clips
-from data_modules.importers.iemocap_tables import Turn
 from data_modules.schema import DataError
 from data_modules.store.provenance import Recipe, digest
 
@@ -48,7 +48,7 @@ class _At(Sampling):
 
 @dataclass(frozen=True)
 class Sounds:
-    """What is made of the sound of a turn; see :func:`data_modules.importers.iemocap_release.read`."""
+    """What is made of the sound of a turn; see :func:`data_modules.datasets.iemocap.release.read`."""
 
     kind: Sound
     mels: int

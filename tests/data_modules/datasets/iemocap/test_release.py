@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from data_modules import FusionDataModule, dataset
+from data_modules.datasets.iemocap.release import ClassSet, read, split_tables
+from data_modules.datasets.iemocap.splits import COSMIC_VALID, read_lists
 from data_modules.formats import import_store, importers
-from data_modules.importers.iemocap_release import ClassSet, read, split_tables
-from data_modules.importers.iemocap_splits import COSMIC_VALID, read_lists
 from data_modules.schema import DataError
 from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
 from data_modules.store.summary import summary
 from mmbench.cli import main
-from tests.data_modules.importers import iemocap_layouts as layouts
+from tests.data_modules.datasets.iemocap import layouts
 from tests.data_modules.media_files import cut_file, make_wav
 
 librosa = pytest.importorskip("librosa")

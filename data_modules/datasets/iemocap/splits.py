@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.budget import check_text
+from data_modules.datasets.iemocap.tables import SESSIONS
 from data_modules.importers.clips import WORST_LOSS, listed
 from data_modules.importers.common import SPLIT_NAMES
-from data_modules.importers.iemocap_tables import SESSIONS
 from data_modules.importers.speakers import Fold, cyclic_folds, speaker_table
 from data_modules.schema import DataError
 from data_modules.store import SPLITS, UNUSED, SplitTables

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from data_modules import FusionDataModule
+from data_modules.datasets.iemocap.erc import EMOTIONS
 from data_modules.formats import import_store, importers
-from data_modules.importers.erc import EMOTIONS
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 from data_modules.store.summary import summary
 from mmbench.cli import main
-from tests.data_modules.importers.iemocap_layouts import (
+from tests.data_modules.datasets.iemocap.layouts import (
     COSMIC_VALID,
     ERC_COUNTS,
     Conversation,
@@ -329,4 +329,4 @@ def test_the_command_prints_what_came_in(
 
 def test_the_importer_is_registered() -> None:
     assert "erc" in importers()
-    assert not {"iemocap_tables", "iemocap_splits"} & set(importers())
+    assert not {"tables", "splits"} & set(importers())

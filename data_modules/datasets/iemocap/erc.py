@@ -28,15 +28,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_modules.datasets.iemocap.splits import COSMIC_VALID, cosmic_tables, dialog_table
+from data_modules.datasets.iemocap.tables import differences
 from data_modules.importers.common import SPLIT_NAMES, Array, Source, foreign, string, structure
-from data_modules.importers.iemocap_splits import COSMIC_VALID, cosmic_tables, dialog_table
-from data_modules.importers.iemocap_tables import differences
 from data_modules.importers.pickles import load_pickle
 from data_modules.importers.values import array, shown
 from data_modules.importers.values import text as text_of
 from data_modules.schema import MODALITIES, DataError, TargetSpec
 from data_modules.store import Record, SplitTables, StoreInfo
 
+KEY = "erc"
+"""What the format is called."""
 EMOTIONS = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
 """In the order of the label numbers; the set of four classes has the first four."""
 PUBLISHED = {
