@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -23,14 +23,12 @@ from data_modules.batches.corruption import (
     sample_keys,
 )
 from data_modules.batches.loading import BatchLoader, Pass, Ragged, ResidentSplit, clip_numbers
+from data_modules.batches.normalization import CONSTANT, Normalize, mean_and_deviation, standardise
 from data_modules.batches.streaming import StreamedLoader, StreamedSplit, automatic_workers
 from data_modules.card import DataCard
 from data_modules.schema import MEDIA, MODALITIES, DataError, DataSpec, SplitLocked, TargetKind, unknown
 from data_modules.store import EVERYTHING, Array, FeatureStore
 
-Normalize = Literal["none", "train"]
-CONSTANT = 1e-8
-"""A feature that deviates by less is constant: it is not scaled, and gets no noise."""
 FULL_SCALE = np.float32(1 << 15)
 """What 1.0 is in samples of 16 bits."""
 
@@ -246,8 +244,7 @@ class FusionDataModule(LightningDataModule):
             spans = torch.from_numpy(offsets)
             if self.normalize == "train" and modality.kind == "features":
                 mean, scale = self._scale(name)
-                with np.errstate(over="ignore"):  # what is too large becomes infinite
-                    values = (values - mean) / np.where(scale < CONSTANT, 1.0, scale).astype(np.float32)
+                values = standardise(values, mean, scale)
             if modality.kind == "waveform":
                 values = values.astype(np.float32) / (FULL_SCALE if values.dtype == np.int16 else 1.0)
             complete[name] = Ragged.of(torch.from_numpy(values), spans)
@@ -289,15 +286,7 @@ class FusionDataModule(LightningDataModule):
         """Return mean and standard deviation of each feature over the steps of the training split."""
         if name not in self._scales:
             values, _ = self._read(name, self.rows["train"])
-            with np.errstate(over="ignore", invalid="ignore"):
-                scales = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
-                mean, scale = (part.astype(np.float32) for part in scales)
-            if not (np.isfinite(mean).all() and np.isfinite(scale).all()):
-                raise DataError(
-                    f"{self.store.path} has {name} features that are NaN, infinite or too large to be standardised. "
-                    "Make it again with `mmbench data import`, or leave normalize at none."
-                )
-            self._scales[name] = mean, scale
+            self._scales[name] = mean_and_deviation(values, f"{self.store.path} has {name} features")
         return self._scales[name]
 
     def preparation(self) -> dict[str, Any]:

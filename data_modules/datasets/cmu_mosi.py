@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from data_modules.batches.data_module import FusionDataModule, Normalize
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.batches.normalization import Normalize
 from data_modules.card import DataCard
 
 
