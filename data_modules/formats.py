@@ -121,7 +121,7 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
     work = {"work": work_folder(out, options.get("work"))} if "work" in known else {}
     with _about(Path(source)):
         made = read(Path(source), dataset=dataset, **{**options, **work})
-        store = write_store(out, made.info, made.records, made.splits, made.protocol)
+        store = write_store(out, made.info, made.samples, made.splits, made.protocol)
     for folder in work.values():
         discard(folder)
     return store

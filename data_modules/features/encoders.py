@@ -67,9 +67,9 @@ def _try(once: Callable[[], object], name: str, what: str, advice: str) -> None:
         raise DataError(f"{what} {name!r} cannot be used ({type(error).__name__}: {error}). {advice}") from error
 
 
-def _side(*said: Any) -> int:
+def _side(*sizes: Any) -> int:
     """Return the first side of a square that an encoder's files give: a number, a pair, or a height or edge by name."""
-    for size in said:
+    for size in sizes:
         if isinstance(size, Mapping):
             size = size.get("height") or size.get("shortest_edge")
         if isinstance(size, list | tuple):

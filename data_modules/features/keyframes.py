@@ -215,7 +215,7 @@ def keyframe_store(
         },
         libraries=store.libraries,
     )
-    return write_store(out, info, _records(store, choice), splits=lambda _: store.splits)
+    return write_store(out, info, _samples(store, choice), splits=lambda _: store.splits)
 
 
 def _check(store: FeatureStore, out: Path) -> None:
@@ -258,7 +258,7 @@ def _choose(store: FeatureStore, variant: Variant) -> _Choice:
     return choice
 
 
-def _records(store: FeatureStore, choice: _Choice) -> Iterator[Record]:
+def _samples(store: FeatureStore, choice: _Choice) -> Iterator[Record]:
     for row in _progress(len(store), "writing key frames"):
         inputs = {name: store.read(name, np.array([row]))[0] for name in store.modalities}
         inputs["vision"] = inputs["vision"][choice.frames[row]]

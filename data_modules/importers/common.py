@@ -36,14 +36,14 @@ class Source:
 
     Attributes:
         info: What is said of all samples.
-        records: The samples, one at a time.
-        splits: From the records (without their inputs) to split tables by protocol; by default one table from the
-            records' own ``split``.
+        samples: The samples, one at a time.
+        splits: From the samples (without their inputs) to split tables by protocol; by default one table from the
+            samples' own ``split``.
         protocol: Name of that default table.
     """
 
     info: StoreInfo
-    records: Iterable[Record]
+    samples: Iterable[Record]
     splits: Callable[[list[Record]], SplitTables] | None = None
     protocol: str = "standard"
 

@@ -122,7 +122,7 @@ def read(
         notes=tuple(notes),
         recipes=dict.fromkeys(sequences.averaged, Recipe("mean over each word", libraries=("numpy",))),
     )
-    return Source(info, _records(sequences, kept, values, parts))
+    return Source(info, _samples(sequences, kept, values, parts))
 
 
 def _labelled(source: Path, files: Mapping[str, CsdFile]) -> tuple[list[Segment], list[str]]:
@@ -225,7 +225,7 @@ def _unify(
     ]
 
 
-def _records(
+def _samples(
     sequences: Sequences,
     segments: list[Segment],
     values: Mapping[str, float | Array],

@@ -279,14 +279,14 @@ def extract_store(
         recipes=recipes,
     )
     try:
-        store = write_store(out, info, _records(decoded, texts), splits=lambda records: {})
+        store = write_store(out, info, _samples(decoded, texts), splits=lambda _: {})
     except WriteError as error:
         raise DataError(f"{error} What is decoded is kept in {folder}.") from error
     discard(folder)
     return store
 
 
-def _records(decoded: Decoded, texts: Mapping[str, str]) -> Iterator[Record]:
+def _samples(decoded: Decoded, texts: Mapping[str, str]) -> Iterator[Record]:
     for name, arrays in decoded:
         said, file = texts.get(name, ""), arrays.pop(ORIGINS).item(0)
         origins = {modality: digest(said) if modality == "text" else file for modality in arrays}

@@ -101,7 +101,7 @@ def read(
         cut = cut_by_group(videos)
         notes.append("The split was cut by video for this import; scores compare with no published ones.")
 
-    def records() -> Iterator[Record]:
+    def samples() -> Iterator[Record]:
         for part, (name, video), (spoken, vision, audio), value in items:
             text = np.zeros((len(spoken), dim), np.float32)
             for step, word in enumerate(spoken):
@@ -117,7 +117,7 @@ def read(
         "vision": f"visual column of {source.name}",
     }
     info = StoreInfo(dataset, feature_set, spec, sources=sources, aligned=True, notes=tuple(notes))
-    return Source(info, records(), protocol="by-video" if split == "by-video" else "standard")
+    return Source(info, samples(), protocol="by-video" if split == "by-video" else "standard")
 
 
 def _parts(source: Path, split: str) -> Samples:

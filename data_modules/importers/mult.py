@@ -104,7 +104,7 @@ def read(source: Path, *, dataset: str, aligned: bool | None = None, feature_set
         aligned=aligned,
         notes=tuple(notes),
     )
-    return Source(info, _records(names, values, extents, targets))
+    return Source(info, _samples(names, values, extents, targets))
 
 
 def _labels(source: Path, split: str, values: Any) -> Array:
@@ -124,7 +124,7 @@ def _labels(source: Path, split: str, values: Any) -> Array:
     )
 
 
-def _records(
+def _samples(
     names: Mapping[str, list[tuple[str, str]]],
     values: Mapping[str, dict[str, Array]],
     extents: Mapping[str, Extents],

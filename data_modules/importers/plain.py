@@ -124,7 +124,7 @@ def read(
     splits, notes = _splits(source, columns.get("split"), extra.get("group", ids), valid_groups)
     notes += outside_scale(labels, target)
 
-    def records() -> Iterator[Record]:
+    def samples() -> Iterator[Record]:
         for row, name in enumerate(ids):
             inputs = {key: one.sample(row) for key, one in modalities.items()}
             group, speaker, said = (extra[key][row] if key in extra else "" for key in TEXTS)
@@ -145,7 +145,7 @@ def read(
         notes=tuple(notes),
         recipes={"text": encoder.recipe} if encoder else {},
     )
-    return Source(info, records(), protocol=protocol or ("standard" if "split" in columns else "by-group"))
+    return Source(info, samples(), protocol=protocol or ("standard" if "split" in columns else "by-group"))
 
 
 def _encoder(

@@ -40,7 +40,7 @@ def check_heaps(path: Path, file: h5py.File, remedy: str) -> None:
     """Refuse a file with a heap in which the library would lose its way, whatever leads there.
 
     All of the file is read for that, once per state of it and process, or never where it was compared with its digest
-    in this state before (:func:`data_modules.store.verified.whole`).
+    in this state before (:func:`data_modules.store.verified.intact`).
 
     Args:
         path: The file.
@@ -52,7 +52,7 @@ def check_heaps(path: Path, file: h5py.File, remedy: str) -> None:
         OSError: When the file cannot be read.
     """
     now, key = verified.state(path), str(path.absolute())
-    if _sound_files.get(key) == now or verified.whole(path, now):
+    if _sound_files.get(key) == now or verified.intact(path, now):
         return
     width = file.id.get_create_plist().get_sizes()[1]
     if width not in WIDTHS:

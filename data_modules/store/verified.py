@@ -33,7 +33,7 @@ def known(path: Path, now: State, content: str) -> bool:
     return _read().get(str(path.absolute())) == [*now, content]
 
 
-def whole(path: Path, now: State) -> bool:
+def intact(path: Path, now: State) -> bool:
     """Return whether a file in this state was compared with a digest that it claimed, and agreed."""
     entry = _read().get(str(path.absolute()))
     return isinstance(entry, list) and entry[:-1] == [*now]

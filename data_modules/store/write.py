@@ -45,30 +45,30 @@ class _ModalityWriter:
         self._pending: list[Array] = []
         self._pending_rows, self._limit = 0, chunk[0]
 
-    def add(self, record: Record) -> None:
-        sample, values = record.id, np.asarray(record.inputs[self.name])
-        if (self.name in record.origins) != (self.recipe is not None):
+    def add(self, sample: Record) -> None:
+        name, values = sample.id, np.asarray(sample.inputs[self.name])
+        if (self.name in sample.origins) != (self.recipe is not None):
             raise DataError(
-                f"Sample {sample!r} has {'an' if self.name in record.origins else 'no'} origin of its {self.name}, and "
+                f"Sample {name!r} has {'an' if self.name in sample.origins else 'no'} origin of its {self.name}, and "
                 f"the store has {'a' if self.recipe else 'no'} recipe for it. Both or none of the two are to be given."
             )
-        self.origins += [record.origins[self.name]] if self.recipe else []
+        self.origins += [sample.origins[self.name]] if self.recipe else []
         dimensions, types = TYPES[self.kind]
         kept = values.dtype.kind in "fiub" if self.kind == "features" else values.dtype.name in types.split()
         if values.ndim != dimensions or not kept:
             raise DataError(
-                f"Sample {sample!r} has {self.name} {self.kind} of type {values.dtype} and shape {values.shape}. A "
+                f"Sample {name!r} has {self.name} {self.kind} of type {values.dtype} and shape {values.shape}. A "
                 "store takes features as numbers (steps, columns), tokens as whole numbers (steps,), frames as uint8 "
                 "(frames, 3, height, width), and waveforms as int16 or float16 (samples,)."
             )
         if values.shape[1:] != self.shape:
             raise DataError(
-                f"Sample {sample!r} has {self.name} steps of shape {values.shape[1:]}, the samples before it have "
+                f"Sample {name!r} has {self.name} steps of shape {values.shape[1:]}, the samples before it have "
                 f"{self.shape}. All files of one store must come from the same extractor."
             )
         if self.kind == "tokens" and len(values) and not (values.min() >= 0 and values.max() < self.size):
             raise DataError(
-                f"Sample {sample!r} has {self.name} tokens from {values.min()} to {values.max()}, outside the "
+                f"Sample {name!r} has {self.name} tokens from {values.min()} to {values.max()}, outside the "
                 f"vocabulary of {self.size}. Say how large the vocabulary is."
             )
         # What is too large for float32 is infinite, and counted as such; so are NaN of whatever bits.
@@ -99,20 +99,20 @@ class _ModalityWriter:
 def write_store(
     path: str | os.PathLike[str],
     info: StoreInfo,
-    records: Iterable[Record],
+    samples: Iterable[Record],
     splits: Callable[[list[Record]], SplitTables] | None = None,
     protocol: str = "standard",
 ) -> FeatureStore:
-    """Write records to a store, atomically, holding one sample at a time.
+    """Write samples to a store, atomically, holding one sample at a time.
 
     NaN and infinite features become 0 and are counted; an empty sequence becomes one zero step and is counted.
 
     Args:
         path: The file to make or replace.
         info: What is said of all samples.
-        records: The samples.
-        splits: From the records (without their inputs) to split tables by protocol; by default one table, named by
-            ``protocol``, from the records' own ``split``.
+        samples: The samples.
+        splits: From the samples (without their inputs) to split tables by protocol; by default one table, named by
+            ``protocol``, from the samples' own ``split``.
         protocol: Name of that default table.
 
     Returns:
@@ -131,7 +131,7 @@ def write_store(
         raise DataError(f"The scale of the labels from {info.target.low:g} to {info.target.high:g} has no extent.")
     with new_store(target) as new:
         file = new.file
-        light = _write_samples(file, info, new.while_there_is_room(records))
+        light = _write_samples(file, info, new.while_there_is_room(samples))
         tables = splits(light) if splits else {protocol: [_own_split(light)]}
         shared: list[str] = []
         file.create_group("splits", track_order=True)  # the first protocol is the default one
@@ -146,38 +146,38 @@ def write_store(
     return FeatureStore(target)
 
 
-def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) -> list[Record]:
+def _write_samples(file: h5py.File, info: StoreInfo, samples: Iterable[Record]) -> list[Record]:
     writers: dict[str, _ModalityWriter] = {}
     seen: dict[str, str | None] = {}
     light: list[Record] = []
-    for record in records:
-        if record.id in seen:
+    for sample in samples:
+        if sample.id in seen:
             where = (
-                f"in the splits {seen[record.id]} and {record.split}" if seen[record.id] != record.split else "twice"
+                f"in the splits {seen[sample.id]} and {sample.split}" if seen[sample.id] != sample.split else "twice"
             )
-            raise DataError(f"The sample id {record.id!r} occurs {where}. Ids must be unique: remove one of the two.")
-        _check_texts(record)
-        _check_target(record, info.target)
+            raise DataError(f"The sample id {sample.id!r} occurs {where}. Ids must be unique: remove one of the two.")
+        _check_texts(sample)
+        _check_target(sample, info.target)
         if not light:
-            for name in (name for name in MODALITIES if name in record.inputs):
+            for name in (name for name in MODALITIES if name in sample.inputs):
                 group = file.create_group(f"modalities/{name}")
-                writers[name] = _ModalityWriter(group, name, np.asarray(record.inputs[name]), info)
-        if not (record.inputs or writers or record.transcript):
-            raise DataError(f"Sample {record.id!r} has neither a modality nor a transcript: leave it out.")
-        if set(record.inputs) != set(writers):
+                writers[name] = _ModalityWriter(group, name, np.asarray(sample.inputs[name]), info)
+        if not (sample.inputs or writers or sample.transcript):
+            raise DataError(f"Sample {sample.id!r} has neither a modality nor a transcript: leave it out.")
+        if set(sample.inputs) != set(writers):
             raise DataError(
-                f"Sample {record.id!r} has the modalities {sorted(record.inputs)}, the samples before it have "
+                f"Sample {sample.id!r} has the modalities {sorted(sample.inputs)}, the samples before it have "
                 f"{sorted(writers)} of {list(MODALITIES)}. Give every sample the same modalities."
             )
         for writer in writers.values():
-            writer.add(record)
-        seen[record.id] = record.split
+            writer.add(sample)
+        seen[sample.id] = sample.split
         light.append(
-            Record(record.id, {}, record.target, record.split, record.group, record.speaker, record.transcript)
+            Record(sample.id, {}, sample.target, sample.split, sample.group, sample.speaker, sample.transcript)
         )
     if not light:
         raise DataError(f"The source of {info.dataset}/{info.feature_set} has no samples: nothing was written.")
-    shapes = {np.shape(record.target) for record in light}
+    shapes = {np.shape(sample.target) for sample in light}
     if len(shapes) > 1:
         raise DataError(f"The labels have the shapes {sorted(shapes)}. Give every sample the same.")
     strings = h5py.string_dtype()
@@ -200,9 +200,9 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
         if writer.recipe:
             file.create_dataset(f"modalities/{name}/origins", data=writer.origins, dtype=strings)
     for key in ("id", "group", "speaker", "transcript"):
-        file.create_dataset(f"{key}s", data=[getattr(record, key) for record in light], dtype=strings)
+        file.create_dataset(f"{key}s", data=[getattr(sample, key) for sample in light], dtype=strings)
     integer = info.target.kind in ("multiclass", "binary")
-    targets = np.asarray([record.target for record in light])
+    targets = np.asarray([sample.target for sample in light])
     file.create_dataset("targets", data=targets.astype(np.int64 if integer else np.float32))
     recipes: dict[str, Recipe] = {name: writer.recipe for name, writer in writers.items() if writer.recipe}
     file.attrs.update(
@@ -220,41 +220,41 @@ def _write_samples(file: h5py.File, info: StoreInfo, records: Iterable[Record]) 
     return light
 
 
-def _check_texts(record: Record) -> None:
+def _check_texts(sample: Record) -> None:
     """Refuse texts that HDF5 cannot hold."""
-    if not record.id:
+    if not sample.id:
         raise DataError("A sample has an empty id. Give every sample a name of its own.")
     for name in ("id", "group", "speaker", "transcript"):
-        text = getattr(record, name)
+        text = getattr(sample, name)
         if "\0" in text:
-            raise DataError(f"Sample {record.id!r} has a {name} with a NUL in it, {text[:100]!r}. Take it out.")
+            raise DataError(f"Sample {sample.id!r} has a {name} with a NUL in it, {text[:100]!r}. Take it out.")
         if printable(text) != text:
             raise DataError(
-                f"Sample {record.id!r} has the {name} {text[:100]!r}, which is no Unicode text. Save it as UTF-8."
+                f"Sample {sample.id!r} has the {name} {text[:100]!r}, which is no Unicode text. Save it as UTF-8."
             )
 
 
-def _check_target(record: Record, target: TargetSpec) -> None:
+def _check_target(sample: Record, target: TargetSpec) -> None:
     """Refuse labels that are none of the target, or that 32 bits cannot hold."""
-    given = np.asarray(record.target, float)
+    given = np.asarray(sample.target, float)
     if not np.isfinite(given).all():
-        raise DataError(f"Sample {record.id!r} has the label NaN or inf. Remove such samples before the import.")
+        raise DataError(f"Sample {sample.id!r} has the label NaN or inf. Remove such samples before the import.")
     if (abs(given) > np.finfo(np.float32).max).any():
-        raise DataError(f"Sample {record.id!r} has the label {record.target}, too large for 32 bits. Scale or mend it.")
+        raise DataError(f"Sample {sample.id!r} has the label {sample.target}, too large for 32 bits. Scale or mend it.")
     outputs = len(target.names)
     shapes = [()] if target.kind == "multiclass" else [(outputs,), ()] if outputs == 1 else [(outputs,)]
     if given.shape not in shapes:
-        raise DataError(f"Sample {record.id!r} has a label of shape {given.shape} for {outputs} names of the target.")
+        raise DataError(f"Sample {sample.id!r} has a label of shape {given.shape} for {outputs} names of the target.")
     most = outputs - 1 if target.kind == "multiclass" else 1
     if target.kind != "regression" and not ((given >= 0) & (given <= most) & (given == np.floor(given))).all():
-        raise DataError(f"Sample {record.id!r} has the label {record.target}, which is no class from 0 to {most}.")
+        raise DataError(f"Sample {sample.id!r} has the label {sample.target}, which is no class from 0 to {most}.")
 
 
-def _own_split(records: list[Record]) -> npt.NDArray[np.int8]:
-    for record in records:
-        if record.split is not None and record.split not in SPLITS:
-            raise DataError(f"Sample {record.id!r} is in the split {record.split!r}; splits are {', '.join(SPLITS)}.")
-    return np.asarray([UNUSED if r.split is None else SPLITS.index(r.split) for r in records], np.int8)
+def _own_split(samples: list[Record]) -> npt.NDArray[np.int8]:
+    for sample in samples:
+        if sample.split is not None and sample.split not in SPLITS:
+            raise DataError(f"Sample {sample.id!r} is in the split {sample.split!r}; splits are {', '.join(SPLITS)}.")
+    return np.asarray([UNUSED if r.split is None else SPLITS.index(r.split) for r in samples], np.int8)
 
 
 def _check_table(protocol: str, fold: int, table: npt.NDArray[np.int8], samples: int) -> None:
@@ -267,12 +267,12 @@ def _check_table(protocol: str, fold: int, table: npt.NDArray[np.int8], samples:
             )
 
 
-def _shared_groups(protocol: str, fold: int, table: npt.NDArray[np.int8], records: list[Record]) -> list[str]:
+def _shared_groups(protocol: str, fold: int, table: npt.NDArray[np.int8], samples: list[Record]) -> list[str]:
     """Return a note when videos, dialogues or actors have samples in more than one part."""
     parts: dict[str, set[int]] = {}
-    for record, code in zip(records, np.asarray(table).tolist(), strict=True):
-        if record.group and code != UNUSED:
-            parts.setdefault(record.group, set()).add(code)
+    for sample, code in zip(samples, np.asarray(table).tolist(), strict=True):
+        if sample.group and code != UNUSED:
+            parts.setdefault(sample.group, set()).add(code)
     count = sum(len(codes) > 1 for codes in parts.values())
     if not count:
         return []

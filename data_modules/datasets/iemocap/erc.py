@@ -154,7 +154,7 @@ def read(
         aligned=True,
         notes=(verify(made, count),),
     )
-    return Source(info, _records(source, made, count), tables)
+    return Source(info, _samples(source, made, count), tables)
 
 
 def _dialogues(path: Path, content: Any) -> _Dialogues | None:
@@ -296,7 +296,7 @@ def _vector(path: Path, name: str, made: _Dialogues, dialogue: str, place: int) 
     return np.mean(layers, axis=0) if len(layers) > 1 else layers[0]
 
 
-def _records(path: Path, made: _Dialogues, count: int) -> Iterator[Record]:
+def _samples(path: Path, made: _Dialogues, count: int) -> Iterator[Record]:
     for dialogue in made.order:
         for place, label in enumerate(made.labels[dialogue]):
             if label >= count:
@@ -307,9 +307,9 @@ def _records(path: Path, made: _Dialogues, count: int) -> Iterator[Record]:
             yield Record(f"{dialogue}[{place}]", inputs, int(label), None, dialogue, speaker, said)
 
 
-def split_tables(records: Sequence[Record], made: _Dialogues) -> SplitTables:
+def split_tables(samples: Sequence[Record], made: _Dialogues) -> SplitTables:
     """Return the protocols that the dialogues of a file allow, ``cosmic`` first."""
-    groups = [record.group for record in records]
+    groups = [sample.group for sample in samples]
     tables = cosmic_tables(groups, [*made.train, *made.valid], made.test)
     valid = made.valid or made.train[: max(1, len(made.train) // 10)]
     if set(valid) != set(COSMIC_VALID):

@@ -140,7 +140,7 @@ def read(
         notes=(*notes, *lost),
         recipes={name: heard.recipe if name == "audio" else seen_recipe(every, size, detector) for name in made},
     )
-    return Source(info, _records(kept, made, classes), partial(split_tables, lists=listing))
+    return Source(info, _samples(kept, made, classes), partial(split_tables, lists=listing))
 
 
 def _order(classes: ClassSet) -> tuple[str, ...]:
@@ -148,14 +148,14 @@ def _order(classes: ClassSet) -> tuple[str, ...]:
     return tuple(dict.fromkeys(CLASSES[classes].values()))
 
 
-def split_tables(records: Sequence[Record], lists: Mapping[str, str]) -> SplitTables:
+def split_tables(samples: Sequence[Record], lists: Mapping[str, str]) -> SplitTables:
     """Return the protocols: ``mesm`` where there are lists, ``session5`` and ``speaker10``.
 
     Raises:
         DataError: When an actor has no turn.
     """
-    actors = [record.speaker for record in records]
-    tables = {"mesm": [list_table(lists, [record.id for record in records])]} if lists else {}
+    actors = [sample.speaker for sample in samples]
+    tables = {"mesm": [list_table(lists, [sample.id for sample in samples])]} if lists else {}
     sessions = session_tables([int(actor[3:5]) for actor in actors])
     return {**tables, "session5": sessions, "speaker10": speaker_tables(actors)}
 
@@ -219,7 +219,7 @@ def _usable(turns: Sequence[Turn], made: Mapping[str, Decoded]) -> tuple[list[Tu
     return kept, notes
 
 
-def _records(turns: Sequence[Turn], made: Mapping[str, Decoded], classes: ClassSet) -> Iterator[Record]:
+def _samples(turns: Sequence[Turn], made: Mapping[str, Decoded], classes: ClassSet) -> Iterator[Record]:
     order = _order(classes)
     for dialog, some in groupby(turns, key=lambda turn: turn.dialog):
         pictures = made["vision"].load(dialog) if "vision" in made else {}

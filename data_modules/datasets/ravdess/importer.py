@@ -181,7 +181,7 @@ def read(
     faceless = [name.stem for name in clips if faces and name.take not in faces.by_take]
     refuse_loss(f"have no face in {face}", faceless, len(clips))
 
-    records: list[Record] = []
+    samples: list[Record] = []
     undecoded: list[str] = []
     short: list[str] = []
     reason = ""
@@ -199,7 +199,7 @@ def read(
             reason = reason or str(error)
             continue
         inputs = {"audio": steps} | ({"vision": faces.by_take[name.take]} if faces else {})
-        records.append(name.record(inputs, {"audio": origin}))
+        samples.append(name.sample(inputs, {"audio": origin}))
     flaw = "cannot be decoded or are too short" if short else "cannot be decoded"
     refuse_loss(flaw, [*undecoded, *short], len(clips), reason)
 
@@ -226,4 +226,4 @@ def read(
         # The action units are OpenFace's own numbers.
         recipes={"audio": sound.recipe},
     )
-    return Source(info, records, partial(split_tables, channel=channel))
+    return Source(info, samples, partial(split_tables, channel=channel))

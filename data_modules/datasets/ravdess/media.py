@@ -208,7 +208,7 @@ def read(
         notes=tuple(notes),
         recipes=settings.recipes,
     )
-    return Source(info, _records(decoded, kinds), partial(split_tables, channel=channel))
+    return Source(info, _samples(decoded, kinds), partial(split_tables, channel=channel))
 
 
 def _refuse_lost_actors(source: Path, names: Iterable[RavdessName], decoded: Decoded) -> None:
@@ -282,12 +282,12 @@ def _waveform(settings: _Settings, path: Path, sound: Floats) -> npt.NDArray[np.
     return to_int16(sound)
 
 
-def _records(decoded: Decoded, modalities: Iterable[str]) -> Iterator[Record]:
+def _samples(decoded: Decoded, modalities: Iterable[str]) -> Iterator[Record]:
     for stem, arrays in decoded:
         files = arrays[ORIGINS].tolist()
         # Of the files of a clip the second, the landmarks, concerns its pictures alone.
         origins = {name: provenance.combined(files) if name == "vision" else files[0] for name in modalities}
-        yield RavdessName.parse(stem).record({name: arrays[name] for name in modalities}, origins)
+        yield RavdessName.parse(stem).sample({name: arrays[name] for name in modalities}, origins)
 
 
 def _rates(settings: _Settings, decoded: Decoded) -> dict[str, float]:

@@ -96,7 +96,7 @@ class RavdessName:
         """Whether the actor is a woman."""
         return self.actor % 2 == 0
 
-    def record(self, inputs: dict[str, npt.NDArray[Any]], origins: dict[str, str]) -> Record:
+    def sample(self, inputs: dict[str, npt.NDArray[Any]], origins: dict[str, str]) -> Record:
         """Return the sample of a store that this clip is, from its inputs and their origins."""
         actor, statement = f"{self.actor:02d}", STATEMENTS[self.statement - 1]
         return Record(self.stem, inputs, self.emotion - 1, None, actor, actor, statement, origins)
@@ -212,12 +212,12 @@ def check_actors(actors: Collection[int], channel: Channel) -> None:
         )
 
 
-def split_tables(records: Sequence[Record], channel: Channel) -> SplitTables:
+def split_tables(samples: Sequence[Record], channel: Channel) -> SplitTables:
     """Return the actor-disjoint split protocols.
 
     Raises:
         DataError: When an actor is missing.
     """
-    speakers = [int(record.speaker) for record in records]
+    speakers = [int(sample.speaker) for sample in samples]
     check_actors(speakers, channel)
     return {name: [speaker_table(fold, speakers) for fold in folds] for name, folds in RAVDESS_PROTOCOLS.items()}

@@ -387,7 +387,7 @@ def test_nothing_is_half_written(stores, tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(keyframes, "_records", fail)
+    monkeypatch.setattr(keyframes, "_samples", fail)
     with pytest.raises(KeyboardInterrupt):
         keyframe_store(stores[0].path, tmp_path / "key.h5")
     assert (tmp_path / "key.h5").read_bytes() == before

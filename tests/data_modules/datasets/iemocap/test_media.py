@@ -202,7 +202,7 @@ def test_other_pictures_are_decoded_anew(with_a_face: Path, tmp_path: Path) -> N
     options = {"audio": "none", "vision": "frames", "size": SIZE, "work": tmp_path / "kept"}
     shown = []
     for face in ("centre", "detector"):
-        records = iemocap_release.read(with_a_face, face=face, **options).records
+        records = iemocap_release.read(with_a_face, face=face, **options).samples
         shown.append({record.id: record.inputs["vision"] for record in records if record.group == DIALOG})
     assert shown[0]
     assert any(not np.array_equal(pictures, shown[1][name]) for name, pictures in shown[0].items())

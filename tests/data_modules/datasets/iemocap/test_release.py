@@ -59,7 +59,7 @@ def make(source: Path, folder: Path, **options: object) -> FeatureStore:
 def transcripts(source: Path, classes: ClassSet = "4", lists: Path | None = None) -> tuple[list[Record], StoreInfo]:
     """Return the records of an import without media, and what is said of them."""
     made = read(source, audio="none", classes=classes, lists=lists)
-    return list(made.records), made.info
+    return list(made.samples), made.info
 
 
 def parts(records: list[Record], table: np.ndarray) -> dict[str, list[Record]]:

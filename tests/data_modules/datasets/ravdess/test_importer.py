@@ -186,15 +186,15 @@ def test_splits_are_by_actor(release: Path, tmp_path: Path) -> None:
 def test_audio_features(release: Path, features: str, dim: int) -> None:
     source = read(release / "Actor_01", audio_features=features, mels=24, mfccs=13, hop_ms=50)  # type: ignore[arg-type]
     assert source.info.feature_set == features
-    assert {record.inputs["audio"].shape for record in source.records} == {(7, dim)}
-    assert all(set(record.inputs) == {"audio"} for record in source.records)
+    assert {record.inputs["audio"].shape for record in source.samples} == {(7, dim)}
+    assert all(set(record.inputs) == {"audio"} for record in source.samples)
 
 
 def test_song_has_six_classes_and_its_own_track(release: Path) -> None:
     source = read(release, channel="song")
-    assert [record.id for record in source.records] == ["03-02-01-01-01-01-05"]
+    assert [record.id for record in source.samples] == ["03-02-01-01-01-01-05"]
     assert (source.info.target.names, source.info.feature_set) == (EMOTIONS[:6], "logmel-song")
-    assert len(list(read(release, channel="both").records)) == 73
+    assert len(list(read(release, channel="both").samples)) == 73
 
 
 def test_the_same_import_twice_gives_the_same_store(release: Path, faces: Path, tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def test_real_fold_column_is_luna5() -> None:
 def test_real_actor() -> None:
     root = Path(REAL) / "ravdess"
     source = read(root / "audio" / "Actor_18", face=str(root / "openface_au_mean.csv"))
-    records = list(source.records)
+    records = list(source.samples)
     assert Counter(record.target for record in records) == {0: 4, **dict.fromkeys(range(1, 8), 8)}
     assert {(record.inputs["audio"].shape[1], record.inputs["vision"].shape) for record in records} == {(64, (1, 35))}
     assert all(30 <= len(record.inputs["audio"]) <= 240 for record in records)

@@ -201,7 +201,7 @@ def test_published_recipe(tmp_path: Path) -> None:
     assert not any("published recipe" in note for note in source.info.notes)
     fewer = ravdess_media._Settings("av", "cfnsr", 8, 0.0, 224, 44_100, "landmarks")
     assert fewer.feature_set == "cfnsr-frames8-224-landmarks-wave44100"
-    record = next(iter(source.records))
+    record = next(iter(source.samples))
     assert record.inputs["vision"].shape == (30, 3, 224, 224)
     squashed = read_frames(place_of(root, record.id, "mp4"), Sampling(count=30), (224, 224))
     for i in (0, 1, 14, 29):
@@ -410,7 +410,7 @@ def test_memory_does_not_grow_with_the_number_of_clips(release: Path, tmp_path: 
         tracemalloc.start()
         try:
             made = read(source, frames=30, size=64, modality="video", work=tmp_path / f"{name}.clips")
-            write_store(tmp_path / name, made.info, made.records, made.splits)
+            write_store(tmp_path / name, made.info, made.samples, made.splits)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
