@@ -302,7 +302,7 @@ def _info(path: Path, container: Any, stream: Any, rotation: int) -> VideoInfo:
             f"{path} does not say how long it is or how many pictures a second has. Convert it, for example to mp4."
         )
     shown = (stream.width, stream.height) if _quarters(rotation) % 2 else (stream.height, stream.width)
-    return VideoInfo(fps, stream.frames or round(duration * fps), duration, *shown, bool(container.streams.audio))
+    return VideoInfo(fps, stream.frames or round(duration * fps), duration, *shown)
 
 
 def _quarters(rotation: int) -> int:

@@ -42,7 +42,7 @@ _NAME = re.compile(
 )
 _HEAD = re.compile(
     r"\[(?P<start>[0-9]+\.[0-9]+)\s*-\s*(?P<end>[0-9]+\.[0-9]+)\]\t(?P<turn>\S+)\t(?P<label>[a-z]{3})\t"
-    r"\[(?P<vad>[0-9]+\.[0-9]+, [0-9]+\.[0-9]+, [0-9]+\.[0-9]+)\]"
+    r"\[[0-9]+\.[0-9]+, [0-9]+\.[0-9]+, [0-9]+\.[0-9]+\]"
 )
 _SPOKEN = re.compile(r"(?P<turn>Ses\S+) \[[0-9.]+-[0-9.]+\]:\s*(?P<text>.*)")
 _TAG = re.compile(r"(?<!\s)\s*\[[A-Z]+\]")  # from the first blank only, or a million of them take for ever
@@ -61,7 +61,6 @@ class Turn:
         start: Beginning in seconds from that of the dialog.
         end: End in seconds. Turns of a dialog overlap.
         label: One of :data:`LABELS`.
-        vad: Means of the raters for valence, activation and dominance, from 1 to 5.
         text: What is said.
         wav: The sound file of the turn.
         avi: The video file of the dialog.
@@ -75,7 +74,6 @@ class Turn:
     start: float
     end: float
     label: str
-    vad: tuple[float, float, float]
     text: str
     wav: Path
     avi: Path
@@ -208,7 +206,6 @@ def _read_labels(path: Path) -> tuple[list[Turn], list[str]]:
         if not start < end < math.inf:
             unread.append(f"{path.name} line {number} (it ends before it starts)")
             continue
-        valence, activation, dominance = (float(value) for value in head["vad"].split(", "))
         turns[head["turn"]] = Turn(
             head["turn"],
             path.stem,
@@ -218,7 +215,6 @@ def _read_labels(path: Path) -> tuple[list[Turn], list[str]]:
             start,
             end,
             head["label"],
-            (valence, activation, dominance),
             "",
             session / "sentences" / "wav" / path.stem / f"{head['turn']}.wav",
             session / "dialog" / "avi" / "DivX" / f"{path.stem}.avi",

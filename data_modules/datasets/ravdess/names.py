@@ -91,11 +91,6 @@ class RavdessName:
         """The emotion in words."""
         return EMOTIONS[self.emotion - 1]
 
-    @property
-    def female(self) -> bool:
-        """Whether the actor is a woman."""
-        return self.actor % 2 == 0
-
     def sample(self, inputs: dict[str, npt.NDArray[Any]], origins: dict[str, str]) -> Record:
         """Return the sample of a store that this clip is, from its inputs and their origins."""
         actor, statement = f"{self.actor:02d}", STATEMENTS[self.statement - 1]

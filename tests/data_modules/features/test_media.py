@@ -85,9 +85,9 @@ def test_other_containers(tmp_path: Path, ending: str) -> None:
 
 
 def test_info(tmp_path: Path, clip: Path) -> None:
-    assert video_info(clip) == VideoInfo(25.0, 25, 1.0, 48, 64, True)
+    assert video_info(clip) == VideoInfo(25.0, 25, 1.0, 48, 64)
     found = video_info(make_mp4(tmp_path / "a.mp4", 2.0, NTSC, (32, 20), sound=False))
-    assert (found.frames, found.height, found.width, found.has_sound) == (60, 32, 20, False)
+    assert (found.frames, found.height, found.width) == (60, 32, 20)
     assert (found.fps, found.duration) == (pytest.approx(NTSC), pytest.approx(60 / NTSC))
 
 

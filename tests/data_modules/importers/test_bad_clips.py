@@ -97,7 +97,7 @@ def test_a_video_that_says_it_has_billions_of_pictures(
     frames: int, seconds: float, sampling: Sampling, count: int
 ) -> None:
     """It is not believed before there is room for it: not even for the times of so many."""
-    info = VideoInfo(5.0, frames, seconds, 48, 64, False)
+    info = VideoInfo(5.0, frames, seconds, 48, 64)
     with pytest.raises(DataError, match=rf"a\.mp4 would give {count} pictures of 48 x 64, above 1 GiB"):
         media._Picker(Path("a.mp4"), info, sampling, None, media.resize, None)
 

@@ -134,7 +134,7 @@ def test_an_odd_dialog(odd: Path) -> None:
     first, second, third, last = turns
     assert (first.session, first.dialog, first.speaker, first.marker) == (5, DIALOG, "F", "F")
     assert (first.start, first.end, first.label) == (1.5, 3.75, "fru")
-    assert (second.vad, second.actor) == ((1.5, 4.0, 4.5), "Ses05M")
+    assert second.actor == "Ses05M"
     assert [turn.text for turn in turns] == ["I said: go [LAUGHTER] now.", "No: never: ever.", "", "[BREATHING] So."]
     assert last.label == "xxx"
     assert notes == [f"1 turns have no transcript: {third.name}."]

@@ -36,17 +36,11 @@ def test_name_of_the_record() -> None:
     """The example of the data set's own description."""
     name = RavdessName.parse("03-01-06-01-02-01-12")
     assert name == RavdessName(3, 1, 6, 1, 2, 1, 12)
-    assert (name.label, name.female, name.stem, name.take) == (
+    assert (name.label, name.stem, name.take) == (
         "fearful",
-        True,
         "03-01-06-01-02-01-12",
         "01-06-01-02-01-12",
     )
-
-
-def test_even_actors_are_female() -> None:
-    women = {name.actor for name in design("speech") if name.female}
-    assert women == set(range(2, 25, 2))
 
 
 @pytest.mark.parametrize(
