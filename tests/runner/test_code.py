@@ -234,6 +234,14 @@ def test_a_package_counts_when_it_defines_what_is_taken_or_acts(plugin: Callable
     assert of_plugin() == ["plugin.fusion.own", "plugin.package", "plugin.two"], "it is not only passed on"
 
 
+def test_what_a_package_defines_comes_before_a_file_of_that_name(plugin: Callable[[dict[str, str]], None]) -> None:
+    files = {"plugin/fusion/own.py": "from plugin.package import x\n", "plugin/package/x.py": ""}
+    plugin({**files, "plugin/package/__init__.py": "def x():\n    return 1\n"})
+    assert of_plugin() == ["plugin.fusion.own", "plugin.package"]
+    plugin({"plugin/package/__init__.py": "def y():\n    return 1\n"})
+    assert of_plugin() == ["plugin.fusion.own", "plugin.package.x"]
+
+
 def test_texts_that_another_file_takes_count(plugin: Callable[[dict[str, str]], None]) -> None:
     def both(value: int, takes: str) -> str:
         card = f"from mmbench.methods import MethodCard\nYEAR = {value}\ncard = MethodCard(year=YEAR)\n"
