@@ -17,7 +17,16 @@ from data_modules.datasets.iemocap import IEMOCAP, IEMOCAPDialogue, IEMOCAPMesm,
 from data_modules.datasets.ravdess import RAVDESS
 from data_modules.datasets.synthetic import Synthetic, SyntheticClips, SyntheticDialogues
 from data_modules.names import check_name
-from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, SplitLocked, TargetSpec, unknown
+from data_modules.schema import (
+    Batch,
+    DataError,
+    DataSpec,
+    ModalitySpec,
+    PaddedSequence,
+    SplitLocked,
+    TargetSpec,
+    unknown,
+)
 from data_modules.store import FeatureStore, Record, StoreInfo, write_store
 
 __all__ = [
@@ -36,8 +45,8 @@ __all__ = [
     "IEMOCAPMesm",
     "IEMOCAPRaw",
     "ModalitySpec",
+    "PaddedSequence",
     "Record",
-    "Sequence",
     "SplitLocked",
     "StoreInfo",
     "Synthetic",

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from data_modules.schema import Batch, Sequence
+from data_modules.schema import Batch, PaddedSequence
 
 Array = npt.NDArray[np.int64]
 NUMBERED = re.compile(r"[\W_]+(\d{1,15})[\W_]*")
@@ -137,8 +137,8 @@ class ResidentSplit:
         return self._fold(self._samples(utterances[real], stage), utterances[real], real)
 
     def _samples(self, rows: Tensor, stage: int) -> Batch:
-        def gather(group: dict[str, Ragged]) -> dict[str, Sequence]:
-            return {name: Sequence(*item.gather(rows)) for name, item in group.items()}
+        def gather(group: dict[str, Ragged]) -> dict[str, PaddedSequence]:
+            return {name: PaddedSequence(*item.gather(rows)) for name, item in group.items()}
 
         where = rows.to(self.index.device)
         return Batch(
@@ -161,11 +161,11 @@ class ResidentSplit:
 
         tokens = {name for name, item in flat.inputs.items() if item.values.dim() == 2}
 
-        def utterances(group: dict[str, Sequence]) -> dict[str, Sequence]:
+        def utterances(group: dict[str, PaddedSequence]) -> dict[str, PaddedSequence]:
             return {
-                name: Sequence(fold(item.values), mask.sum(1), fold(item.lengths))
+                name: PaddedSequence(fold(item.values), mask.sum(1), fold(item.lengths))
                 if name in tokens
-                else Sequence(fold(item.values[:, 0]), mask.sum(1))
+                else PaddedSequence(fold(item.values[:, 0]), mask.sum(1))
                 for name, item in group.items()
             }
 
