@@ -27,7 +27,7 @@ from data_modules.schema import (
     TargetSpec,
     unknown,
 )
-from data_modules.store import FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import FeatureStore, Sample, StoreInfo, write_store
 
 __all__ = [
     "CMUMOSEI",
@@ -46,7 +46,7 @@ __all__ = [
     "IEMOCAPRaw",
     "ModalitySpec",
     "PaddedSequence",
-    "Record",
+    "Sample",
     "SplitLocked",
     "StoreInfo",
     "Synthetic",

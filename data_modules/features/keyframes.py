@@ -33,7 +33,7 @@ from rich.progress import track
 from data_modules.features.modes import HOP, RATE, WINDOW, Floats, Ints, NoModes, audio_maps, magnitudes
 from data_modules.libraries import optional_library
 from data_modules.schema import DataError, unknown
-from data_modules.store import FeatureStore, Recipe, Record, StoreInfo, check_output, write_store
+from data_modules.store import FeatureStore, Recipe, Sample, StoreInfo, check_output, write_store
 
 MELS = 26
 TOP = 10
@@ -258,13 +258,13 @@ def _choose(store: FeatureStore, variant: Variant) -> _Choice:
     return choice
 
 
-def _samples(store: FeatureStore, choice: _Choice) -> Iterator[Record]:
+def _samples(store: FeatureStore, choice: _Choice) -> Iterator[Sample]:
     for row in _progress(len(store), "writing key frames"):
         inputs = {name: store.read(name, np.array([row]))[0] for name in store.modalities}
         inputs["vision"] = inputs["vision"][choice.frames[row]]
         group, speaker, said = (str(column[row]) for column in (store.groups, store.speakers, store.transcripts))
         origins = {name: str(column[row]) for name, column in store.origins.items()} | {"vision": store.identity}
-        yield Record(str(store.ids[row]), inputs, store.targets[row], None, group, speaker, said, origins)
+        yield Sample(str(store.ids[row]), inputs, store.targets[row], None, group, speaker, said, origins)
 
 
 def _progress(count: int, what: str) -> Iterator[int]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import SPLITS, Record, SplitTables, StoreInfo
+from data_modules.store import SPLITS, Sample, SplitTables, StoreInfo
 
 Array = npt.NDArray[Any]
 Extents = dict[str, list[tuple[int, int]]]
@@ -43,8 +43,8 @@ class Source:
     """
 
     info: StoreInfo
-    samples: Iterable[Record]
-    splits: Callable[[list[Record]], SplitTables] | None = None
+    samples: Iterable[Sample]
+    splits: Callable[[list[Sample]], SplitTables] | None = None
     protocol: str = "standard"
 
 

@@ -31,7 +31,7 @@ from data_modules.importers.csd_folds import TABLES, Segment, segments_in, segme
 from data_modules.importers.csd_videos import Alignment, Sequences, Video
 from data_modules.importers.misa import EMOTIONS, word_vectors
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import Recipe, Record, StoreInfo
+from data_modules.store import Recipe, Sample, StoreInfo
 
 
 def read(
@@ -230,7 +230,7 @@ def _samples(
     segments: list[Segment],
     values: Mapping[str, float | Array],
     parts: Mapping[str, str | None],
-) -> Iterator[Record]:
+) -> Iterator[Sample]:
     for video, own in progress(list(_by_video(segments).items()), "Videos"):
         whole = Video(sequences, video)
         features = whole.features()
@@ -238,7 +238,7 @@ def _samples(
             inputs, origins = whole.inputs(segment, features)
             said = string(segment.transcript or whole.spoken(segment))
             where = parts[segment.id]
-            yield Record(
+            yield Sample(
                 string(segment.id), inputs, values[segment.id], where, string(video), transcript=said, origins=origins
             )
 

@@ -56,7 +56,7 @@ from data_modules.importers.transcripts import flaw_of
 from data_modules.libraries import optional_library
 from data_modules.names import LONGEST, check_name
 from data_modules.schema import DataError, ModalityKind
-from data_modules.store import UNLABELLED, Array, FeatureStore, Record, StoreInfo, check_output, write_store
+from data_modules.store import UNLABELLED, Array, FeatureStore, Sample, StoreInfo, check_output, write_store
 from data_modules.store.provenance import Recipe, digest
 
 NONE = "none"
@@ -286,11 +286,11 @@ def extract_store(
     return store
 
 
-def _samples(decoded: Decoded, texts: Mapping[str, str]) -> Iterator[Record]:
+def _samples(decoded: Decoded, texts: Mapping[str, str]) -> Iterator[Sample]:
     for name, arrays in decoded:
         said, file = texts.get(name, ""), arrays.pop(ORIGINS).item(0)
         origins = {modality: digest(said) if modality == "text" else file for modality in arrays}
-        yield Record(name, arrays, np.zeros(0), transcript=said, origins=origins)
+        yield Sample(name, arrays, np.zeros(0), transcript=said, origins=origins)
 
 
 def _without_text(texts: Mapping[str, str], decoded: Decoded) -> list[str]:

@@ -40,7 +40,7 @@ from data_modules.importers.pickles import load_pickle
 from data_modules.importers.values import array, column, labels, named, whole_numbers
 from data_modules.importers.values import text as text_of
 from data_modules.schema import MODALITIES, DataError, TargetSpec
-from data_modules.store import Record, StoreInfo
+from data_modules.store import Sample, StoreInfo
 
 DISAGREEMENT = 0.01
 """Share of samples whose stored length may differ from the measured one before it is worth a note."""
@@ -236,11 +236,11 @@ def _length_notes(parts: Mapping[str, _Part], measured: Mapping[str, Extents], t
     return notes
 
 
-def _samples(parts: Mapping[str, _Part], extents: Mapping[str, Extents]) -> Iterator[Record]:
+def _samples(parts: Mapping[str, _Part], extents: Mapping[str, Extents]) -> Iterator[Sample]:
     for split, part in parts.items():
         for row, (sample, video) in enumerate(part.names):
             inputs: dict[str, Array] = {}
             for name, values in part.values.items():
                 start, stop = extents[split][name][row]
                 inputs[name] = values[row, start:stop]
-            yield Record(sample, inputs, float(part.labels[row]), split, video, transcript=part.transcripts[row])
+            yield Sample(sample, inputs, float(part.labels[row]), split, video, transcript=part.transcripts[row])

@@ -20,7 +20,7 @@ from data_modules.store.header import EVERYTHING, FORMAT, SPLITS, UNUSED, Array,
 from data_modules.store.new_store import check_output
 from data_modules.store.provenance import Recipe
 from data_modules.store.read import FeatureStore
-from data_modules.store.sample import UNLABELLED, Record, StoreInfo
+from data_modules.store.sample import UNLABELLED, Sample, StoreInfo
 from data_modules.store.write import write_store
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "Array",
     "FeatureStore",
     "Recipe",
-    "Record",
+    "Sample",
     "SplitTables",
     "StoreInfo",
     "check_output",

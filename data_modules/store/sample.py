@@ -14,7 +14,7 @@ UNLABELLED = TargetSpec("regression", ())
 
 
 @dataclass
-class Record:
+class Sample:
     """One sample on its way into a store.
 
     Attributes:

@@ -19,7 +19,7 @@ from data_modules.store.header import FORMAT, SPLITS, TYPES, UNUSED, VERSION, Ar
 from data_modules.store.new_store import new_store
 from data_modules.store.provenance import Recipe, versions
 from data_modules.store.read import FeatureStore
-from data_modules.store.sample import Record, StoreInfo
+from data_modules.store.sample import Sample, StoreInfo
 
 CHUNK_BYTES = 1 << 20
 
@@ -45,7 +45,7 @@ class _ModalityWriter:
         self._pending: list[Array] = []
         self._pending_rows, self._limit = 0, chunk[0]
 
-    def add(self, sample: Record) -> None:
+    def add(self, sample: Sample) -> None:
         name, values = sample.id, np.asarray(sample.inputs[self.name])
         if (self.name in sample.origins) != (self.recipe is not None):
             raise DataError(
@@ -99,8 +99,8 @@ class _ModalityWriter:
 def write_store(
     path: str | os.PathLike[str],
     info: StoreInfo,
-    samples: Iterable[Record],
-    splits: Callable[[list[Record]], SplitTables] | None = None,
+    samples: Iterable[Sample],
+    splits: Callable[[list[Sample]], SplitTables] | None = None,
     protocol: str = "standard",
 ) -> FeatureStore:
     """Write samples to a store, atomically, holding one sample at a time.
@@ -146,10 +146,10 @@ def write_store(
     return FeatureStore(target)
 
 
-def _write_samples(file: h5py.File, info: StoreInfo, samples: Iterable[Record]) -> list[Record]:
+def _write_samples(file: h5py.File, info: StoreInfo, samples: Iterable[Sample]) -> list[Sample]:
     writers: dict[str, _ModalityWriter] = {}
     seen: dict[str, str | None] = {}
-    light: list[Record] = []
+    light: list[Sample] = []
     for sample in samples:
         if sample.id in seen:
             where = (
@@ -173,7 +173,7 @@ def _write_samples(file: h5py.File, info: StoreInfo, samples: Iterable[Record]) 
             writer.add(sample)
         seen[sample.id] = sample.split
         light.append(
-            Record(sample.id, {}, sample.target, sample.split, sample.group, sample.speaker, sample.transcript)
+            Sample(sample.id, {}, sample.target, sample.split, sample.group, sample.speaker, sample.transcript)
         )
     if not light:
         raise DataError(f"The source of {info.dataset}/{info.feature_set} has no samples: nothing was written.")
@@ -220,7 +220,7 @@ def _write_samples(file: h5py.File, info: StoreInfo, samples: Iterable[Record]) 
     return light
 
 
-def _check_texts(sample: Record) -> None:
+def _check_texts(sample: Sample) -> None:
     """Refuse texts that HDF5 cannot hold."""
     if not sample.id:
         raise DataError("A sample has an empty id. Give every sample a name of its own.")
@@ -234,7 +234,7 @@ def _check_texts(sample: Record) -> None:
             )
 
 
-def _check_target(sample: Record, target: TargetSpec) -> None:
+def _check_target(sample: Sample, target: TargetSpec) -> None:
     """Refuse labels that are none of the target, or that 32 bits cannot hold."""
     given = np.asarray(sample.target, float)
     if not np.isfinite(given).all():
@@ -250,7 +250,7 @@ def _check_target(sample: Record, target: TargetSpec) -> None:
         raise DataError(f"Sample {sample.id!r} has the label {sample.target}, which is no class from 0 to {most}.")
 
 
-def _own_split(samples: list[Record]) -> npt.NDArray[np.int8]:
+def _own_split(samples: list[Sample]) -> npt.NDArray[np.int8]:
     for sample in samples:
         if sample.split is not None and sample.split not in SPLITS:
             raise DataError(f"Sample {sample.id!r} is in the split {sample.split!r}; splits are {', '.join(SPLITS)}.")
@@ -267,7 +267,7 @@ def _check_table(protocol: str, fold: int, table: npt.NDArray[np.int8], samples:
             )
 
 
-def _shared_groups(protocol: str, fold: int, table: npt.NDArray[np.int8], samples: list[Record]) -> list[str]:
+def _shared_groups(protocol: str, fold: int, table: npt.NDArray[np.int8], samples: list[Sample]) -> list[str]:
     """Return a note when videos, dialogues or actors have samples in more than one part."""
     parts: dict[str, set[int]] = {}
     for sample, code in zip(samples, np.asarray(table).tolist(), strict=True):

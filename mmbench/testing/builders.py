@@ -21,7 +21,7 @@ from data_modules.schema import (
     TargetKind,
     TargetSpec,
 )
-from data_modules.store import Record, StoreInfo, write_store
+from data_modules.store import Sample, StoreInfo, write_store
 
 KINDS: tuple[TargetKind, ...] = ("regression", "multiclass", "multilabel", "binary")
 DIMS = {"text": 7, "audio": 5, "vision": 6}
@@ -220,7 +220,7 @@ def write_toy_store(path: Path, spec: DataSpec, train: int = 32, held_out: int =
                 inputs |= {m: (inputs[m] * 32767).astype(np.int16) for m in kinds if kinds[m] == "waveform"}
                 name = f"{split}-{row}" if step is None else f"{split}-{row}[{step}]"
                 speaker = "" if batch.speaker is None else f"role{int(batch.speaker[at])}"
-                records.append(Record(name, inputs, batch.target[at].numpy(), split, f"{split}-{row}", speaker))
+                records.append(Sample(name, inputs, batch.target[at].numpy(), split, f"{split}-{row}", speaker))
     rates = {m: spec.modalities[m].rate for m in kinds}
     info = StoreInfo(spec.dataset, spec.feature_set, spec.target, kinds=kinds, rates=rates, aligned=spec.aligned)
     write_store(path, info, records)

@@ -35,7 +35,7 @@ from data_modules.importers.pickles import load_pickle
 from data_modules.importers.values import array, shown
 from data_modules.importers.values import text as text_of
 from data_modules.schema import MODALITIES, DataError, TargetSpec
-from data_modules.store import Record, SplitTables, StoreInfo
+from data_modules.store import Sample, SplitTables, StoreInfo
 
 KEY = "erc"
 """What the format is called."""
@@ -296,7 +296,7 @@ def _vector(path: Path, name: str, made: _Dialogues, dialogue: str, place: int) 
     return np.mean(layers, axis=0) if len(layers) > 1 else layers[0]
 
 
-def _samples(path: Path, made: _Dialogues, count: int) -> Iterator[Record]:
+def _samples(path: Path, made: _Dialogues, count: int) -> Iterator[Sample]:
     for dialogue in made.order:
         for place, label in enumerate(made.labels[dialogue]):
             if label >= count:
@@ -304,10 +304,10 @@ def _samples(path: Path, made: _Dialogues, count: int) -> Iterator[Record]:
             inputs = {name: _vector(path, name, made, dialogue, place)[None] for name in made.features}
             said = string(made.sentences[dialogue][place]) if made.sentences else ""
             speaker = string(made.speakers[dialogue][place])
-            yield Record(f"{dialogue}[{place}]", inputs, int(label), None, dialogue, speaker, said)
+            yield Sample(f"{dialogue}[{place}]", inputs, int(label), None, dialogue, speaker, said)
 
 
-def split_tables(samples: Sequence[Record], made: _Dialogues) -> SplitTables:
+def split_tables(samples: Sequence[Sample], made: _Dialogues) -> SplitTables:
     """Return the protocols that the dialogues of a file allow, ``cosmic`` first."""
     groups = [sample.group for sample in samples]
     tables = cosmic_tables(groups, [*made.train, *made.valid], made.test)

@@ -36,7 +36,7 @@ from data_modules.features.faces import HaarFace, shape_text
 from data_modules.importers.clips import ORIGINS, Decoded, listed, opened, refuse_loss, work_folder
 from data_modules.importers.common import Source
 from data_modules.schema import DataError, ModalityKind, TargetSpec
-from data_modules.store import Record, SplitTables, StoreInfo
+from data_modules.store import Sample, SplitTables, StoreInfo
 
 KEY = "iemocap_release"
 """What the format is called."""
@@ -148,7 +148,7 @@ def _order(classes: ClassSet) -> tuple[str, ...]:
     return tuple(dict.fromkeys(CLASSES[classes].values()))
 
 
-def split_tables(samples: Sequence[Record], lists: Mapping[str, str]) -> SplitTables:
+def split_tables(samples: Sequence[Sample], lists: Mapping[str, str]) -> SplitTables:
     """Return the protocols: ``mesm`` where there are lists, ``session5`` and ``speaker10``.
 
     Raises:
@@ -219,7 +219,7 @@ def _usable(turns: Sequence[Turn], made: Mapping[str, Decoded]) -> tuple[list[Tu
     return kept, notes
 
 
-def _samples(turns: Sequence[Turn], made: Mapping[str, Decoded], classes: ClassSet) -> Iterator[Record]:
+def _samples(turns: Sequence[Turn], made: Mapping[str, Decoded], classes: ClassSet) -> Iterator[Sample]:
     order = _order(classes)
     for dialog, some in groupby(turns, key=lambda turn: turn.dialog):
         pictures = made["vision"].load(dialog) if "vision" in made else {}
@@ -231,4 +231,4 @@ def _samples(turns: Sequence[Turn], made: Mapping[str, Decoded], classes: ClassS
                 origins["vision"] = turn_origin(turn, pictures[ORIGINS].item(0))
             place = order.index(CLASSES[classes][turn.label])
             target = np.eye(len(order))[place] if classes == "mesm" else place
-            yield Record(turn.name, inputs, target, None, turn.dialog, turn.actor, turn.text, origins)
+            yield Sample(turn.name, inputs, target, None, turn.dialog, turn.actor, turn.text, origins)

@@ -36,7 +36,7 @@ from data_modules.importers.clips import listed, progress, refuse_loss
 from data_modules.importers.common import Source
 from data_modules.libraries import optional_library
 from data_modules.schema import DataError
-from data_modules.store import Record, StoreInfo
+from data_modules.store import Sample, StoreInfo
 from data_modules.store.provenance import Recipe, file_digest
 
 KEY = "ravdess"
@@ -181,7 +181,7 @@ def read(
     faceless = [name.stem for name in clips if faces and name.take not in faces.by_take]
     refuse_loss(f"have no face in {face}", faceless, len(clips))
 
-    samples: list[Record] = []
+    samples: list[Sample] = []
     undecoded: list[str] = []
     short: list[str] = []
     reason = ""

@@ -52,7 +52,7 @@ from data_modules.importers.clips import FACELESS, ORIGINS, TAKEN, Clip, Decoded
 from data_modules.importers.common import Source
 from data_modules.libraries import optional_library
 from data_modules.schema import DataError, ModalityKind
-from data_modules.store import Record, StoreInfo, provenance
+from data_modules.store import Sample, StoreInfo, provenance
 
 Modality = Literal["av", "video", "audio"]
 FaceCrop = Literal["none", "centre", "detector", "landmarks"]
@@ -282,7 +282,7 @@ def _waveform(settings: _Settings, path: Path, sound: Floats) -> npt.NDArray[np.
     return to_int16(sound)
 
 
-def _samples(decoded: Decoded, modalities: Iterable[str]) -> Iterator[Record]:
+def _samples(decoded: Decoded, modalities: Iterable[str]) -> Iterator[Sample]:
     for stem, arrays in decoded:
         files = arrays[ORIGINS].tolist()
         # Of the files of a clip the second, the landmarks, concerns its pictures alone.

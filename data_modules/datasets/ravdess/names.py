@@ -17,7 +17,7 @@ import numpy.typing as npt
 from data_modules.datasets.ravdess.splits import RAVDESS_ACTORS, RAVDESS_PROTOCOLS
 from data_modules.importers.speakers import speaker_table
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import Record, SplitTables
+from data_modules.store import Sample, SplitTables
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
@@ -91,10 +91,10 @@ class RavdessName:
         """The emotion in words."""
         return EMOTIONS[self.emotion - 1]
 
-    def sample(self, inputs: dict[str, npt.NDArray[Any]], origins: dict[str, str]) -> Record:
+    def sample(self, inputs: dict[str, npt.NDArray[Any]], origins: dict[str, str]) -> Sample:
         """Return the sample of a store that this clip is, from its inputs and their origins."""
         actor, statement = f"{self.actor:02d}", STATEMENTS[self.statement - 1]
-        return Record(self.stem, inputs, self.emotion - 1, None, actor, actor, statement, origins)
+        return Sample(self.stem, inputs, self.emotion - 1, None, actor, actor, statement, origins)
 
 
 def target(channel: Channel) -> TargetSpec:
@@ -207,7 +207,7 @@ def check_actors(actors: Collection[int], channel: Channel) -> None:
         )
 
 
-def split_tables(samples: Sequence[Record], channel: Channel) -> SplitTables:
+def split_tables(samples: Sequence[Sample], channel: Channel) -> SplitTables:
     """Return the actor-disjoint split protocols.
 
     Raises:

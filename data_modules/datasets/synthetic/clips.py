@@ -17,7 +17,7 @@ import numpy as np
 from data_modules.datasets.synthetic.dialogues import chance
 from data_modules.datasets.synthetic.generator import SEED, check_amounts, directions, grid, near_normal
 from data_modules.schema import TargetSpec
-from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import SPLITS, FeatureStore, Sample, StoreInfo, write_store
 
 EMOTIONS = ("sad", "calm", "angry", "happy")
 CLIPS = (96, 32, 64)
@@ -56,7 +56,7 @@ def write_clips(path: str | os.PathLike[str], *, clips: tuple[int, int, int] = C
     return write_store(path, info, _draw(clips, np.random.PCG64(seed)))
 
 
-def _draw(clips: tuple[int, int, int], bits: np.random.PCG64) -> Iterator[Record]:
+def _draw(clips: tuple[int, int, int], bits: np.random.PCG64) -> Iterator[Sample]:
     for split, count in zip(SPLITS, clips, strict=True):
         for number in range(count):
             right, high, random = (int(value) % 2 for value in bits.random_raw(3))
@@ -67,7 +67,7 @@ def _draw(clips: tuple[int, int, int], bits: np.random.PCG64) -> Iterator[Record
                 "audio": _sound(PITCHES[high], frames * SOUND_RATE // FRAME_RATE, bits),
                 "vision": _frames(right, frames, bits),
             }
-            yield Record(f"{split}{number:03d}", inputs, 2 * high + right, split, f"{split}{number:03d}")
+            yield Sample(f"{split}{number:03d}", inputs, 2 * high + right, split, f"{split}{number:03d}")
 
 
 def _words(alike: int, bits: np.random.PCG64) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from data_modules.datasets.synthetic.generator import SEED, check_amounts, directions, grid, near_normal
 from data_modules.schema import MODALITIES, TargetSpec
-from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import SPLITS, FeatureStore, Sample, StoreInfo, write_store
 
 EMOTIONS = ("happy", "sad", "neutral", "angry")
 DIMS = {"text": 16, "audio": 8, "vision": 12}
@@ -59,7 +59,7 @@ def chance(probability: float, count: int, bits: np.random.PCG64) -> np.ndarray:
     return bits.random_raw(count) % 1000 < round(1000 * probability)
 
 
-def _draw(dialogues: tuple[int, int, int], bits: np.random.PCG64) -> Iterator[Record]:
+def _draw(dialogues: tuple[int, int, int], bits: np.random.PCG64) -> Iterator[Sample]:
     for split, count in zip(SPLITS, dialogues, strict=True):
         for number in range(count):
             shortest, longest = UTTERANCES
@@ -71,7 +71,7 @@ def _draw(dialogues: tuple[int, int, int], bits: np.random.PCG64) -> Iterator[Re
             name = f"{split}{number:02d}"
             for turn in range(length):
                 vectors = {modality: values[turn : turn + 1] for modality, values in inputs.items()}
-                yield Record(f"{name}[{turn}]", vectors, int(emotion[turn]), split, name, "FM"[turn % 2])
+                yield Sample(f"{name}[{turn}]", vectors, int(emotion[turn]), split, name, "FM"[turn % 2])
 
 
 def _vectors(name: str, emotion: np.ndarray, bits: np.random.PCG64) -> np.ndarray:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.schema import MODALITIES, DataError, TargetKind, TargetSpec
-from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import SPLITS, FeatureStore, Sample, StoreInfo, write_store
 
 Array = npt.NDArray[np.float64]
 Causes = dict[str, Array]
@@ -197,7 +197,7 @@ def _bayes(states: npt.NDArray[np.generic]) -> float:
 
 def draw_samples(
     kind: TargetKind, samples: tuple[int, int, int], causes: Causes, bits: np.random.PCG64
-) -> Iterator[Record]:
+) -> Iterator[Sample]:
     """Yield the samples.
 
     Args:
@@ -214,7 +214,7 @@ def draw_samples(
     for split, size in zip(SPLITS, samples, strict=True):
         for place in range(size):
             video = f"{split}{place // VIDEO:03d}"
-            yield Record(
+            yield Sample(
                 id=f"{video}[{place % VIDEO}]",
                 inputs={name: sequences[name][row] for name in MODALITIES},
                 target=labels[row],

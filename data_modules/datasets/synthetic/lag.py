@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from data_modules.datasets.synthetic.generator import SEED, SPEAKER, VIDEO, check_amounts, directions, grid, near_normal
 from data_modules.schema import MODALITIES, DataError, TargetSpec
-from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import SPLITS, FeatureStore, Sample, StoreInfo, write_store
 
 FEATURE_SET = "lag"
 LAG = 1
@@ -151,7 +151,7 @@ def _best(states: list[tuple[Hashable, int, float]]) -> dict[str, float]:
     return {"mae": error, "corr": (explained / total) ** 0.5, "acc2_has0": positive, "acc7": sevens}
 
 
-def _draw(samples: tuple[int, int, int], lag: int, bits: np.random.PCG64) -> Iterator[Record]:
+def _draw(samples: tuple[int, int, int], lag: int, bits: np.random.PCG64) -> Iterator[Sample]:
     for split, size in zip(SPLITS, samples, strict=True):
         for place in range(size):
             agreeing, noise, late = (int(bits.random_raw()) % count for count in (EACH + 1, 3, 2))
@@ -161,7 +161,7 @@ def _draw(samples: tuple[int, int, int], lag: int, bits: np.random.PCG64) -> Ite
             vision[audio < 0] = _signs(EACH - agreeing, EACH, bits)
             said = {"text": (text, late * lag), "audio": (audio, 0), "vision": (vision, lag)}
             video = f"{split}{place // VIDEO:03d}"
-            yield Record(
+            yield Sample(
                 id=f"{video}[{place % VIDEO}]",
                 inputs={name: _sequence(name, EVENTS + lag, *said[name], bits) for name in MODALITIES},
                 target=score(agreeing, noise - 1),

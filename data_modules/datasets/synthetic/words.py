@@ -21,7 +21,7 @@ import torch
 from data_modules.datasets.synthetic.generator import SAMPLES, SEED, check_amounts, draw_causes, draw_samples
 from data_modules.libraries import optional_library
 from data_modules.schema import MODALITIES, DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo, check_output, write_store
+from data_modules.store import FeatureStore, Sample, StoreInfo, check_output, write_store
 
 FEATURE_SET = "words"
 FILLERS = ("the", "a", "film", "scene", "um", "and")
@@ -95,7 +95,7 @@ def write_encoder(folder: Path, seed: int) -> None:
         library.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
 
 
-def _draw(samples: tuple[int, int, int], bits: np.random.PCG64) -> Iterator[Record]:
+def _draw(samples: tuple[int, int, int], bits: np.random.PCG64) -> Iterator[Sample]:
     causes = draw_causes(sum(samples), bits)
     said = [
         _transcript(level, sign, bits) for level, sign in zip(causes["text_level"], causes["text_sign"], strict=True)

@@ -14,7 +14,7 @@ from data_modules import (
     DataError,
     FeatureStore,
     FusionDataModule,
-    Record,
+    Sample,
     SplitLocked,
     StoreInfo,
     Synthetic,
@@ -238,7 +238,7 @@ def dialogue_store(path: Path) -> FeatureStore:
             for turn in range(size):
                 inputs = {name: rng.normal(size=(1, dim)) for name, dim in (("text", 3), ("audio", 2))}
                 speaker = "MF"[turn % 2]
-                yield Record(f"d{number}[{turn}]", inputs, (number + turn) % 3, split, f"d{number}", speaker)
+                yield Sample(f"d{number}[{turn}]", inputs, (number + turn) % 3, split, f"d{number}", speaker)
 
     return write_store(path, StoreInfo("mine", "turns", TargetSpec("multiclass", ("a", "b", "c"))), records())
 
@@ -295,7 +295,7 @@ def test_every_data_set_has_a_complete_card() -> None:
 
 
 def test_a_store_of_transcripts_alone_needs_a_tokenizer(tmp_path: Path) -> None:
-    records = [Record(split, {}, 0.0, split, transcript="so it is") for split in ("train", "valid", "test")]
+    records = [Sample(split, {}, 0.0, split, transcript="so it is") for split in ("train", "valid", "test")]
     store = write_store(tmp_path / "said.h5", StoreInfo("mine", "words", TargetSpec("regression", ("s",))), records)
     with pytest.raises(DataError, match=r"said\.h5 holds transcripts only: give a tokenizer"):
         FusionDataModule(store.path)
@@ -324,7 +324,7 @@ def test_noise_has_its_size_after_standardising_too(small_store: FeatureStore) -
 def test_a_constant_feature_gets_no_noise(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     records = [
-        Record(str(i), {"audio": np.stack([np.full(4, 7.0), rng.normal(size=4)], 1)}, 0.0, split)
+        Sample(str(i), {"audio": np.stack([np.full(4, 7.0), rng.normal(size=4)], 1)}, 0.0, split)
         for i, split in enumerate(["train"] * 6 + ["valid", "test"])
     ]
     store = write_store(tmp_path / "a.h5", StoreInfo("mine", "a", TargetSpec("regression", ("s",))), records)
@@ -336,7 +336,7 @@ def test_a_constant_feature_gets_no_noise(tmp_path: Path) -> None:
 
 
 def test_tokens_are_never_standardised_and_missing_ones_become_the_unknown(tmp_path: Path) -> None:
-    records = [Record(s, {"text": np.arange(20) + 5}, 0.0, s) for s in ("train", "valid", "test")]
+    records = [Sample(s, {"text": np.arange(20) + 5}, 0.0, s) for s in ("train", "valid", "test")]
     target = TargetSpec("regression", ("s",))
     info = StoreInfo("mine", "ids", target, kinds={"text": "tokens"}, sizes={"text": 30}, unknown={"text": 3})
     store = write_store(tmp_path / "t.h5", info, records)
@@ -357,7 +357,7 @@ def test_a_tokenizer_makes_text_tokens_of_transcripts(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "tokenizer")
     records = [
-        Record(s, {"audio": np.ones((3, 2))}, 0.0, s, transcript=t)
+        Sample(s, {"audio": np.ones((3, 2))}, 0.0, s, transcript=t)
         for s, t in (("train", "good film"), ("valid", "film"), ("test", "a good one"))
     ]
     info = StoreInfo("mine", "a", TargetSpec("regression", ("s",)), aligned=True)
@@ -374,7 +374,7 @@ def test_a_tokenizer_makes_text_tokens_of_transcripts(tmp_path: Path) -> None:
 def test_dialogues_need_groups_and_all_or_no_speakers(tmp_path: Path) -> None:
     def store(group: str, speakers: str) -> FeatureStore:
         records = [
-            Record(f"{s}{i}", {"text": np.ones((1, 2))}, 0, s, group and f"{group}{s}", speaker.strip())
+            Sample(f"{s}{i}", {"text": np.ones((1, 2))}, 0, s, group and f"{group}{s}", speaker.strip())
             for s in ("train", "valid", "test")
             for i, speaker in enumerate(speakers)
         ]

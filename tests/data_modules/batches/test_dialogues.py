@@ -13,7 +13,7 @@ from data_modules.batches.corruption import Corruption
 from data_modules.batches.data_module import FusionDataModule
 from data_modules.batches.loading import clip_numbers
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import FeatureStore, Sample, StoreInfo, write_store
 
 SPLITS = ("train", "valid", "test")
 
@@ -21,7 +21,7 @@ SPLITS = ("train", "valid", "test")
 def named_store(path: Path, names: dict[str, list[str]]) -> FeatureStore:
     """Write groups of utterances, each group in all splits, whose target is the place in the list."""
     records = [
-        Record(f"{split}{name}", {"text": np.full((1, 2), place)}, float(place), split, f"{split}{group}")
+        Sample(f"{split}{name}", {"text": np.full((1, 2), place)}, float(place), split, f"{split}{group}")
         for split in SPLITS
         for group, ids in names.items()
         for place, name in enumerate(ids)
@@ -72,7 +72,7 @@ def token_store(path: Path) -> FeatureStore:
                         "text": random.integers(4, 30, random.integers(1, 7)),
                         "audio": random.normal(size=(1, 2)),
                     }
-                    yield Record(f"{name}[{turn}]", inputs, turn % 2, split, name, "AB"[turn % 2])
+                    yield Sample(f"{name}[{turn}]", inputs, turn % 2, split, name, "AB"[turn % 2])
 
     target = TargetSpec("multiclass", ("a", "b"))
     info = StoreInfo("mine", "ids", target, kinds={"text": "tokens"}, sizes={"text": 30}, unknown={"text": 3})
@@ -120,7 +120,7 @@ def test_tokens_of_dialogues_go_missing_one_by_one(tmp_path: Path) -> None:
 
 def test_dialogues_of_other_sequences_are_refused(tmp_path: Path) -> None:
     inputs = {"text": np.ones((2, 3)), "audio": np.ones((1, 2))}
-    records = [Record(split, inputs, 0.0, split, split) for split in SPLITS]
+    records = [Sample(split, inputs, 0.0, split, split) for split in SPLITS]
     store = write_store(tmp_path / "s.h5", StoreInfo("mine", "long", TargetSpec("regression", ("s",))), records)
     with pytest.raises(DataError, match=r"utterance vectors, or tokens; .* sequences: text\."):
         FusionDataModule(store.path, dialogue=True)
@@ -135,7 +135,7 @@ def test_videos_of_the_public_release_are_dialogues_in_order(tmp_path: Path) -> 
     split = np.where(columns["bclstm_split"] == "test", "test", "train")
     split[columns["video"] == columns["video"][0]] = "valid"
     records = [
-        Record(str(name), {"text": np.zeros((1, 1))}, float(label), str(part), str(video))
+        Sample(str(name), {"text": np.zeros((1, 1))}, float(label), str(part), str(video))
         for name, label, part, video in zip(columns["id"], columns["label"], split, columns["video"], strict=True)
     ]
     store = write_store(tmp_path / "m.h5", StoreInfo("mosi", "order", TargetSpec("regression", ("s",))), records)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from scipy import stats
 
-from data_modules import Batch, Corruption, DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec
+from data_modules import Batch, Corruption, DataError, FeatureStore, FusionDataModule, Sample, StoreInfo, TargetSpec
 from data_modules.batches.corruption import donors, exchanged, sample_keys
 from data_modules.store import write_store
 from mmbench.methods.linear import Linear
@@ -147,7 +147,7 @@ def store_of(path: Path, count: int, steps: int = 1, text_tells: bool = True, te
             text, audio = random.normal(size=(steps, 3)), random.normal(size=(steps, 3))
             text[:, 0] += 6 * label * text_tells
             split = "valid" if row >= count - 60 else "test" if row < test else "train"
-            yield Record(f"g{row}", {"text": text, "audio": audio}, label, split, f"v{row // 4}", "s")
+            yield Sample(f"g{row}", {"text": text, "audio": audio}, label, split, f"v{row // 4}", "s")
 
     info = StoreInfo("mine", "made", TargetSpec("multiclass", ("a", "b")), aligned=True)
     return write_store(path, info, records())

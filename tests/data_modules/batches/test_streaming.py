@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules import Batch, Corruption, DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec
+from data_modules import Batch, Corruption, DataError, FeatureStore, FusionDataModule, Sample, StoreInfo, TargetSpec
 from data_modules.batches.loading import BatchLoader, Pass
 from data_modules.batches.streaming import StreamedLoader, automatic_workers
 from data_modules.schema import MODALITIES, ModalitySpec
@@ -43,7 +43,7 @@ def write_clips(path: Path, count: int = 30, times: int = 1) -> FeatureStore:
         rates={"audio": 100.0, "vision": 5.0},
     )
     splits = ["train"] * (count - 8) + ["valid"] * 4 + ["test"] * 4
-    return write_store(path, info, (Record(f"c{n}", clip(n, times), n % 2, splits[n]) for n in range(count)))
+    return write_store(path, info, (Sample(f"c{n}", clip(n, times), n % 2, splits[n]) for n in range(count)))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_corruption_of_media_is_refused(store: FeatureStore) -> None:
 def test_media_of_another_form_are_refused(tmp_path: Path, name: str, values: np.ndarray) -> None:
     info = StoreInfo("mine", "raw", TargetSpec("regression", ("x",)), kinds={"audio": "waveform", "vision": "frames"})
     with pytest.raises(DataError, match=rf"'c0' has {name}.*uint8 \(frames, 3, height, width\).*int16"):
-        write_store(tmp_path / "s.h5", info, [Record("c0", {name: values}, 0.0, "train")])
+        write_store(tmp_path / "s.h5", info, [Sample("c0", {name: values}, 0.0, "train")])
     assert not list(tmp_path.iterdir())
 
 
@@ -162,7 +162,7 @@ def test_another_rate_is_other_content(tmp_path: Path) -> None:
         info = StoreInfo(
             "mine", "raw", TargetSpec("regression", ("x",)), kinds={"audio": "waveform"}, rates={"audio": rate}
         )
-        records = [Record(s, {"audio": np.arange(9, dtype=np.int16)}, 0.0, s) for s in ("train", "valid", "test")]
+        records = [Sample(s, {"audio": np.arange(9, dtype=np.int16)}, 0.0, s) for s in ("train", "valid", "test")]
         prints.add(write_store(tmp_path / "s.h5", info, records).identity)
     assert len(prints) == 2
 
@@ -252,7 +252,7 @@ def test_buckets_are_of_tokens_where_there_are_tokens(
 def test_clips_of_one_frame_are_no_utterance_vectors(tmp_path: Path) -> None:
     info = StoreInfo("mine", "raw", TargetSpec("regression", ("x",)), kinds={"vision": "frames"})
     inputs = {"vision": np.zeros((1, 3, *SIZE), np.uint8)}
-    store = write_store(tmp_path / "s.h5", info, [Record(s, inputs, 0.0, s, s) for s in ("train", "valid", "test")])
+    store = write_store(tmp_path / "s.h5", info, [Sample(s, inputs, 0.0, s, s) for s in ("train", "valid", "test")])
     with pytest.raises(DataError, match=r"Dialogues need utterance vectors.*these are sequences: vision"):
         FusionDataModule(store.path, dialogue=True)
 

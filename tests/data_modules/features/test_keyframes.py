@@ -21,7 +21,7 @@ from data_modules.features.keyframes import (
 )
 from data_modules.features.modes import RATE, NoModes, partition
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FORMAT, FeatureStore, Recipe, Record, StoreInfo, write_store
+from data_modules.store import FORMAT, FeatureStore, Recipe, Sample, StoreInfo, write_store
 from tests.data_modules.stores import another_processor
 
 librosa = pytest.importorskip("librosa")
@@ -240,7 +240,7 @@ def source(path: Path, sounds: list[np.ndarray], **options: object) -> FeatureSt
         split = ("train", "valid", "test")[number % 3]
         origins = dict.fromkeys(options.get("recipes", ()), f"{number:064}")
         records.append(
-            Record(f"clip{number}", inputs, number % 2, split, f"film{number // 2}", "ann", f"says {number}", origins)
+            Sample(f"clip{number}", inputs, number % 2, split, f"film{number // 2}", "ann", f"says {number}", origins)
         )
     rates = {"audio": RATE, "vision": 16.0}
     info = {"kinds": KINDS, "rates": rates, "sources": {"vision": "every frame"}, "notes": ("Two words.",)} | options

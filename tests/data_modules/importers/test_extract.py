@@ -13,7 +13,7 @@ import soundfile
 import torch
 from transformers import BertModel
 
-from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec
+from data_modules import DataError, FeatureStore, FusionDataModule, Sample, StoreInfo, TargetSpec
 from data_modules.datasets.ravdess import importer as ravdess
 from data_modules.datasets.ravdess import media as ravdess_media
 from data_modules.features import media
@@ -299,7 +299,7 @@ def test_from_files_to_a_table_of_predictions(tmp_path: Path, capsys: pytest.Cap
         for number in range(count):
             pitch = (250.0, 2000.0)[number % 2] * (1 + number / 50)
             clip = make_wav(tmp_path / "train" / f"{split}{number}.wav", 0.5, hertz=pitch, level=0.1 + number / 50)
-            records.append(Record(f"{split}{number}", wanted(clip, ""), number % 2, split))
+            records.append(Sample(f"{split}{number}", wanted(clip, ""), number % 2, split))
     info = StoreInfo("tones", "logmel", TargetSpec("multiclass", ("low", "high")), sources=wanted.info()[0])
     data = FusionDataModule(write_store(tmp_path / "tones.h5", info, records).path, batch_size=4, normalize="train")
     torch.manual_seed(0)

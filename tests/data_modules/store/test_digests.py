@@ -14,23 +14,23 @@ import numpy as np
 import pytest
 
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Recipe, Record, digests, provenance, write_store
+from data_modules.store import FeatureStore, Recipe, Sample, digests, provenance, write_store
 from tests.data_modules.stores import INFO, RECIPE, another_processor, edit, make
 
 
-def of_one(change: Callable[[Record], object]) -> Callable[[Record], object]:
+def of_one(change: Callable[[Sample], object]) -> Callable[[Sample], object]:
     return lambda record: change(record) if record.id == "v1[2]" else None
 
 
-def put(name: str, value: object) -> Callable[[Record], object]:
+def put(name: str, value: object) -> Callable[[Sample], object]:
     return of_one(lambda record: setattr(record, name, value))
 
 
-def add_to_text(record: Record) -> None:
+def add_to_text(record: Sample) -> None:
     record.inputs["text"][0, 0] += 1e-6
 
 
-OTHER: dict[str, tuple[Callable[[Record], object], dict[str, Any]]] = {
+OTHER: dict[str, tuple[Callable[[Sample], object], dict[str, Any]]] = {
     "id": (put("id", "other"), {}),
     "label": (put("target", 0.25), {}),
     "group": (put("group", "v2"), {}),
@@ -59,12 +59,12 @@ def test_other_data_have_another_identity(tmp_path: Path, what: str) -> None:
     assert after.content != before.content
 
 
-def longer(record: Record) -> None:
+def longer(record: Sample) -> None:
     """One frame more: where a trim by decibels ends depends on the last digits."""
     record.inputs["audio"] = np.concatenate([record.inputs["audio"], record.inputs["audio"][-1:] * 0.999])
 
 
-SAME: dict[str, tuple[Callable[[Record], object], dict[str, Any]]] = {
+SAME: dict[str, tuple[Callable[[Sample], object], dict[str, Any]]] = {
     "a frame more": (longer, {}),
     "words": (lambda record: None, {"sources": {"text": "cards", "audio": "filter of /home/me/clips"}}),
     "order of keys, and the kind of a whole number": (
@@ -114,13 +114,13 @@ def test_a_store_says_how_its_values_were_made(tmp_path: Path) -> None:
     exact = write_store(
         tmp_path / "b.h5",
         replace(INFO, recipes={}),
-        [Record(s, {"text": np.ones((1, 2))}, 0.0, s) for s in ("train", "valid", "test")],
+        [Sample(s, {"text": np.ones((1, 2))}, 0.0, s) for s in ("train", "valid", "test")],
     )
     assert (exact.recipes, exact.origins, exact.libraries) == ({}, {}, {})
 
 
 @pytest.mark.parametrize("change", [lambda r: r.origins.clear(), lambda r: r.origins.update(text="0" * 64)])
-def test_a_recipe_without_origins_is_refused(tmp_path: Path, change: Callable[[Record], object]) -> None:
+def test_a_recipe_without_origins_is_refused(tmp_path: Path, change: Callable[[Sample], object]) -> None:
     with pytest.raises(DataError, match=r"'v1\[2\]' has (no|an) origin of its (audio|text), and the store has (a|no) "):
         make(tmp_path / "a.h5", of_one(change))
     assert not list(tmp_path.iterdir())
@@ -136,7 +136,7 @@ def test_the_digests_are_what_the_documentation_says(tmp_path: Path) -> None:
         return sha(json.dumps(content, sort_keys=True, separators=(",", ":")))
 
     records = [
-        Record(
+        Sample(
             part,
             {"text": np.full((2, 1), row + 0.5), "audio": np.ones((row + 1, 3))},
             row,

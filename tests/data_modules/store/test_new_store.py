@@ -14,7 +14,7 @@ import pytest
 
 from data_modules.files import WriteError
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo, check_output, new_store, write_store
+from data_modules.store import FeatureStore, Sample, StoreInfo, check_output, new_store, write_store
 
 resource = pytest.importorskip("resource")
 INFO = StoreInfo("mine", "set", TargetSpec("regression", ("score",)))
@@ -22,12 +22,12 @@ ROWS, COLUMNS = 1000, 500
 """Of one sample: two megabytes, two chunks of a store."""
 
 
-def records(count: int, seen: list[int] | None = None) -> Iterator[Record]:
+def records(count: int, seen: list[int] | None = None) -> Iterator[Sample]:
     for number in range(count):
         if seen is not None:
             seen.append(number)
         values = np.full((ROWS, COLUMNS), number, np.float32)
-        yield Record(f"s{number}", {"text": values}, 0.5, ("train", "valid", "test")[number % 3])
+        yield Sample(f"s{number}", {"text": values}, 0.5, ("train", "valid", "test")[number % 3])
 
 
 @contextmanager
@@ -114,7 +114,7 @@ def test_an_interrupt_while_hdf5_writes_waits_until_it_has_written(
 
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_any_other_time_is_one_at_once(tmp_path: Path) -> None:
-    def interrupted() -> Iterator[Record]:
+    def interrupted() -> Iterator[Sample]:
         yield from records(1)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("it went on")

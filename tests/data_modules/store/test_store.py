@@ -12,18 +12,18 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules import DataError, FeatureStore, Record, StoreInfo, TargetSpec, write_store
+from data_modules import DataError, FeatureStore, Sample, StoreInfo, TargetSpec, write_store
 
 INFO = StoreInfo("mine", "random", TargetSpec("regression", ("sentiment",), -3, 3), sources={"text": "dice"})
 LENGTHS = {"text": (3, 1, 5, 2, 4, 1), "audio": (7, 2, 1, 9, 3, 3)}
 SPLITS = ("train", "test", "train", "valid", "train", "test")
 
 
-def records(**changes: object) -> Iterator[Record]:
+def records(**changes: object) -> Iterator[Sample]:
     rng = np.random.default_rng(0)
     for row, split in enumerate(SPLITS):
         inputs = {name: rng.normal(size=(lengths[row], 2)) for name, lengths in LENGTHS.items()}
-        yield Record(f"v{row // 2}[{row}]", inputs, row / 2 - 1, split, f"v{row // 2}", f"s{row % 2}", f"words {row}")
+        yield Sample(f"v{row // 2}[{row}]", inputs, row / 2 - 1, split, f"v{row // 2}", f"s{row % 2}", f"words {row}")
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_numbers_that_are_none_in_any_bits_are_counted_without_a_warning(tmp_path: Path) -> None:
     odd = np.array([0x7FF0000000000001, 0xFFF8000000000000], np.uint64).view(np.float64)  # a signalling NaN, and -NaN
 
-    def broken() -> Iterator[Record]:
+    def broken() -> Iterator[Sample]:
         for row, record in enumerate(records()):
             if row == 0:
                 record.inputs["text"] = np.vstack([odd, np.zeros((2, 2))])
@@ -63,7 +63,7 @@ def test_numbers_that_are_none_in_any_bits_are_counted_without_a_warning(tmp_pat
 
 
 def test_bad_numbers_and_empty_sequences_are_repaired_and_counted(tmp_path: Path) -> None:
-    def broken() -> Iterator[Record]:
+    def broken() -> Iterator[Sample]:
         for row, record in enumerate(records()):
             if row == 0:
                 record.inputs["text"][0] = [np.nan, -np.inf]
@@ -98,7 +98,7 @@ def test_what_cannot_be_stored_is_refused_and_leaves_the_old_file(tmp_path: Path
     write_store(path, INFO, records())
     before = path.read_bytes()
 
-    def wrong() -> Iterator[Record]:
+    def wrong() -> Iterator[Sample]:
         for row, record in enumerate(records()):
             for key, value in change.items() if row == 1 else ():
                 setattr(record, key, value)
@@ -111,7 +111,7 @@ def test_what_cannot_be_stored_is_refused_and_leaves_the_old_file(tmp_path: Path
 
 
 def test_transcripts_alone_make_a_store(tmp_path: Path) -> None:
-    def bare(change: str = "") -> Iterator[Record]:
+    def bare(change: str = "") -> Iterator[Sample]:
         for row, record in enumerate(records()):
             if not (change == "modality" and row == 2):
                 record.inputs = {}
@@ -140,7 +140,7 @@ def test_no_samples_and_a_missing_part_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["everything", "mine/first", ".", ""])
 def test_names_that_no_protocol_may_have(tmp_path: Path, name: str) -> None:
-    def of_one_s_own(light: list[Record]) -> dict[str, list[np.ndarray]]:
+    def of_one_s_own(light: list[Sample]) -> dict[str, list[np.ndarray]]:
         return {name: [np.array([0, 1, 2, 0, 0, -1], np.int8)]}
 
     for options in ({"protocol": name}, {"splits": of_one_s_own}):
@@ -150,7 +150,7 @@ def test_names_that_no_protocol_may_have(tmp_path: Path, name: str) -> None:
 
 
 def test_split_tables_of_one_s_own(tmp_path: Path) -> None:
-    def folds(light: list[Record]) -> dict[str, list[np.ndarray]]:
+    def folds(light: list[Sample]) -> dict[str, list[np.ndarray]]:
         assert not light[0].inputs
         codes = np.array([0, 1, 2, 0, 0, -1], np.int8)
         return {"mine": [codes, np.roll(codes, 1)], "another": [codes]}
@@ -203,7 +203,7 @@ def test_a_store_can_move(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
-    def interrupted() -> Iterator[Record]:
+    def interrupted() -> Iterator[Sample]:
         yield next(records())
         raise KeyboardInterrupt
 
@@ -213,11 +213,11 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_tokens_and_frames_keep_their_type(tmp_path: Path) -> None:
-    def media() -> Iterator[Record]:
+    def media() -> Iterator[Sample]:
         for row, split in enumerate(("train", "valid", "test")):
             tokens = np.arange(row + 2) + 100
             frames = np.full((row + 1, 3, 4, 4), row, np.uint8)
-            yield Record(str(row), {"text": tokens, "vision": frames}, row % 2, split)
+            yield Sample(str(row), {"text": tokens, "vision": frames}, row % 2, split)
 
     info = StoreInfo(
         "mine",
@@ -238,7 +238,7 @@ def test_tokens_and_frames_keep_their_type(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 9])
 def test_tokens_outside_the_vocabulary_are_refused(tmp_path: Path, wrong: int) -> None:
-    media = [Record(s, {"text": np.array([1, wrong])}, 0.0, s) for s in ("train", "valid", "test")]
+    media = [Sample(s, {"text": np.array([1, wrong])}, 0.0, s) for s in ("train", "valid", "test")]
     info = StoreInfo("mine", "ids", TargetSpec("regression", ("s",)), kinds={"text": "tokens"}, sizes={"text": 9})
     with pytest.raises(DataError, match="outside the vocabulary of 9"):
         write_store(tmp_path / "a.h5", info, media)

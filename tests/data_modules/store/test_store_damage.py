@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, write_store
+from data_modules import DataError, FeatureStore, FusionDataModule, Sample, StoreInfo, TargetSpec, write_store
 from data_modules.budget import VARIABLE
 from data_modules.store import SPLITS, UNLABELLED
 from data_modules.store.digests import digests
@@ -30,7 +30,7 @@ def make(path: Path) -> FeatureStore:
     records = []
     for row, split in enumerate(SPLITS):
         inputs = {name: np.ones((row + 1, 2)) for name in ("text", "audio")}
-        records.append(Record(split, inputs, row - 1, split, "", "", "words", {"audio": digest(f"clip {row}")}))
+        records.append(Sample(split, inputs, row - 1, split, "", "", "words", {"audio": digest(f"clip {row}")}))
     return write_store(path, info, records)
 
 
@@ -182,7 +182,7 @@ def test_values_that_cannot_be_read_name_file_and_modality(tmp_path: Path) -> No
 
 def test_tokens_outside_the_vocabulary_are_no_index(tmp_path: Path) -> None:
     info = StoreInfo("mine", "ids", TargetSpec("regression", ("s",)), kinds={"text": "tokens"}, sizes={"text": 9})
-    records = [Record(split, {"text": np.array([1, 2])}, 0.0, split) for split in SPLITS]
+    records = [Sample(split, {"text": np.array([1, 2])}, 0.0, split) for split in SPLITS]
     path = write_store(tmp_path / "a.h5", info, records).path
     edit(path, array("modalities/text/values", np.array([1, 2, 1, 9, 1, 2])))
     with pytest.raises(DataError, match=r"a\.h5 has text tokens outside its vocabulary of 9"):
@@ -200,7 +200,7 @@ def test_what_a_store_has_beside_is_digested_or_refused(tmp_path: Path) -> None:
 def test_names_of_outputs_are_no_markup(tmp_path: Path) -> None:
     from rich.console import Console
 
-    records = [Record(split, {"text": np.ones((1, 2))}, 0, split) for split in SPLITS]
+    records = [Sample(split, {"text": np.ones((1, 2))}, 0, split) for split in SPLITS]
     store = write_store(tmp_path / "a.h5", StoreInfo("mine", "own", TargetSpec("multiclass", ("[/x]", "b"))), records)
     console = Console(width=100)
     with console.capture() as printed:
@@ -221,7 +221,7 @@ def test_names_of_outputs_are_no_markup(tmp_path: Path) -> None:
     ],
 )
 def test_what_no_store_could_give_back_is_not_written(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    records = [Record(split, {"text": np.ones((1, 2))}, 0.0, split) for split in SPLITS]
+    records = [Sample(split, {"text": np.ones((1, 2))}, 0.0, split) for split in SPLITS]
     for name, value in change.items():
         setattr(records[-1], name, value)
     with pytest.raises(DataError, match=message):
@@ -231,7 +231,7 @@ def test_what_no_store_could_give_back_is_not_written(tmp_path: Path, change: di
 
 @pytest.mark.parametrize("target", [2, -1, 0.5, 1e300])
 def test_a_class_that_is_none_is_not_written(tmp_path: Path, target: float) -> None:
-    records = [Record(split, {"text": np.ones((1, 2))}, target, split) for split in SPLITS]
+    records = [Sample(split, {"text": np.ones((1, 2))}, target, split) for split in SPLITS]
     with pytest.raises(DataError, match=r"Sample 'train' has the label .*no class from 0 to 1|too large"):
         write_store(tmp_path / "a.h5", StoreInfo("mine", "own", TargetSpec("multiclass", ("a", "b"))), records)
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import FeatureStore, Record, StoreInfo, write_store
+from data_modules.store import FeatureStore, Sample, StoreInfo, write_store
 from data_modules.store.provenance import Recipe, words
 from data_modules.store.summary import summary
 from tests.data_modules.stores import make as make_both
@@ -28,7 +28,7 @@ def make(tmp_path: Path, target: TargetSpec = SENTIMENT, labels: Any = SCORES, *
         vision = np.ones((0 if row == 9 else 2, 5), np.float32)
         split = ("train", "valid", "test")[(row > 5) + (row > 7)]
         group = f"video{row // 3}"
-        records.append(Record(f"s{row}", {"audio": audio, "vision": vision}, label, split, group))
+        records.append(Sample(f"s{row}", {"audio": audio, "vision": vision}, label, split, group))
     return write_store(tmp_path / "a.h5", StoreInfo("mosi", "mine", target, **info), records)
 
 
@@ -101,7 +101,7 @@ def test_classes_are_counted_by_name(tmp_path: Path, kind: Any, labels: Any, wan
 
 def test_one_protocol_of_several(tmp_path: Path) -> None:
     tables = {"five": [np.array([0, 0, 0, 0, 0, 1, 1, 2, 2, -1])] * 2, "other": [np.array([2, 1] + [0] * 8)]}
-    records = [Record(f"s{i}", {"text": np.ones((1, 2))}, 0.0) for i in range(10)]
+    records = [Sample(f"s{i}", {"text": np.ones((1, 2))}, 0.0) for i in range(10)]
     store = write_store(tmp_path / "b.h5", StoreInfo("mosi", "mine", SENTIMENT), records, lambda _: tables)
     assert list(summary(store).protocols) == ["five", "other"]
     found = summary(store, "five")

@@ -17,7 +17,7 @@ from data_modules.datasets.iemocap.release import ClassSet, read, split_tables
 from data_modules.datasets.iemocap.splits import COSMIC_VALID, read_lists
 from data_modules.formats import import_store, importers
 from data_modules.schema import DataError
-from data_modules.store import SPLITS, FeatureStore, Record, StoreInfo
+from data_modules.store import SPLITS, FeatureStore, Sample, StoreInfo
 from data_modules.store.summary import summary
 from mmbench.cli import main
 from tests.data_modules.datasets.iemocap import layouts
@@ -56,13 +56,13 @@ def make(source: Path, folder: Path, **options: object) -> FeatureStore:
 
 
 @cache
-def transcripts(source: Path, classes: ClassSet = "4", lists: Path | None = None) -> tuple[list[Record], StoreInfo]:
+def transcripts(source: Path, classes: ClassSet = "4", lists: Path | None = None) -> tuple[list[Sample], StoreInfo]:
     """Return the records of an import without media, and what is said of them."""
     made = read(source, audio="none", classes=classes, lists=lists)
     return list(made.samples), made.info
 
 
-def parts(records: list[Record], table: np.ndarray) -> dict[str, list[Record]]:
+def parts(records: list[Sample], table: np.ndarray) -> dict[str, list[Sample]]:
     return {
         name: [one for one, own in zip(records, table, strict=True) if own == code] for code, name in enumerate(SPLITS)
     }
