@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.speed.loops import fitted
 from benchmarks.speed.measure import Row, Setting, in_turn
 from benchmarks.speed.mosi import BATCH, STEPS
-from data_modules.batches.loading import Ragged, ResidentSplit
+from data_modules.batches.loading import PackedSequences, ResidentSplit
 
 
 class PaddedSamples(Dataset[dict[str, Any]]):
@@ -47,7 +47,7 @@ class PaddedSamples(Dataset[dict[str, Any]]):
         }
 
 
-def padded(sequences: Ragged, steps: int) -> npt.NDArray[np.float32]:
+def padded(sequences: PackedSequences, steps: int) -> npt.NDArray[np.float32]:
     """Return ``(N, steps, D)`` with zeros after each sequence."""
     values, lengths = sequences.gather(torch.arange(len(sequences.lengths)))
     out = np.zeros((len(lengths), steps, values.shape[2]), np.float32)

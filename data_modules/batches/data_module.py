@@ -22,7 +22,7 @@ from data_modules.batches.corruption import (
     noise,
     sample_keys,
 )
-from data_modules.batches.loading import BatchLoader, Pass, Ragged, ResidentSplit, clip_numbers
+from data_modules.batches.loading import BatchLoader, PackedSequences, Pass, ResidentSplit, clip_numbers
 from data_modules.batches.normalization import CONSTANT, Normalize, mean_and_deviation, standardise
 from data_modules.batches.streaming import StreamedLoader, StreamedSplit, automatic_workers
 from data_modules.card import DataCard
@@ -233,9 +233,9 @@ class FusionDataModule(LightningDataModule):
         keys = sample_keys(self.store.ids[rows])
         # decided over all modalities of the data, so that a run on some of them misses the same ones
         present = kept_modalities(keys, tuple(self._all_modalities), self.corruption)
-        complete: dict[str, Ragged] = {}
-        inputs: dict[str, Ragged] = {}
-        kept: dict[str, Ragged] = {}
+        complete: dict[str, PackedSequences] = {}
+        inputs: dict[str, PackedSequences] = {}
+        kept: dict[str, PackedSequences] = {}
         # Length buckets of a split in memory are over what it holds, so it holds everything.
         whole = self.bucketed and not self.spec.media
         for name in self.spec.modalities if whole else self.used:
@@ -247,7 +247,7 @@ class FusionDataModule(LightningDataModule):
                 values = standardise(values, mean, scale)
             if modality.kind == "waveform":
                 values = values.astype(np.float32) / (FULL_SCALE if values.dtype == np.int16 else 1.0)
-            complete[name] = Ragged.of(torch.from_numpy(values), spans)
+            complete[name] = PackedSequences.of(torch.from_numpy(values), spans)
             if not self.corruption.damages:
                 continue
             tokens = modality.kind == "tokens"
@@ -257,8 +257,8 @@ class FusionDataModule(LightningDataModule):
                 added = noise(keys, offsets, name, modality.dim, self.corruption)
                 scale = self._scale(name)[1]
                 added = added * (scale >= CONSTANT if self.normalize == "train" else scale)
-            inputs[name] = Ragged.of(torch.from_numpy(corrupt(values, steps, added, modality.unknown)), spans)
-            kept[name] = Ragged.of(torch.from_numpy(steps), spans)
+            inputs[name] = PackedSequences.of(torch.from_numpy(corrupt(values, steps, added, modality.unknown)), spans)
+            kept[name] = PackedSequences.of(torch.from_numpy(steps), spans)
         return ResidentSplit(
             inputs=inputs or complete,
             target=torch.from_numpy(self.store.targets[rows]),
@@ -311,7 +311,7 @@ class FusionDataModule(LightningDataModule):
         offsets = np.concatenate([[0], np.cumsum(np.bincount(groups))])
         roles = {name: role for role, name in enumerate(sorted(set(self.store.speakers)))}
         return {
-            "dialogues": Ragged.of(torch.from_numpy(order), torch.from_numpy(offsets)),
+            "dialogues": PackedSequences.of(torch.from_numpy(order), torch.from_numpy(offsets)),
             "speaker": torch.tensor([roles[name] for name in self.store.speakers[rows]]),
         }
 

@@ -26,7 +26,7 @@ NUMBERED = re.compile(r"[\W_]+(\d{1,15})[\W_]*")
 
 
 @dataclass(eq=False)
-class Ragged:
+class PackedSequences:
     """Sequences of different lengths, end to end.
 
     Which rows make a batch is worked out by numpy on the CPU: so small a job costs more in calls than in work, and
@@ -43,12 +43,12 @@ class Ragged:
     lengths: Array
 
     @classmethod
-    def of(cls, values: Tensor, offsets: Tensor) -> Ragged:
+    def of(cls, values: Tensor, offsets: Tensor) -> PackedSequences:
         """Build from ``(sum T, ...)`` values and ``(N + 1,)`` offsets, both on the CPU."""
         padded = torch.cat([values, values.new_zeros(1, *values.shape[1:])])
         return cls(padded, offsets[:-1].numpy(), offsets.diff().numpy())
 
-    def to(self, device: torch.device | str) -> Ragged:
+    def to(self, device: torch.device | str) -> PackedSequences:
         """Return the sequences with their values on a device."""
         return replace(self, values=self.values.to(device))
 
@@ -84,12 +84,12 @@ class ResidentSplit:
         speaker: ``(N,)`` speaker role of each utterance, dialogues only.
     """
 
-    inputs: dict[str, Ragged]
+    inputs: dict[str, PackedSequences]
     target: Tensor
     index: Tensor
-    complete: dict[str, Ragged] | None = None
-    kept: dict[str, Ragged] | None = None
-    dialogues: Ragged | None = None
+    complete: dict[str, PackedSequences] | None = None
+    kept: dict[str, PackedSequences] | None = None
+    dialogues: PackedSequences | None = None
     speaker: Tensor | None = None
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class ResidentSplit:
     def to(self, device: torch.device | str) -> ResidentSplit:
         """Return the split on a device."""
 
-        def move(group: dict[str, Ragged] | None) -> dict[str, Ragged] | None:
+        def move(group: dict[str, PackedSequences] | None) -> dict[str, PackedSequences] | None:
             return None if group is None else {name: item.to(device) for name, item in group.items()}
 
         return replace(
@@ -137,7 +137,7 @@ class ResidentSplit:
         return self._fold(self._samples(utterances[real], stage), utterances[real], real)
 
     def _samples(self, rows: Tensor, stage: int) -> Batch:
-        def gather(group: dict[str, Ragged]) -> dict[str, PaddedSequence]:
+        def gather(group: dict[str, PackedSequences]) -> dict[str, PaddedSequence]:
             return {name: PaddedSequence(*item.gather(rows)) for name, item in group.items()}
 
         where = rows.to(self.index.device)
