@@ -22,7 +22,7 @@ from data_modules.batches.corruption import (
     noise,
     sample_keys,
 )
-from data_modules.batches.loading import BatchLoader, PackedSequences, Pass, ResidentSplit, clip_numbers
+from data_modules.batches.loading import BatchLoader, InMemorySplit, PackedSequences, Pass, clip_numbers
 from data_modules.batches.normalization import CONSTANT, Normalize, mean_and_deviation, standardise
 from data_modules.batches.streaming import StreamedLoader, StreamedSplit, automatic_workers
 from data_modules.card import DataCard
@@ -106,7 +106,7 @@ class FusionDataModule(LightningDataModule):
         self.passes: Mapping[int, Pass] = {0: Pass()}
         self.test_locked = False
         self.rows = {name: self._limited(rows) for name, rows in self.store.rows(self.protocol, fold).items()}
-        self._splits: dict[str, ResidentSplit | StreamedSplit] = {}
+        self._splits: dict[str, InMemorySplit | StreamedSplit] = {}
         self._scales: dict[str, tuple[Array, Array]] = {}
         self._tokens: list[Array] = []
         if tokenizer:
@@ -219,7 +219,7 @@ class FusionDataModule(LightningDataModule):
         for split in {"fit": ("train", "valid"), "validate": ("valid",)}.get(stage, ("test",)):
             self._splits.pop(split, None)
 
-    def _load(self, split: str) -> ResidentSplit | StreamedSplit:
+    def _load(self, split: str) -> InMemorySplit | StreamedSplit:
         rows, media = self.rows[split], self.spec.media
         if not media or not (self.bucketed or set(media) & set(self.used)):
             return self._read_split(rows)
@@ -229,7 +229,7 @@ class FusionDataModule(LightningDataModule):
         sizes = np.sum([np.diff(self._offsets(name))[self._from(name, rows)] for name in self.spec.modalities], axis=0)
         return StreamedSplit(rows, sizes, reader._read_split)
 
-    def _read_split(self, rows: Array) -> ResidentSplit:
+    def _read_split(self, rows: Array) -> InMemorySplit:
         keys = sample_keys(self.store.ids[rows])
         # decided over all modalities of the data, so that a run on some of them misses the same ones
         present = kept_modalities(keys, tuple(self._all_modalities), self.corruption)
@@ -259,7 +259,7 @@ class FusionDataModule(LightningDataModule):
                 added = added * (scale >= CONSTANT if self.normalize == "train" else scale)
             inputs[name] = PackedSequences.of(torch.from_numpy(corrupt(values, steps, added, modality.unknown)), spans)
             kept[name] = PackedSequences.of(torch.from_numpy(steps), spans)
-        return ResidentSplit(
+        return InMemorySplit(
             inputs=inputs or complete,
             target=torch.from_numpy(self.store.targets[rows]),
             index=torch.from_numpy(rows),

@@ -71,7 +71,7 @@ class PackedSequences:
 
 
 @dataclass(eq=False)
-class ResidentSplit:
+class InMemorySplit:
     """One split in memory.
 
     Attributes:
@@ -100,7 +100,7 @@ class ResidentSplit:
         """Remember the rows on the CPU, where batches are planned."""
         self.host_index = self.index.cpu()
 
-    def to(self, device: torch.device | str) -> ResidentSplit:
+    def to(self, device: torch.device | str) -> InMemorySplit:
         """Return the split on a device."""
 
         def move(group: dict[str, PackedSequences] | None) -> dict[str, PackedSequences] | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_modules.batches.loading import BatchLoader, ResidentSplit
+from data_modules.batches.loading import BatchLoader, InMemorySplit
 from data_modules.schema import Batch, DataError
 
 MOST_WORKERS = 4
@@ -72,7 +72,7 @@ class StreamedSplit:
 
     rows: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int64]
-    load: Callable[[npt.NDArray[np.int64]], ResidentSplit]
+    load: Callable[[npt.NDArray[np.int64]], InMemorySplit]
 
     def __len__(self) -> int:
         """Return the number of samples."""
