@@ -106,7 +106,7 @@ class TargetSpec:
         return cls(**{**values, "names": tuple(values["names"])})
 
     @property
-    def metrics(self) -> MetricFamily:
+    def metric_family(self) -> MetricFamily:
         """The metric family that scores this target."""
         if self.family is not None:
             return self.family
