@@ -171,7 +171,7 @@ class FusionDataModule(LightningDataModule):
             raise DataError("A store of your own needs its path: FusionDataModule('my_features.h5').")
         path = cls.place(cls.key)
         if not path.is_file() and cls.card:
-            raise DataError(f"There is no {cls.card.title} store at {path}. To make it: {cls.card.bring}")
+            raise DataError(f"There is no {cls.card.title} store at {path}. To make it: {cls.card.command}")
         return path
 
     def _variant(self, modalities: tuple[str, ...]) -> str:

@@ -30,7 +30,7 @@ class CMUMOSEI(FusionDataModule):
             "The 35 FACET features hold predicted emotions, so the vision input carries an answer of its own. COVAREP "
             "was faulty for some videos and holds -inf. Segment counts differ between releases."
         ),
-        bring=(
+        command=(
             "mmbench data import mmsa PATH/unaligned_50.pkl --dataset mosei --out data/mosei.h5 "
             "(formats: mmsa, mult, misa, csd, plain)"
         ),

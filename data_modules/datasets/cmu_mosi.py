@@ -40,7 +40,7 @@ class CMUMOSI(FusionDataModule):
             "most methods the best one, 0.59 to 0.65, comes after one to six epochs, as a ridge on text has it (0.59): "
             "which later epoch is selected is chance."
         ),
-        bring=(
+        command=(
             "mmbench data import mmsa PATH/unaligned_50.pkl --dataset mosi --out data/mosi.h5 "
             "(formats: mmsa, mult, misa, csd, plain); minilm-audio: format plain with --text_encoder, see README"
         ),

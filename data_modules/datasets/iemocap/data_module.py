@@ -24,7 +24,7 @@ class IEMOCAP(FusionDataModule):
             "A majority guess already scores acc/F1 0.592/0.440 (neutral), 0.856/0.790 (happy), 0.794/0.703 (sad) and "
             "0.758/0.654 (angry): a model at these numbers has learnt nothing. Audio holds -inf."
         ),
-        bring="mmbench data import mult PATH/iemocap_data.pkl --dataset iemocap --out data/iemocap.h5",
+        command="mmbench data import mult PATH/iemocap_data.pkl --dataset iemocap --out data/iemocap.h5",
         task="binary",
     )
 
@@ -54,7 +54,7 @@ class IEMOCAPDialogue(FusionDataModule):
             "648 happy utterances where the release has 595, most of the rest without a majority of raters. COSMIC "
             "tuned its text encoder on the training part. Many codes choose the epoch on the test part."
         ),
-        bring="mmbench data import erc PATH/IEMOCAP_features.pkl --out data/iemocap_erc.h5",
+        command="mmbench data import erc PATH/IEMOCAP_features.pkl --out data/iemocap_erc.h5",
         task="multiclass",
         forms=("features", "dialogues"),
     )
@@ -86,7 +86,7 @@ class IEMOCAPRaw(FusionDataModule):
             "Neighbouring turns overlap in time, and 2,507 have no majority label. Transcripts hold tags such as "
             "[LAUGHTER]. Results on 4, 4-strict and 6 classes are three different things."
         ),
-        bring="mmbench data import iemocap_release PATH/IEMOCAP_full_release --out data/iemocap_raw.h5",
+        command="mmbench data import iemocap_release PATH/IEMOCAP_full_release --out data/iemocap_raw.h5",
         modalities=("text", "audio"),
         task="multiclass",
         forms=("features", "media"),
@@ -112,7 +112,7 @@ class IEMOCAPMesm(FusionDataModule):
             "Published scores use decision thresholds of each emotion, chosen on the validation split. The authors' "
             "reader loses the text before a last colon; the one here does not."
         ),
-        bring=(
+        command=(
             "mmbench data import iemocap_release PATH/IEMOCAP_full_release --classes mesm --lists PATH/IEMOCAP_split "
             "--audio waveform --vision frames --face detector --size 48 --out data/iemocap_mesm.h5"
         ),

@@ -32,7 +32,7 @@ class RAVDESS(FusionDataModule):
             "Six stereo clips, one pair of identical clips; the video archives hold a silent copy (02) of every take. "
             "Many papers choose the epoch on the test actors; CFN-SR's best epoch is 9 points above its last."
         ),
-        bring=(
+        command=(
             "mmbench data import ravdess PATH/audio --dataset ravdess --face PATH/openface.csv --out data/ravdess.h5"
             "; eGeMAPS: with --audio_features egemaps, to data/ravdess-egemaps-au.h5"
             "; raw: mmbench data import ravdess_media PATH/video --out data/ravdess_media.h5"

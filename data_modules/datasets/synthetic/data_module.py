@@ -32,7 +32,7 @@ class Synthetic(FusionDataModule):
         features="Vectors per step whose latent causes can be recovered exactly.",
         splits="standard: drawn independently.",
         defects="A little label noise, on purpose. It says whether a method fuses, not how well it works on people.",
-        bring="mmbench data synth; of other features: mmbench data synth lag, or words, or --kind multiclass",
+        command="mmbench data synth; of other features: mmbench data synth lag, or words, or --kind multiclass",
     )
 
     @classmethod
@@ -61,7 +61,7 @@ class SyntheticDialogues(FusionDataModule):
         features="One vector per utterance and modality.",
         splits="standard: 80 / 20 / 40 dialogues, drawn independently.",
         defects="Much doubt in every utterance, on purpose. It says whether a method uses its neighbours.",
-        bring="mmbench data synth dialogues",
+        command="mmbench data synth dialogues",
         task="multiclass",
         forms=("features", "dialogues"),
     )
@@ -79,7 +79,7 @@ class SyntheticClips(FusionDataModule):
         features="Frames of 48 x 48 at 8 per second, sound at 16 kHz, a few vectors of text.",
         splits="standard: 96 / 32 / 64 clips, drawn independently.",
         defects="Nothing in the pictures or sounds resembles people. It says whether raw media are read and fused.",
-        bring="mmbench data synth clips",
+        command="mmbench data synth clips",
         task="multiclass",
         forms=("media",),
     )

@@ -290,7 +290,7 @@ def test_every_data_set_has_a_complete_card() -> None:
     for module in datasets().values():
         card = module.card
         assert card is not None
-        for field in ("title", "citation", "licence", "content", "features", "splits", "defects", "bring"):
+        for field in ("title", "citation", "licence", "content", "features", "splits", "defects", "command"):
             assert len(getattr(card, field)) > 5, (module, field)
 
 
