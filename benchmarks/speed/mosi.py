@@ -51,10 +51,10 @@ def write_mosi_like(path: Path, samples: dict[str, int] | None = None, seed: int
         seed: Decides every value.
     """
     info = StoreInfo("mosi_like", "unaligned_50", TargetSpec("regression", ("sentiment",), -3.0, 3.0))
-    return write_store(path, info, _records(samples or SAMPLES, np.random.default_rng(seed)))
+    return write_store(path, info, _samples(samples or SAMPLES, np.random.default_rng(seed)))
 
 
-def _records(samples: dict[str, int], random: np.random.Generator) -> Iterator[Sample]:
+def _samples(samples: dict[str, int], random: np.random.Generator) -> Iterator[Sample]:
     for split, count in samples.items():
         steps = lengths(count, random)
         for row in range(count):

@@ -202,7 +202,7 @@ def with_garbage(batch: Batch) -> Batch:
 
 def write_toy_store(path: Path, spec: DataSpec, train: int = 32, held_out: int = 8) -> Path:
     """Write a store of samples as :func:`make_batch` draws them: ``train`` training ones, valid, test."""
-    records = []
+    samples = []
     kinds = {m: modality.kind for m, modality in spec.modalities.items() if modality.kind in SHORTEST}
     for split, size, seed in (("train", train, 0), ("valid", held_out, 1), ("test", held_out, 2)):
         batch = make_batch(spec, size, seed)
@@ -220,8 +220,8 @@ def write_toy_store(path: Path, spec: DataSpec, train: int = 32, held_out: int =
                 inputs |= {m: (inputs[m] * 32767).astype(np.int16) for m in kinds if kinds[m] == "waveform"}
                 name = f"{split}-{row}" if step is None else f"{split}-{row}[{step}]"
                 speaker = "" if batch.speaker is None else f"role{int(batch.speaker[at])}"
-                records.append(Sample(name, inputs, batch.target[at].numpy(), split, f"{split}-{row}", speaker))
+                samples.append(Sample(name, inputs, batch.target[at].numpy(), split, f"{split}-{row}", speaker))
     rates = {m: spec.modalities[m].rate for m in kinds}
     info = StoreInfo(spec.dataset, spec.feature_set, spec.target, kinds=kinds, rates=rates, aligned=spec.aligned)
-    write_store(path, info, records)
+    write_store(path, info, samples)
     return path
