@@ -8,18 +8,26 @@ from types import ModuleType
 from typing import Any
 
 from data_modules import plugins
-from data_modules.base import FusionDataModule
+from data_modules.batches.corruption import Corruption
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.card import DataCard
-from data_modules.cmu_mosei import CMUMOSEI
-from data_modules.cmu_mosi import CMUMOSI
-from data_modules.corruption import Corruption
-from data_modules.iemocap import IEMOCAP, IEMOCAPDialogue, IEMOCAPMesm, IEMOCAPRaw
+from data_modules.datasets.cmu_mosei import CMUMOSEI
+from data_modules.datasets.cmu_mosi import CMUMOSI
+from data_modules.datasets.iemocap import IEMOCAP, IEMOCAPDialogue, IEMOCAPMesm, IEMOCAPRaw
+from data_modules.datasets.ravdess import RAVDESS
+from data_modules.datasets.synthetic import Synthetic, SyntheticClips, SyntheticDialogues
 from data_modules.names import check_name
-from data_modules.ravdess import RAVDESS
-from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, SplitLocked, TargetSpec, unknown
-from data_modules.store import FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
-from data_modules.synthetic import Synthetic, SyntheticClips, SyntheticDialogues
+from data_modules.schema import (
+    Batch,
+    DataError,
+    DataSpec,
+    ModalitySpec,
+    PaddedSequence,
+    SplitLocked,
+    TargetSpec,
+    unknown,
+)
+from data_modules.store import FeatureStore, Sample, StoreInfo, write_store
 
 __all__ = [
     "CMUMOSEI",
@@ -37,8 +45,8 @@ __all__ = [
     "IEMOCAPMesm",
     "IEMOCAPRaw",
     "ModalitySpec",
-    "Record",
-    "Sequence",
+    "PaddedSequence",
+    "Sample",
     "SplitLocked",
     "StoreInfo",
     "Synthetic",
@@ -52,6 +60,7 @@ __all__ = [
 ]
 
 
+# The package of this name holds their rooms: `from data_modules.datasets.NAME import ...` leads there.
 def datasets() -> dict[str, type[FusionDataModule]]:
     """Return every data set by its key: those of this package, of plug-in files and of installed packages.
 

@@ -24,7 +24,7 @@ class DataCard:
         features: Usual feature sets and where they come from.
         splits: How the split protocols were made.
         defects: Known defects.
-        bring: What to type to get a store.
+        command: What to type to get a store.
         modalities: What the usual feature sets hold.
         task: What is usually predicted.
         forms: What a sample can be had as: feature vectors or sequences, utterances of a dialogue (one vector each), or
@@ -38,7 +38,7 @@ class DataCard:
     features: str
     splits: str
     defects: str
-    bring: str
+    command: str
     modalities: tuple[str, ...] = MODALITIES
     task: TargetKind = "regression"
     forms: tuple[Form, ...] = ("features",)

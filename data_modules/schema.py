@@ -106,7 +106,7 @@ class TargetSpec:
         return cls(**{**values, "names": tuple(values["names"])})
 
     @property
-    def metrics(self) -> MetricFamily:
+    def metric_family(self) -> MetricFamily:
         """The metric family that scores this target."""
         if self.family is not None:
             return self.family
@@ -177,7 +177,7 @@ class DataSpec:
 
 
 @dataclass(eq=False)
-class Sequence:
+class PaddedSequence:
     """One modality of a batch.
 
     Attributes:
@@ -198,10 +198,10 @@ class Sequence:
         steps = torch.arange(self.values.shape[1], device=self.values.device)
         return steps < self.lengths.to(self.values.device)[:, None]
 
-    def to(self, device: torch.device | str, **kwargs: Any) -> Sequence:
+    def to(self, device: torch.device | str, **kwargs: Any) -> PaddedSequence:
         """Return the sequence on a device."""
         steps = None if self.steps is None else self.steps.to(device, **kwargs)
-        return Sequence(self.values.to(device, **kwargs), self.lengths.to(device, **kwargs), steps)
+        return PaddedSequence(self.values.to(device, **kwargs), self.lengths.to(device, **kwargs), steps)
 
 
 @dataclass(eq=False)
@@ -220,10 +220,10 @@ class Batch:
         stage: Which training stage of the epoch the batch belongs to (methods with several stages).
     """
 
-    inputs: dict[str, Sequence]
+    inputs: dict[str, PaddedSequence]
     target: Tensor
     index: Tensor
-    complete: dict[str, Sequence] | None = None
+    complete: dict[str, PaddedSequence] | None = None
     kept: dict[str, Tensor] | None = None
     speaker: Tensor | None = None
     target_mask: Tensor | None = None
@@ -240,6 +240,6 @@ class Batch:
         def move(value: Any) -> Any:
             if isinstance(value, Mapping):
                 return {key: move(item) for key, item in value.items()}
-            return value.to(device, **kwargs) if isinstance(value, Tensor | Sequence) else value
+            return value.to(device, **kwargs) if isinstance(value, Tensor | PaddedSequence) else value
 
         return Batch(**{field.name: move(getattr(self, field.name)) for field in fields(self)})

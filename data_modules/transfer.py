@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from data_modules.features.audio import media_library
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class RemoteFile:
 @contextmanager
 def new_session() -> Iterator[Session]:
     """Give a session that repeats requests which the server did not answer or could not serve just now."""
-    requests, retry = media_library("requests", "Downloading"), media_library("urllib3", "Downloading").Retry
+    requests, retry = optional_library("requests", "Downloading"), optional_library("urllib3", "Downloading").Retry
     retries = retry(
         total=RETRIES, backoff_factor=BACKOFF, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
     )
@@ -90,7 +90,7 @@ def read_small(url: str, most: int) -> bytes:
     Raises:
         DataError: When it cannot be had, breaks off, or is larger.
     """
-    requests = media_library("requests", "Downloading")
+    requests = optional_library("requests", "Downloading")
     content = b""
     with new_session() as session, _answer(session, url, {}) as response:
         try:
@@ -119,7 +119,7 @@ def fetch(url: str, folder: Path, file: RemoteFile, session: Session, bar: Progr
         DataError: When it cannot be had, or is not right: then nothing of it is kept.
         OSError: When the folder cannot be written.
     """
-    pooch = media_library("pooch", "Downloading")
+    pooch = optional_library("pooch", "Downloading")
     part, path = file.part(folder), folder / file.name
     # Not by pooch.retrieve, which lets it come into a file of another name that stays when the process is killed.
     if path.exists() and pooch.hashes.hash_matches(path, file.checksum):
@@ -138,7 +138,7 @@ def fetch(url: str, folder: Path, file: RemoteFile, session: Session, bar: Progr
 
 def _resume(url: str, part: Path, size: int, session: Session, show: Callable[..., Any]) -> None:
     """Load what is missing of a file, again and again while anything comes."""
-    requests = media_library("requests", "Downloading")
+    requests = optional_library("requests", "Downloading")
     if _size(part) > size:
         part.unlink()
     failures = 0
@@ -190,7 +190,7 @@ def _answer(session: Session, url: str, headers: Mapping[str, str]) -> Iterator[
     Raises:
         DataError: When there is none, or an error.
     """
-    requests = media_library("requests", "Downloading")
+    requests = optional_library("requests", "Downloading")
     try:
         response = session.get(url, headers=dict(headers), stream=True, timeout=TIMEOUT)
     except requests.RequestException as error:

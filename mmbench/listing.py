@@ -85,7 +85,7 @@ def list_datasets() -> list[dict[str, Any]]:
                 "title": card.title,
                 "modalities": list(card.modalities),
                 "task": card.task,
-                "bring": card.bring,
+                "bring": card.command,
                 "methods": [name for name, cls in methods().items() if fits(cls.card.needs, key)],
             }
         )

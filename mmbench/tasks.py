@@ -45,11 +45,11 @@ class Task:
     @property
     def selection(self) -> str:
         """Name of the metric that selects epochs and ranks methods."""
-        return SELECTION[self.target.metrics]
+        return SELECTION[self.target.metric_family]
 
     def metric(self) -> SplitMetric:
         """Return the metric set as a ``torchmetrics.Metric``."""
-        return build_metric(self.target.metrics, self.target.names)
+        return build_metric(self.target.metric_family, self.target.names)
 
     def loss(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Return the mean task loss of the batch, a scalar.

@@ -13,8 +13,9 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from data_modules import FeatureStore, plugins, verified
-from data_modules.generator import write_synthetic
+from data_modules import FeatureStore, plugins
+from data_modules.datasets.synthetic.generator import write_synthetic
+from data_modules.store import verified
 from tests.plugin_files import Named
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data_modules import FeatureStore
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 from mmbench.cli import main
 
 BASELINES = Path("benchmarks/baselines")

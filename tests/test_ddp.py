@@ -9,7 +9,7 @@ import torch
 from lightning import Trainer
 
 from data_modules import FeatureStore, FusionDataModule
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 from mmbench.methods import method
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import data_modules
-from data_modules.importers import importers, options_of
+from data_modules.formats import importers, options_of
 from mmbench import cli
 from mmbench.cli import COMMANDS, common, main
 from mmbench.cli.common import CLOSED, columns, console

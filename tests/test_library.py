@@ -16,7 +16,7 @@ import torch
 
 import mmbench
 from data_modules import FeatureStore
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 from mmbench.methods.mmim import MMIM
 from mmbench.runner.predict import predict
 

@@ -305,7 +305,7 @@ def test_reproduce_ends_with_1_where_a_result_differs(
 
 
 def test_reproduce_needs_the_same_data(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from data_modules.generator import write_synthetic
+    from data_modules.datasets.synthetic.generator import write_synthetic
 
     other = write_synthetic(tmp_path / "other.h5", samples=(64, 24, 24), seed=5)
     assert main(["reproduce", "--store", str(other.path), "--method", "constant"]) == 1

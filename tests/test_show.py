@@ -123,7 +123,7 @@ def test_a_data_set_with_its_store_and_without(
 ) -> None:
     for key, module in data_modules.datasets().items():
         text, card = shown(key, capsys), module.card
-        assert card.bring in text.splitlines()[text.splitlines().index("How to bring it") + 1]
+        assert card.command in text.splitlines()[text.splitlines().index("How to bring it") + 1]
         for said in (card.content, card.features, card.splits, card.defects, card.licence, card.citation):
             assert flat(said) in flat(text)
         assert f"none at data/{key}.h5" in text

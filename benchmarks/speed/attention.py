@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.speed.loops import fitted, optimizer_of, train
 from benchmarks.speed.measure import Row, Setting, in_turn
 from benchmarks.speed.mosi import BATCH, STEPS
-from data_modules import Batch, Sequence
+from data_modules import Batch, PaddedSequence
 from mmbench.methods import FusionMethod, method
 from mmbench.nn.attention import AttentionPlan
 from mmbench.nn.steps import Layout
@@ -63,7 +63,7 @@ def explicit(model: FusionMethod) -> FusionMethod:
         layer.attention.load_state_dict(ours.state_dict())
     forward = model.network.forward
 
-    def padded(inputs: Mapping[str, Sequence]) -> tuple[Tensor, Tensor]:
+    def padded(inputs: Mapping[str, PaddedSequence]) -> tuple[Tensor, Tensor]:
         # On a CPU too, rows are all steps: the last default says whether they are the real ones alone.
         with mock.patch.object(Layout.__init__, "__defaults__", (False,)):
             return forward(inputs)
@@ -75,7 +75,7 @@ def explicit(model: FusionMethod) -> FusionMethod:
 def full_length(batch: Batch, steps: Mapping[str, int]) -> Batch:
     """Return the batch padded to the steps of the longest sample of the data."""
     inputs = {
-        name: Sequence(F.pad(item.values, (0, 0, 0, steps[name] - item.values.shape[1])), item.lengths)
+        name: PaddedSequence(F.pad(item.values, (0, 0, 0, steps[name] - item.values.shape[1])), item.lengths)
         for name, item in batch.inputs.items()
     }
     return replace(batch, inputs=inputs)

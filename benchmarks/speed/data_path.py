@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.speed.loops import fitted
 from benchmarks.speed.measure import Row, Setting, in_turn
 from benchmarks.speed.mosi import BATCH, STEPS
-from data_modules.loading import Ragged, ResidentSplit
+from data_modules.batches.loading import InMemorySplit, PackedSequences
 
 
 class PaddedSamples(Dataset[dict[str, Any]]):
     """A split as arrays of full length, read sample by sample."""
 
-    def __init__(self, split: ResidentSplit) -> None:
+    def __init__(self, split: InMemorySplit) -> None:
         self.arrays = {name: padded(item, STEPS[name]) for name, item in split.inputs.items()}
         self.lengths = {name: item.lengths for name, item in split.inputs.items()}
         self.labels, self.rows = split.target.cpu().numpy(), split.host_index.numpy()
@@ -47,7 +47,7 @@ class PaddedSamples(Dataset[dict[str, Any]]):
         }
 
 
-def padded(sequences: Ragged, steps: int) -> npt.NDArray[np.float32]:
+def padded(sequences: PackedSequences, steps: int) -> npt.NDArray[np.float32]:
     """Return ``(N, steps, D)`` with zeros after each sequence."""
     values, lengths = sequences.gather(torch.arange(len(sequences.lengths)))
     out = np.zeros((len(lengths), steps, values.shape[2]), np.float32)

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.speed.measure import MB, Row, Setting, Times
 from benchmarks.speed.mosi import DIMS, STEPS, lengths
 from benchmarks.speed.process import run_python
-from data_modules.importers import import_store, importers
+from data_modules.formats import import_store, importers
 from mmbench.runner.cost import STATUS, peak_memory, reset_peak_memory
 
 

@@ -33,8 +33,8 @@ from benchmarks.speed.measure import MB, Row, Setting, Times, wait
 from benchmarks.speed.mosi import BATCH, write_mosi_like
 from benchmarks.speed.process import run_python
 from data_modules import DataSpec, FeatureStore, FusionDataModule
-from data_modules.generator_clips import write_clips
-from data_modules.generator_dialogues import UTTERANCES, write_dialogues
+from data_modules.datasets.synthetic.clips import write_clips
+from data_modules.datasets.synthetic.dialogues import UTTERANCES, write_dialogues
 from data_modules.schema import MEDIA
 from mmbench.cli.machine import prepare
 from mmbench.methods import FusionMethod, method, methods

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_modules import FeatureStore, Record, StoreInfo, TargetSpec, write_store
+from data_modules import FeatureStore, Sample, StoreInfo, TargetSpec, write_store
 
 SAMPLES = {"train": 1284, "valid": 229, "test": 686}
 DIMS = {"text": 768, "audio": 5, "vision": 20}
@@ -51,12 +51,12 @@ def write_mosi_like(path: Path, samples: dict[str, int] | None = None, seed: int
         seed: Decides every value.
     """
     info = StoreInfo("mosi_like", "unaligned_50", TargetSpec("regression", ("sentiment",), -3.0, 3.0))
-    return write_store(path, info, _records(samples or SAMPLES, np.random.default_rng(seed)))
+    return write_store(path, info, _samples(samples or SAMPLES, np.random.default_rng(seed)))
 
 
-def _records(samples: dict[str, int], random: np.random.Generator) -> Iterator[Record]:
+def _samples(samples: dict[str, int], random: np.random.Generator) -> Iterator[Sample]:
     for split, count in samples.items():
         steps = lengths(count, random)
         for row in range(count):
             inputs = {m: random.standard_normal((steps[m][row], dim), np.float32) for m, dim in DIMS.items()}
-            yield Record(f"{split}[{row}]", inputs, float(random.uniform(-3, 3)), split, split)
+            yield Sample(f"{split}[{row}]", inputs, float(random.uniform(-3, 3)), split, split)

@@ -26,7 +26,7 @@ from benchmarks.speed.import_memory import write_mmsa
 from benchmarks.speed.measure import MB, Row, Setting, Times, seconds
 from benchmarks.speed.mosi import SAMPLES
 from benchmarks.speed.process import Failed, run_python
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from mmbench.runner.records import Records
 
 PACKAGES = ("MMSA==2.2.1", "easydict", "nvidia-ml-py3", "pandas", "tqdm")

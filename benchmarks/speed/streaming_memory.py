@@ -14,7 +14,7 @@ from benchmarks.speed.import_memory import grown_by
 from benchmarks.speed.measure import MB, Row, Setting, Times
 from benchmarks.speed.process import run_python
 from data_modules import FusionDataModule
-from data_modules.generator_clips import write_clips
+from data_modules.datasets.synthetic.clips import write_clips
 from mmbench.runner.cost import STATUS
 
 TIMES = 4

@@ -7,7 +7,6 @@ the loudness of a clip carries emotion and the data module standardises by train
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.budget import check_size
-from data_modules.provenance import Recipe
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError
+from data_modules.store import Recipe
 
 RATE = 16_000
 WINDOW_MS = 64.0
@@ -40,25 +40,6 @@ class NoSoundError(DataError):
     """A clip has no sound, or nothing but silence, where sound is wanted."""
 
 
-def media_library(module: str, what: str = "Audio", extra: str = "media") -> Any:
-    """Import a library of an extra.
-
-    Args:
-        module: Its name.
-        what: What needs it, in words.
-        extra: The extra that brings it.
-
-    Raises:
-        DataError: When it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DataError(
-            f"{what} needs the library {module}, which is not installed ({error}): pip install 'mmbench[{extra}]'."
-        ) from error
-
-
 def load_audio(path: Path, rate: int = RATE, trim_db: float = 0.0) -> Floats:
     """Read a clip as ``(samples,)`` mono float32 at one sampling rate.
 
@@ -70,7 +51,7 @@ def load_audio(path: Path, rate: int = RATE, trim_db: float = 0.0) -> Floats:
     Raises:
         DataError: When the clip cannot be decoded, is cut short, or holds no sound.
     """
-    soundfile = media_library("soundfile")
+    soundfile = optional_library("soundfile")
     try:
         with soundfile.SoundFile(path) as file:
             own_rate, expected, log = check_rate(path, file.samplerate), file.frames, file.extra_info
@@ -120,7 +101,7 @@ def trim(waveform: Floats, db: float) -> Floats:
     """Cut both ends of a sound as long as they are this many dB below its loudest frame; 0 keeps them."""
     if db <= 0:
         return waveform
-    cut: Floats = media_library("librosa").effects.trim(waveform, top_db=db)[0]
+    cut: Floats = optional_library("librosa").effects.trim(waveform, top_db=db)[0]
     return cut
 
 
@@ -143,7 +124,7 @@ def to_mono(path: Path, samples: Floats, own_rate: int, rate: int) -> Floats:
         raise NoSoundError(f"{path} holds no sound ({len(mono)} samples). Copy or unpack it again.")
     if own_rate != rate:
         check_sound(path, len(mono), own_rate, rate)
-        mono = media_library("librosa").resample(mono, orig_sr=own_rate, target_sr=rate, res_type="soxr_hq")
+        mono = optional_library("librosa").resample(mono, orig_sr=own_rate, target_sr=rate, res_type="soxr_hq")
     return mono
 
 
@@ -203,7 +184,7 @@ def log_mel(
         window_ms: Length of the Hann window, and of the Fourier transform.
         hop_ms: Time between two frames.
     """
-    librosa = media_library("librosa")
+    librosa = optional_library("librosa")
     window, hop = _samples(rate, window_ms), _samples(rate, hop_ms)
     power = librosa.feature.melspectrogram(
         y=_at_least(waveform, window), sr=rate, n_fft=window, hop_length=hop, n_mels=mels
@@ -233,7 +214,7 @@ def mfcc(
         raise DataError(f"{coefficients} cepstral coefficients need as many mel bands, there are {mels}.")
     bands = log_mel(waveform, rate, mels, window_ms, hop_ms)
     return np.ascontiguousarray(
-        media_library("librosa").feature.mfcc(S=bands.T, n_mfcc=coefficients).T, dtype=np.float32
+        optional_library("librosa").feature.mfcc(S=bands.T, n_mfcc=coefficients).T, dtype=np.float32
     )
 
 

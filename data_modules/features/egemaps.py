@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_modules.features.audio import RATE, Floats, media_library
-from data_modules.provenance import Recipe
+from data_modules.features.audio import RATE, Floats
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError
+from data_modules.store import Recipe
 
 Level = Literal["egemaps", "egemaps-functionals"]
 
@@ -51,7 +52,7 @@ class Egemaps:
     """
 
     def __init__(self, level: Level) -> None:
-        library = media_library("opensmile", WHAT, "opensmile")
+        library = optional_library("opensmile", WHAT, "opensmile")
         levels = library.FeatureLevel
         self.steps = level == "egemaps"
         self._smile = library.Smile(

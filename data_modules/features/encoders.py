@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch.nn.functional import interpolate
 
-from data_modules.features.audio import media_library
 from data_modules.features.media import Pictures
-from data_modules.provenance import Recipe, array_digest, digest
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError
+from data_modules.store.provenance import Recipe, array_digest, digest
 
 LONGEST = 512
 AT_ONCE = 16  # pictures that are encoded together
@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def _load(part: str, name: str, what: str) -> Any:
-    transformers = media_library("transformers", what, "text")
+    transformers = optional_library("transformers", what, "text")
     try:
         return getattr(transformers, part).from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -67,9 +67,9 @@ def _try(once: Callable[[], object], name: str, what: str, advice: str) -> None:
         raise DataError(f"{what} {name!r} cannot be used ({type(error).__name__}: {error}). {advice}") from error
 
 
-def _side(*said: Any) -> int:
+def _side(*sizes: Any) -> int:
     """Return the first side of a square that an encoder's files give: a number, a pair, or a height or edge by name."""
-    for size in said:
+    for size in sizes:
         if isinstance(size, Mapping):
             size = size.get("height") or size.get("shortest_edge")
         if isinstance(size, list | tuple):
@@ -150,7 +150,7 @@ class ImageEncoder:
     def __init__(self, name: str) -> None:
         model = _load("AutoModel", name, "The image encoder").eval()
         self.model = _placed(getattr(model, "vision_model", model), name, "The image encoder")
-        library = media_library("transformers.image_processing_base", "The image encoder", "text")
+        library = optional_library("transformers.image_processing_base", "The image encoder", "text")
         try:
             said, _ = library.ImageProcessingMixin.get_image_processor_dict(name)
         except OSError:  # models may come without a processor

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from data_modules.features.audio import media_library
 from data_modules.features.media import Pictures, resize
 from data_modules.features.openface import MIN_CONFIDENCE
 from data_modules.features.sampling import Sampling
-from data_modules.provenance import Recipe
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError
+from data_modules.store import Recipe
 
 LANDMARKS = 68
 RAVDESS_VIDEO = (720, 1280)
@@ -134,7 +134,7 @@ class HaarFace:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._cv2 = media_library("cv2", "The face detector", "face")
+        self._cv2 = optional_library("cv2", "The face detector", "face")
         folder = getattr(getattr(self._cv2, "data", None), "haarcascades", "")
         if not hasattr(self._cv2, "CascadeClassifier") or not Path(folder, CASCADE).is_file():
             raise DataError(

@@ -30,13 +30,10 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from data_modules.features.audio import media_library
 from data_modules.features.modes import HOP, RATE, WINDOW, Floats, Ints, NoModes, audio_maps, magnitudes
-from data_modules.new_store import check_output
-from data_modules.provenance import Recipe
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError, unknown
-from data_modules.store import FeatureStore, Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import FeatureStore, Recipe, Sample, StoreInfo, check_output, write_store
 
 MELS = 26
 TOP = 10
@@ -72,7 +69,7 @@ class MelMap:
         # The sample before the first is extrapolated, and added instead of taken off, as in librosa.
         start = 3 * signal[:1] - signal[1:2]
         sharp = np.concatenate([start, signal[1:] - PRE_EMPHASIS * signal[:-1]])
-        librosa = media_library("librosa")
+        librosa = optional_library("librosa")
         power = librosa.filters.mel(sr=RATE, n_fft=WINDOW, n_mels=MELS, dtype=np.float64) @ magnitudes(sharp) ** 2
         return cls(power, librosa.power_to_db(power, ref=1.0, amin=SMALLEST, top_db=FLOOR_DB))
 
@@ -135,7 +132,7 @@ def audio_guided_keyframes(
         raise DataError("There are no video frames to choose from.")
     signal = waveform.astype(np.float64) / (32768.0 if waveform.dtype == np.int16 else 1.0)
     if rate != RATE and len(signal):
-        signal = media_library("librosa").resample(signal, orig_sr=rate, target_sr=RATE, res_type="soxr_hq")
+        signal = optional_library("librosa").resample(signal, orig_sr=rate, target_sr=RATE, res_type="soxr_hq")
     maps = [MelMap.of(part) for part in audio_maps(signal)]
     columns = np.concatenate([best_columns(item.scores(variant), variant) for item in maps])
     ratio = RATE / HOP / fps if fps else maps[0].power.shape[1] / frames
@@ -218,7 +215,7 @@ def keyframe_store(
         },
         libraries=store.libraries,
     )
-    return write_store(out, info, _records(store, choice), splits=lambda _: store.splits)
+    return write_store(out, info, _samples(store, choice), splits=lambda _: store.splits)
 
 
 def _check(store: FeatureStore, out: Path) -> None:
@@ -261,13 +258,13 @@ def _choose(store: FeatureStore, variant: Variant) -> _Choice:
     return choice
 
 
-def _records(store: FeatureStore, choice: _Choice) -> Iterator[Record]:
+def _samples(store: FeatureStore, choice: _Choice) -> Iterator[Sample]:
     for row in _progress(len(store), "writing key frames"):
         inputs = {name: store.read(name, np.array([row]))[0] for name in store.modalities}
         inputs["vision"] = inputs["vision"][choice.frames[row]]
         group, speaker, said = (str(column[row]) for column in (store.groups, store.speakers, store.transcripts))
         origins = {name: str(column[row]) for name, column in store.origins.items()} | {"vision": store.identity}
-        yield Record(str(store.ids[row]), inputs, store.targets[row], None, group, speaker, said, origins)
+        yield Sample(str(store.ids[row]), inputs, store.targets[row], None, group, speaker, said, origins)
 
 
 def _progress(count: int, what: str) -> Iterator[int]:

@@ -17,16 +17,9 @@ import numpy.typing as npt
 from torch import from_numpy
 from torch.nn.functional import interpolate
 
-from data_modules.features.audio import (
-    Floats,
-    NoSoundError,
-    check_rate,
-    check_sound,
-    load_audio,
-    media_library,
-    to_mono,
-)
+from data_modules.features.audio import Floats, NoSoundError, check_rate, check_sound, load_audio, to_mono
 from data_modules.features.sampling import CLOCK, Sampling, VideoInfo
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError
 
 SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".au")
@@ -153,7 +146,7 @@ class _Sound:
         self._length = float(stream.duration * stream.time_base) if known else 0.0
         self.rate = check_rate(path, stream.rate)
         check_sound(path, round(self._length * self.rate), self.rate, self.rate)
-        self._av = media_library("av", "Video")
+        self._av = optional_library("av", "Video")
         self.frame_type = self._av.AudioFrame
         self._form: tuple[Any, ...] = ()
         self._resampler: Any = None
@@ -258,7 +251,7 @@ class _Picker:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    av = media_library("av", "Video")
+    av = optional_library("av", "Video")
     if not path.is_file():
         raise DataError(f"There is no file at {path}.")
     try:
@@ -277,7 +270,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _picture_stream(path: Path, container: Any) -> Any:
     # Files of sound may carry the picture of a cover.
-    cover = media_library("av.stream", "Video").Disposition.attached_pic
+    cover = optional_library("av.stream", "Video").Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         raise DataError(f"{path} has no video track. Give a video, or ask for its sound only.")
@@ -302,14 +295,14 @@ def _decodable(path: Path, stream: Any) -> Any:
 
 def _info(path: Path, container: Any, stream: Any, rotation: int) -> VideoInfo:
     fps = float(stream.average_rate or stream.guessed_rate or 0)
-    micro = media_library("av", "Video").time_base
+    micro = optional_library("av", "Video").time_base
     duration = float(stream.duration * stream.time_base if stream.duration else (container.duration or 0) / micro)
     if fps <= 0 or duration <= 0:
         raise DataError(
             f"{path} does not say how long it is or how many pictures a second has. Convert it, for example to mp4."
         )
     shown = (stream.width, stream.height) if _quarters(rotation) % 2 else (stream.height, stream.width)
-    return VideoInfo(fps, stream.frames or round(duration * fps), duration, *shown, bool(container.streams.audio))
+    return VideoInfo(fps, stream.frames or round(duration * fps), duration, *shown)
 
 
 def _quarters(rotation: int) -> int:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from scipy.cluster.vq import ClusterError, kmeans2
 from scipy.interpolate import make_interp_spline
 
-from data_modules.features.audio import media_library
+from data_modules.libraries import optional_library
 from data_modules.schema import DataError
 
 RATE = 22_050
@@ -135,7 +135,7 @@ def stored(signal: Floats) -> Floats:
 
     Every published step reads such files. Values beyond -1 and 1 are cut, the others go to the next level below.
     """
-    soundfile = media_library("soundfile")
+    soundfile = optional_library("soundfile")
     file = io.BytesIO()
     soundfile.write(file, signal, RATE, subtype="PCM_16", format="WAV")
     file.seek(0)
@@ -145,7 +145,7 @@ def stored(signal: Floats) -> Floats:
 
 def magnitudes(signal: Floats) -> Floats:
     """Return the magnitude spectrogram ``(257, 1 + floor(N / 341))``: Hamming window, reflected at the ends."""
-    librosa = media_library("librosa")
+    librosa = optional_library("librosa")
     spectrum = librosa.stft(signal, n_fft=WINDOW, hop_length=HOP, window="hamming", center=True, pad_mode="reflect")
     return np.abs(spectrum).astype(np.float64)
 
@@ -180,7 +180,7 @@ def pitch_candidates(spectrum: Floats) -> tuple[Floats, Floats]:
 
     A peak is above the mean of its spectrum and not faint among the peaks of the clip.
     """
-    frequency, size = media_library("librosa").piptrack(
+    frequency, size = optional_library("librosa").piptrack(
         S=spectrum, sr=RATE, n_fft=WINDOW, hop_length=HOP, fmin=PITCH[0], fmax=PITCH[1], threshold=1.0, ref=np.mean
     )
     frequency, size = frequency.T, size.T  # frame by frame

@@ -22,7 +22,6 @@ class VideoInfo:
         duration: Length of the pictures in seconds.
         height: Pixels, as shown.
         width: Pixels, as shown.
-        has_sound: Whether there is a sound track.
     """
 
     fps: float
@@ -30,7 +29,6 @@ class VideoInfo:
     duration: float
     height: int
     width: int
-    has_sound: bool
 
 
 @dataclass(frozen=True)

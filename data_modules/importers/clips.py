@@ -30,8 +30,8 @@ from data_modules.features.audio import NoSoundError
 from data_modules.features.faces import NoFaceError
 from data_modules.files import WriteError, atomic_path
 from data_modules.names import printable
-from data_modules.provenance import file_digest
 from data_modules.schema import DataError
+from data_modules.store.provenance import file_digest
 
 WORST_LOSS = 0.05
 NAMED = 20  # names in one note
@@ -189,7 +189,9 @@ def decode_clips(
         try:
             _refuse_flaws(clip)
             path = own / f"{_digest(clip.id, *map(_state, clip.files))}.npz"
-            arrays = None if _whole(path) else {**decode(clip), ORIGINS: np.asarray(list(map(file_digest, clip.files)))}
+            arrays = (
+                None if _complete(path) else {**decode(clip), ORIGINS: np.asarray(list(map(file_digest, clip.files)))}
+            )
         except DataError as error:
             # A copy: the error itself holds on to everything that was in memory where it was raised.
             made.lost[printable(clip.id)] = _kind(error)(str(error))
@@ -256,7 +258,7 @@ def _state(path: Path) -> str:
     return f"{path.name}:{state.st_size}:{state.st_mtime_ns}"
 
 
-def _whole(path: Path) -> bool:
+def _complete(path: Path) -> bool:
     """Return whether a kept clip is there and complete: its directory stands at its end."""
     return path.is_file() and zipfile.is_zipfile(path)
 

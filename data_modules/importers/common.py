@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import SPLITS, Record, SplitTables, StoreInfo
+from data_modules.store import SPLITS, Sample, SplitTables, StoreInfo
 
 Array = npt.NDArray[Any]
 Extents = dict[str, list[tuple[int, int]]]
@@ -32,19 +32,19 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Source:
-    """What an importer makes of a file: everything :func:`data_modules.store_writer.write_store` needs but the path.
+    """What an importer makes of a file: everything :func:`data_modules.store.write_store` needs but the path.
 
     Attributes:
         info: What is said of all samples.
-        records: The samples, one at a time.
-        splits: From the records (without their inputs) to split tables by protocol; by default one table from the
-            records' own ``split``.
+        samples: The samples, one at a time.
+        splits: From the samples (without their inputs) to split tables by protocol; by default one table from the
+            samples' own ``split``.
         protocol: Name of that default table.
     """
 
     info: StoreInfo
-    records: Iterable[Record]
-    splits: Callable[[list[Record]], SplitTables] | None = None
+    samples: Iterable[Sample]
+    splits: Callable[[list[Sample]], SplitTables] | None = None
     protocol: str = "standard"
 
 

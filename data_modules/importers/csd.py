@@ -30,9 +30,8 @@ from data_modules.importers.csd_files import NONE, CsdFile, find_files
 from data_modules.importers.csd_folds import TABLES, Segment, segments_in, segments_of, standard_folds
 from data_modules.importers.csd_videos import Alignment, Sequences, Video
 from data_modules.importers.misa import EMOTIONS, word_vectors
-from data_modules.provenance import Recipe
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import Record, StoreInfo
+from data_modules.store import Recipe, Sample, StoreInfo
 
 
 def read(
@@ -123,7 +122,7 @@ def read(
         notes=tuple(notes),
         recipes=dict.fromkeys(sequences.averaged, Recipe("mean over each word", libraries=("numpy",))),
     )
-    return Source(info, _records(sequences, kept, values, parts))
+    return Source(info, _samples(sequences, kept, values, parts))
 
 
 def _labelled(source: Path, files: Mapping[str, CsdFile]) -> tuple[list[Segment], list[str]]:
@@ -226,12 +225,12 @@ def _unify(
     ]
 
 
-def _records(
+def _samples(
     sequences: Sequences,
     segments: list[Segment],
     values: Mapping[str, float | Array],
     parts: Mapping[str, str | None],
-) -> Iterator[Record]:
+) -> Iterator[Sample]:
     for video, own in progress(list(_by_video(segments).items()), "Videos"):
         whole = Video(sequences, video)
         features = whole.features()
@@ -239,7 +238,7 @@ def _records(
             inputs, origins = whole.inputs(segment, features)
             said = string(segment.transcript or whole.spoken(segment))
             where = parts[segment.id]
-            yield Record(
+            yield Sample(
                 string(segment.id), inputs, values[segment.id], where, string(video), transcript=said, origins=origins
             )
 

@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data_modules.budget import budget
-from data_modules.hdf5 import MOST
-from data_modules.hdf5_heap import AGAIN, check_heaps, texts_size
 from data_modules.importers.common import Array, string
 from data_modules.schema import DataError
+from data_modules.store.hdf5 import MOST
+from data_modules.store.hdf5_heap import AGAIN, check_heaps, texts_size
 
 EPSILON = 1e-5
 """Seconds: what overlaps by no more does not overlap, as in the SDK."""

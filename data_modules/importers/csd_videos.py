@@ -11,8 +11,8 @@ import numpy as np
 from data_modules.importers.common import Array
 from data_modules.importers.csd_files import CsdFile, Rows, Timeline, average
 from data_modules.importers.csd_folds import Segment
-from data_modules.provenance import array_digest
 from data_modules.schema import MODALITIES, DataError
+from data_modules.store.provenance import array_digest
 
 PAUSE = "sp"
 

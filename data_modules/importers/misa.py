@@ -35,7 +35,7 @@ from data_modules.importers.npz import Npz
 from data_modules.importers.pickles import load_pickle
 from data_modules.importers.values import array, column, labels, named, text
 from data_modules.schema import DataError, TargetSpec
-from data_modules.store import SPLITS, Record, StoreInfo
+from data_modules.store import SPLITS, Sample, StoreInfo
 
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 """Columns 1 to 6 of MOSEI's labels."""
@@ -101,7 +101,7 @@ def read(
         cut = cut_by_group(videos)
         notes.append("The split was cut by video for this import; scores compare with no published ones.")
 
-    def records() -> Iterator[Record]:
+    def samples() -> Iterator[Sample]:
         for part, (name, video), (spoken, vision, audio), value in items:
             text = np.zeros((len(spoken), dim), np.float32)
             for step, word in enumerate(spoken):
@@ -109,7 +109,7 @@ def read(
                     text[step] = table[word]
             inputs = {"text": text, "audio": audio, "vision": vision}
             where = cut[video] if split == "by-video" else part
-            yield Record(name, inputs, value, where, video, transcript=" ".join(spoken))
+            yield Sample(name, inputs, value, where, video, transcript=" ".join(spoken))
 
     sources = {
         "text": f"word vectors of {Path(embedding).name}",
@@ -117,7 +117,7 @@ def read(
         "vision": f"visual column of {source.name}",
     }
     info = StoreInfo(dataset, feature_set, spec, sources=sources, aligned=True, notes=tuple(notes))
-    return Source(info, records(), protocol="by-video" if split == "by-video" else "standard")
+    return Source(info, samples(), protocol="by-video" if split == "by-video" else "standard")
 
 
 def _parts(source: Path, split: str) -> Samples:

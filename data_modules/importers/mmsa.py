@@ -37,10 +37,10 @@ from data_modules.importers.common import (
     shared,
 )
 from data_modules.importers.pickles import load_pickle
-from data_modules.importers.values import array, column, labels, named, whole
+from data_modules.importers.values import array, column, labels, named, whole_numbers
 from data_modules.importers.values import text as text_of
 from data_modules.schema import MODALITIES, DataError, TargetSpec
-from data_modules.store import Record, StoreInfo
+from data_modules.store import Sample, StoreInfo
 
 DISAGREEMENT = 0.01
 """Share of samples whose stored length may differ from the measured one before it is worth a note."""
@@ -125,7 +125,7 @@ def read(
         aligned=aligned,
         notes=(*_length_notes(parts, measured, trust_stored_lengths), *outside_scale(targets, target)),
     )
-    return Source(info, _records(parts, extents))
+    return Source(info, _samples(parts, extents))
 
 
 def _parts(source: Path, content: Any, text: str) -> dict[str, _Part]:
@@ -164,10 +164,10 @@ def _part(source: Path, split: str, columns: Mapping[str, Any], text: str) -> _P
                 f"{source} has no 'text_bert' in the split {split!r}. Import with the option `text: features`."
             )
         # Text comes first in a store.
-        tokens = whole(where("text_bert"), bert[:, 0])
+        tokens = whole_numbers(where("text_bert"), bert[:, 0])
         values = {"text": tokens, **{name: one for name, one in values.items() if name != "text"}}
     lengths: dict[str, Array] = {
-        name: whole(where(f"{name}_lengths"), columns[f"{name}_lengths"]).reshape(-1)
+        name: whole_numbers(where(f"{name}_lengths"), columns[f"{name}_lengths"]).reshape(-1)
         for name in ("audio", "vision")
         if name in values and f"{name}_lengths" in columns
     }
@@ -236,11 +236,11 @@ def _length_notes(parts: Mapping[str, _Part], measured: Mapping[str, Extents], t
     return notes
 
 
-def _records(parts: Mapping[str, _Part], extents: Mapping[str, Extents]) -> Iterator[Record]:
+def _samples(parts: Mapping[str, _Part], extents: Mapping[str, Extents]) -> Iterator[Sample]:
     for split, part in parts.items():
         for row, (sample, video) in enumerate(part.names):
             inputs: dict[str, Array] = {}
             for name, values in part.values.items():
                 start, stop = extents[split][name][row]
                 inputs[name] = values[row, start:stop]
-            yield Record(sample, inputs, float(part.labels[row]), split, video, transcript=part.transcripts[row])
+            yield Sample(sample, inputs, float(part.labels[row]), split, video, transcript=part.transcripts[row])

@@ -33,7 +33,7 @@ from data_modules.importers.common import (
 from data_modules.importers.pickles import load_pickle
 from data_modules.importers.values import array, column, labels, named
 from data_modules.schema import MODALITIES, DataError, TargetSpec
-from data_modules.store import Record, StoreInfo
+from data_modules.store import Sample, StoreInfo
 
 EMOTIONS = ("neutral", "happy", "sad", "angry")
 """IEMOCAP's four problems in the order of the label columns, which is that of the authors' evaluation."""
@@ -104,7 +104,7 @@ def read(source: Path, *, dataset: str, aligned: bool | None = None, feature_set
         aligned=aligned,
         notes=tuple(notes),
     )
-    return Source(info, _records(names, values, extents, targets))
+    return Source(info, _samples(names, values, extents, targets))
 
 
 def _labels(source: Path, split: str, values: Any) -> Array:
@@ -124,16 +124,16 @@ def _labels(source: Path, split: str, values: Any) -> Array:
     )
 
 
-def _records(
+def _samples(
     names: Mapping[str, list[tuple[str, str]]],
     values: Mapping[str, dict[str, Array]],
     extents: Mapping[str, Extents],
     targets: Mapping[str, Array],
-) -> Iterator[Record]:
+) -> Iterator[Sample]:
     for split, own in targets.items():
         for row, (label, (sample, video)) in enumerate(zip(own, names[split], strict=True)):
             inputs = {}
             for name, padded in values[split].items():
                 start, stop = extents[split][name][row]
                 inputs[name] = padded[row, start:stop]
-            yield Record(sample, inputs, label if own.ndim > 1 else float(label), split, video)
+            yield Sample(sample, inputs, label if own.ndim > 1 else float(label), split, video)

@@ -34,7 +34,6 @@ import h5py
 import numpy as np
 
 from data_modules.features.encoders import TextEncoder
-from data_modules.hdf5 import Contents, open_hdf5
 from data_modules.importers.common import (
     SPLIT_NAMES,
     Array,
@@ -47,11 +46,12 @@ from data_modules.importers.common import (
     string,
 )
 from data_modules.importers.npz import Npz
+from data_modules.importers.transcripts import flaw_of, read_texts
 from data_modules.names import printable
-from data_modules.provenance import digest
 from data_modules.schema import MODALITIES, DataError, MetricFamily, TargetKind, TargetSpec, unknown
-from data_modules.store import FORMAT, Record, StoreInfo
-from data_modules.transcripts import flaw_of, read_texts
+from data_modules.store import FORMAT, Sample, StoreInfo
+from data_modules.store.hdf5 import Contents, open_hdf5
+from data_modules.store.provenance import digest
 
 TEXTS = ("group", "speaker", "transcript")
 COLUMNS = ("id", "label", "split", *TEXTS)
@@ -124,14 +124,14 @@ def read(
     splits, notes = _splits(source, columns.get("split"), extra.get("group", ids), valid_groups)
     notes += outside_scale(labels, target)
 
-    def records() -> Iterator[Record]:
+    def samples() -> Iterator[Sample]:
         for row, name in enumerate(ids):
             inputs = {key: one.sample(row) for key, one in modalities.items()}
             group, speaker, said = (extra[key][row] if key in extra else "" for key in TEXTS)
             origins = {}
             if encoder:
                 inputs["text"], origins["text"] = encoder(said), digest(said)
-            yield Record(name, inputs, labels[row], splits[row], group, speaker, said, origins)
+            yield Sample(name, inputs, labels[row], splits[row], group, speaker, said, origins)
 
     info = StoreInfo(
         dataset,
@@ -145,7 +145,7 @@ def read(
         notes=tuple(notes),
         recipes={"text": encoder.recipe} if encoder else {},
     )
-    return Source(info, records(), protocol=protocol or ("standard" if "split" in columns else "by-group"))
+    return Source(info, samples(), protocol=protocol or ("standard" if "split" in columns else "by-group"))
 
 
 def _encoder(

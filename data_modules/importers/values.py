@@ -84,7 +84,7 @@ def labels(where: str, values: Any) -> npt.NDArray[np.float64]:
     return made
 
 
-def whole(where: str, values: Any) -> npt.NDArray[np.int64]:
+def whole_numbers(where: str, values: Any) -> npt.NDArray[np.int64]:
     """Return whole numbers from 0, of any numeric type in the file.
 
     Raises:

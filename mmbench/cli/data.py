@@ -37,7 +37,7 @@ def fill_file(parser: ArgumentParser) -> None:
 
 def fill_download(parser: ArgumentParser) -> None:
     """Add the arguments of ``data download``."""
-    from data_modules.download import PARTS, ZENODO
+    from data_modules.datasets.ravdess.download import PARTS, ZENODO
 
     parser.add_argument("dataset", help="data set, such as ravdess")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
@@ -50,7 +50,7 @@ def fill_download(parser: ArgumentParser) -> None:
 
 def _formats() -> dict[str, Command]:
     """Return a command per format."""
-    from data_modules.importers import importers
+    from data_modules.formats import importers
 
     return {
         name: Command(
@@ -70,7 +70,7 @@ def _fill_import(read: Callable[..., Any], parser: ArgumentParser) -> None:
 
 def fill_extract(parser: ArgumentParser) -> None:
     """Add the arguments of ``data extract``."""
-    from data_modules.extract import Extractors
+    from data_modules.importers.extract import Extractors
 
     parser.add_argument("clips", nargs="+", type=Path, help="videos, sound files, and folders of them")
     parser.add_argument("--out", type=Path, required=True, help="store to write")
@@ -92,7 +92,7 @@ def fill_keyframes(parser: ArgumentParser) -> None:
 
 def fill_synth(parser: ArgumentParser) -> None:
     """Add the arguments of ``data synth``."""
-    from data_modules.generator import SEED, TARGETS
+    from data_modules.datasets.synthetic.generator import SEED, TARGETS
 
     parser.add_argument(
         "form",
@@ -111,7 +111,7 @@ def fill_synth(parser: ArgumentParser) -> None:
 
 def download_data(arguments: Namespace) -> int:
     """Download files and say where they are."""
-    from data_modules.download import download
+    from data_modules.downloads import download
 
     options = arguments.as_dict()
     for path in download(options.pop("dataset"), options.pop("out"), **options):
@@ -121,8 +121,8 @@ def download_data(arguments: Namespace) -> int:
 
 def import_data(form: str, arguments: Namespace) -> int:
     """Read published files into a store and print what came in."""
-    from data_modules.importers import import_store
-    from data_modules.summary import summary
+    from data_modules.formats import import_store
+    from data_modules.store.summary import summary
 
     options = arguments.as_dict()
     source, out, dataset = (options.pop(key) for key in ("source", "out", "dataset"))
@@ -134,8 +134,8 @@ def import_data(form: str, arguments: Namespace) -> int:
 
 def extract(arguments: Namespace) -> int:
     """Make a store of clips and print what came in."""
-    from data_modules.extract import Extractors, extract_store
-    from data_modules.summary import summary
+    from data_modules.importers.extract import Extractors, extract_store
+    from data_modules.store.summary import summary
 
     options = arguments.as_dict()
     clips, out, transcripts, dataset = (options.pop(key) for key in ("clips", "out", "transcripts", "dataset"))
@@ -147,7 +147,7 @@ def extract(arguments: Namespace) -> int:
 def keyframes(arguments: Namespace) -> int:
     """Make a store of key frames and print what it holds."""
     from data_modules.features.keyframes import keyframe_store
-    from data_modules.summary import summary
+    from data_modules.store.summary import summary
 
     console.print(summary(keyframe_store(arguments.source, arguments.out, arguments.variant)))
     say(f"Wrote {arguments.out}.")
@@ -157,7 +157,7 @@ def keyframes(arguments: Namespace) -> int:
 def info(arguments: Namespace) -> int:
     """Print what a store holds."""
     from data_modules.store import FeatureStore
-    from data_modules.summary import summary
+    from data_modules.store.summary import summary
 
     console.print(summary(FeatureStore(arguments.file)))
     return 0
@@ -178,15 +178,15 @@ def check(arguments: Namespace) -> int:
 
 def make_synthetic(arguments: Namespace) -> int:
     """Make a generated data set and print what it holds."""
-    from data_modules.base import FusionDataModule
-    from data_modules.generator import write_synthetic
-    from data_modules.generator_clips import write_clips
-    from data_modules.generator_dialogues import write_dialogues
-    from data_modules.generator_lag import LAG, feature_set_of, write_lag
-    from data_modules.generator_words import encoder_folder, write_words
+    from data_modules.batches.data_module import FusionDataModule
+    from data_modules.datasets.synthetic.clips import write_clips
+    from data_modules.datasets.synthetic.dialogues import write_dialogues
+    from data_modules.datasets.synthetic.generator import write_synthetic
+    from data_modules.datasets.synthetic.lag import LAG, feature_set_of, write_lag
+    from data_modules.datasets.synthetic.words import encoder_folder, write_words
     from data_modules.schema import DataError
     from data_modules.store import FeatureStore
-    from data_modules.summary import summary
+    from data_modules.store.summary import summary
 
     form = arguments.form
     if arguments.kind and form != "sequences":

@@ -57,7 +57,7 @@ def show(arguments: Namespace) -> int:
     except DataError:
         there = False
     if there:
-        from data_modules.summary import summary
+        from data_modules.store.summary import summary
 
         parts, store = show_dataset(name)
         print_parts(parts)

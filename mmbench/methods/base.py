@@ -20,9 +20,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from data_modules.base import FusionDataModule
-from data_modules.loading import Pass
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.batches.loading import Pass
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.card import MethodCard
 from mmbench.methods.checkpoint import VERSION, read_checkpoint, restore, version
 from mmbench.methods.config import ConfigError, MethodConfig
@@ -174,7 +174,7 @@ class FusionMethod(LightningModule):
         ]
         return [group for group in groups if group["params"]]
 
-    def features(self, batch: Batch) -> dict[str, Sequence]:
+    def features(self, batch: Batch) -> dict[str, PaddedSequence]:
         """Return the inputs with text tokens replaced by the encoder's hidden states, ``(B, T, dims[m])`` each."""
         if self.text_encoder is None:
             return batch.inputs

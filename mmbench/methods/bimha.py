@@ -28,7 +28,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -157,7 +157,7 @@ class BIMHANetwork(nn.Module):
             nn.Linear(c.head_width, outputs),
         )
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
         """Return prediction and attention.
 
         Returns:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -88,11 +88,11 @@ class AudioInput(nn.Module):
             window, hop = (max(round(ms * modality.rate / 1000), 1) for ms in (c.window_ms, c.hop_ms))
             self.cepstrum = Cepstrum(round(modality.rate), window, hop, c.mels, c.mfccs, edges=cast(Edges, c.edges))
 
-    def forward(self, audio: Sequence) -> Tensor:
+    def forward(self, audio: PaddedSequence) -> Tensor:
         """Return ``(B, columns, dim)``."""
         if self.cepstrum is not None:
             part = audio.values[:, self.start : self.start + self.samples]
-            audio = self.cepstrum(Sequence(part, (audio.lengths - self.start).clamp(0, self.samples)))
+            audio = self.cepstrum(PaddedSequence(part, (audio.lengths - self.start).clamp(0, self.samples)))
         return fixed_columns(audio, self.columns)
 
 
@@ -133,7 +133,7 @@ class FeatureMap(nn.Module):
         self.dim = dim
         self.norm, self.linear = FeatureNorm(inputs), nn.Linear(inputs, dim)
 
-    def forward(self, vision: Sequence) -> VisionMap:
+    def forward(self, vision: PaddedSequence) -> VisionMap:
         """Return the map ``(B, dim, 1, T)``."""
         layout = Layout.of(vision)
         rows = self.linear(self.norm(layout.rows(vision.values), layout.real)).relu()
@@ -210,12 +210,12 @@ class CFNSRNetwork(nn.Module):
         self.block = CrossModalBlock(self.vision.dim, c) if c.attention else None
         self.head = nn.Linear(sum(self.widths.values()), outputs)
 
-    def hear(self, audio: Sequence) -> Tensor:
+    def hear(self, audio: PaddedSequence) -> Tensor:
         """Return the audio map ``A``, ``(B, dim, T_a)``."""
         mapped: Tensor = self.audio(self.audio_input(audio).transpose(1, 2))
         return mapped
 
-    def see(self, vision: Sequence, stem_relu: bool = True) -> VisionMap:
+    def see(self, vision: PaddedSequence, stem_relu: bool = True) -> VisionMap:
         """Return the vision map ``V``.
 
         Args:
@@ -239,7 +239,7 @@ class CFNSRNetwork(nn.Module):
         named["summary"] = torch.cat([vision.mean(), self.flat(audio)], dim=-1)
         return Output(self.head(named["summary"]), named)
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
         """Return prediction and representations of a batch, as :meth:`fuse`."""
         return self.fuse(self.see(inputs["vision"], self.stem_relu), self.hear(inputs["audio"]))
 

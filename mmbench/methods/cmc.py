@@ -31,7 +31,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -67,7 +67,7 @@ class VectorEncoder(nn.Module):
         dropouts = (c.attention_dropout, c.relu_dropout, c.residual_dropout, c.embed_dropout)
         self.transformer = TransformerEncoder(c.dim, c.heads, layers, *dropouts) if layers else None
 
-    def forward(self, sequence: Sequence) -> Tensor:
+    def forward(self, sequence: PaddedSequence) -> Tensor:
         """Return ``(B, dim)``."""
         layout = Layout.of(sequence)
         rows = layout.convolve(layout.rows(sequence.values), self.project)
@@ -96,7 +96,7 @@ class CMCNetwork(nn.Module):
         self.couples = {f"{x}_{y}": (x, y) for x, y in combinations(dims, 2)} if c.correlation else {}
         self.predictors = nn.ModuleDict({name: PairPredictor(c.dim, c.hidden) for name in self.couples})
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
         """Return the prediction and, named ``h_<modality>``, the vectors ``(B, dim)``."""
         vectors = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
         prediction = self.head(torch.cat(list(vectors.values()), dim=-1))

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
+from data_modules.schema import MODALITIES, Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -42,14 +42,14 @@ PAIRS = {"+".join(pair): pair for pair in combinations(MODALITIES, 2)}
 """The unordered pairs by the name that the settings give them."""
 
 
-def average_steps(sequence: Sequence, factor: int) -> Sequence:
+def average_steps(sequence: PaddedSequence, factor: int) -> PaddedSequence:
     """Return the sequence ``(B, ceil(T / factor), D)`` of the means over ``factor`` steps, real ones only."""
     steps = -(-sequence.values.shape[1] // factor)
     values = sequence.values.masked_fill(~sequence.mask[..., None], 0.0)
     values = F.pad(values, (0, 0, 0, steps * factor - values.shape[1])).unflatten(1, (steps, factor)).sum(2)
     lengths = sequence.lengths.to(values.device)
     count = (lengths[:, None] - factor * torch.arange(steps, device=values.device)).clamp(1, factor)
-    return Sequence(values / count[..., None].to(values.dtype), (sequence.lengths + factor - 1) // factor)
+    return PaddedSequence(values / count[..., None].to(values.dtype), (sequence.lengths + factor - 1) // factor)
 
 
 class UnimodalEncoder(nn.Module):
@@ -70,12 +70,12 @@ class UnimodalEncoder(nn.Module):
         self.lstm = LSTMEncoder(dim, width // 2, bidirectional=True) if layer == "lstm" else None
         self.norm = nn.LayerNorm(width) if normalize else nn.Identity()
 
-    def forward(self, sequence: Sequence) -> tuple[Tensor, Layout]:
+    def forward(self, sequence: PaddedSequence) -> tuple[Tensor, Layout]:
         """Return rows ``(N, d)`` and where they belong, for ``(B, T, D)``."""
         layout = Layout.of(sequence)
         if self.lstm is not None:
             values = self.dropout(sequence.values)
-            rows = layout.rows(self.lstm(Sequence(values, sequence.lengths))[0].values)
+            rows = layout.rows(self.lstm(PaddedSequence(values, sequence.lengths))[0].values)
         else:
             rows = self.dropout(layout.rows(sequence.values))
         return self.norm(rows if self.linear is None else self.linear(rows)), layout
@@ -117,7 +117,7 @@ class CMGANetwork(nn.Module):
             Dropout(c.head_dropout), nn.Linear(width, c.dim), nn.ReLU(), nn.Linear(c.dim, outputs)
         )
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
         """Return the prediction and, named, ``states`` (read by the head) and ``gate_<pair>``, ``(B,)`` mean gates."""
         encoded = {name: self.encoders[name](self._shortened(name, inputs[name])) for name in self.names}
         named: dict[str, Tensor] = {}
@@ -137,7 +137,7 @@ class CMGANetwork(nn.Module):
             state = layout.mean(rows if self.fusion is None else self.fusion(rows, layout))
         return Output(self.head(state), {"states": state, **named})
 
-    def _shortened(self, name: str, sequence: Sequence) -> Sequence:
+    def _shortened(self, name: str, sequence: PaddedSequence) -> PaddedSequence:
         factor = self.factors[name]
         return sequence if factor == 1 else average_steps(sequence, factor)
 

@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -133,7 +133,7 @@ class COLDFusionNetwork(nn.Module):
         self.dropout = Dropout(c.dropout)
         self.heads = nn.ModuleDict({name: nn.Linear(c.hidden, outputs) for name in (*dims, "fused")})
 
-    def forward(self, inputs: Mapping[str, Sequence], kept: Mapping[str, Tensor] | None = None) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence], kept: Mapping[str, Tensor] | None = None) -> Output:
         """Return the fused prediction and what every modality says.
 
         Args:
@@ -151,7 +151,7 @@ class COLDFusionNetwork(nn.Module):
         for name, distribution in self.distributions.items():
             sequence = inputs[name]
             if self.legacy:  # padding is read like anything else
-                sequence = Sequence(sequence.values, torch.full_like(sequence.lengths, sequence.values.shape[1]))
+                sequence = PaddedSequence(sequence.values, torch.full_like(sequence.lengths, sequence.values.shape[1]))
             layout = Layout.of(sequence)
             mean, logvar = distribution(layout.rows(sequence.values), layout)
             variance = logvar.exp().clamp(*VARIANCES)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig, setting
@@ -153,7 +153,7 @@ class EffMultiNetwork(nn.Module):
             nn.Linear(c.width, c.head_width), nn.ReLU(), Dropout(c.dropout), nn.Linear(c.head_width, outputs)
         )
 
-    def forward(self, features: Mapping[str, Sequence]) -> Output:
+    def forward(self, features: Mapping[str, PaddedSequence]) -> Output:
         """Return prediction and representations of a batch.
 
         Returns:

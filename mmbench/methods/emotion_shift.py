@@ -32,8 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.base import FusionDataModule
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig, setting
@@ -95,7 +95,11 @@ class EmotionShiftNetwork(nn.Module):
         return shift, torch.zeros_like(shift)
 
     def forward(
-        self, features: Mapping[str, Sequence], speaker: Tensor, previous: Tensor, shift_text: Tensor | None = None
+        self,
+        features: Mapping[str, PaddedSequence],
+        speaker: Tensor,
+        previous: Tensor,
+        shift_text: Tensor | None = None,
     ) -> Output:
         """Return the prediction ``(B, U, outputs)``.
 
@@ -289,7 +293,7 @@ class EmotionShift(FusionMethod):
 
     # Forward
 
-    def features(self, batch: Batch) -> dict[str, Sequence]:
+    def features(self, batch: Batch) -> dict[str, PaddedSequence]:
         """Return the inputs with text tokens replaced by the mean of the encoder's states, ``(B, U, dims[m])`` each."""
         if self.text_encoder is None:
             return batch.inputs

@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -100,7 +100,7 @@ class RecurrentReader(nn.Module):
         self.lstm = LSTMEncoder(dim, hidden)
         self.linear = nn.Identity() if hidden == out else nn.Linear(hidden, out)
 
-    def forward(self, sequence: Sequence) -> Read:
+    def forward(self, sequence: PaddedSequence) -> Read:
         """Read ``(B, T, dim)``."""
         states, final = self.lstm(sequence)
         rows, layout = Steps.of(states)
@@ -110,7 +110,7 @@ class RecurrentReader(nn.Module):
 class StateReader(nn.Module):
     """Text states as they are: the first one stands for the utterance, those up to the last one are the words."""
 
-    def forward(self, sequence: Sequence) -> Read:
+    def forward(self, sequence: PaddedSequence) -> Read:
         """Read ``(B, T, dim)``."""
         return Read(sequence.values[:, 0], Steps.of(words(sequence)))
 
@@ -156,7 +156,7 @@ class EMTNetwork(nn.Module):
             nn.Linear(c.head, outputs),
         )
 
-    def forward(self, features: Mapping[str, Sequence], local: bool = False) -> View:
+    def forward(self, features: Mapping[str, PaddedSequence], local: bool = False) -> View:
         """Read one view of a batch.
 
         Args:
@@ -334,7 +334,7 @@ class EMTDLFR(FusionMethod):
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in named]
         return {"main": [group for group in [*groups, {"params": rest}] if group["params"]]}
 
-    def _intact(self, batch: Batch) -> dict[str, Sequence] | None:
+    def _intact(self, batch: Batch) -> dict[str, PaddedSequence] | None:
         """Return the intact view of a batch, if training looks at it."""
         if not (self.training and (self.attractions or self.restorers)):
             return None
@@ -349,7 +349,7 @@ class EMTDLFR(FusionMethod):
         if name != "text" or not self.network.states:
             return missing
         missing = shifted(missing)
-        return missing & Sequence(missing, sequence.lengths - 2).mask
+        return missing & PaddedSequence(missing, sequence.lengths - 2).mask
 
     def _local(self, name: str, values: Tensor) -> Tensor:
         """Return ``(B, T, ...)`` of the steps of an input at the places of the local features."""

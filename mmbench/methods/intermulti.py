@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -165,7 +165,7 @@ class InterMultiNetwork(nn.Module):
             Dropout(c.dropout), nn.Linear(c.width, c.head_width), nn.ReLU(), nn.Linear(c.head_width, outputs)
         )
 
-    def forward(self, features: Mapping[str, Sequence]) -> Output:
+    def forward(self, features: Mapping[str, PaddedSequence]) -> Output:
         """Return prediction and representations of a batch.
 
         Returns:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -52,7 +52,7 @@ class LateFusionNetwork(nn.Module):
             nn.Linear(width, outputs),
         )
 
-    def forward(self, features: Mapping[str, Sequence]) -> Tensor:
+    def forward(self, features: Mapping[str, PaddedSequence]) -> Tensor:
         """Return ``(B, outputs)``."""
         return self.head(torch.cat([branch(features[name]) for name, branch in self.branches.items()], -1))
 

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
+from data_modules.schema import MODALITIES, Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import OF_STEPS, MethodConfig, setting
@@ -47,7 +47,7 @@ CONSTANT = 1e-7
 """A feature is constant if it deviates by less, as a part of its mean: that is the rounding of its float32 values."""
 
 
-def mean_and_deviation(sequence: Sequence) -> Tensor:
+def mean_and_deviation(sequence: PaddedSequence) -> Tensor:
     """Return ``(B, 2 D)`` mean and standard deviation of every feature over the real steps, float64 on the CPU.
 
     Running sums go from step to step, so that more padding does not change a bit.

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
+from data_modules.schema import MODALITIES, Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -83,14 +83,14 @@ class RecurrentFeatures(nn.Module):
         self.lstm = LSTMEncoder(dim, width // 2, layers=2, bidirectional=True, dropout=lstm_dropout)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, sequence: Sequence) -> Steps:
+    def forward(self, sequence: PaddedSequence) -> Steps:
         """Return rows of the ``T`` steps of ``(B, T, dim)``."""
         values = self.dropout(sequence.values)
         if self.over_batch:
             batch = sequence.lengths.new_full((values.shape[1],), values.shape[0])
-            states = self.lstm(Sequence(values.transpose(0, 1), batch))[0].values.transpose(0, 1)
+            states = self.lstm(PaddedSequence(values.transpose(0, 1), batch))[0].values.transpose(0, 1)
         else:
-            states = self.lstm(Sequence(values, sequence.lengths))[0].values
+            states = self.lstm(PaddedSequence(values, sequence.lengths))[0].values
         layout = Layout.of(sequence)
         return Steps(self.norm(layout.rows(states)), layout)
 
@@ -110,7 +110,7 @@ class ConvolutionalFeatures(nn.Module):
         self.convolution = nn.Conv1d(dim, width, KERNEL, padding=KERNEL // 2, bias=False)
         self.norm = FeatureNorm(width)
 
-    def forward(self, sequence: Sequence) -> Steps:
+    def forward(self, sequence: PaddedSequence) -> Steps:
         """Return rows of the ``max(T - 2, 1)`` steps of ``(B, T, dim)``, which must be zero beyond the lengths."""
         values, lengths = sequence.values, sequence.lengths
         values = F.pad(values, (0, 0, 0, max(KERNEL - values.shape[1], 0)))
@@ -192,7 +192,7 @@ class LMRCBTNetwork(nn.Module):
             nn.Linear(joined, outputs),
         )
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> tuple[Tensor, Tensor]:
         """Return the prediction ``(B, outputs)`` and ``s``, ``(B, M d)``: ``F_f``, then ``F_m`` of the others."""
         local = {name: part(self._padded(name, inputs[name])) for name, part in self.local.items()}
         vectors = {name: self._encode(name, *local[name]) for name in self.others}
@@ -205,14 +205,14 @@ class LMRCBTNetwork(nn.Module):
         joined = torch.cat([self._encode(self.main, fused, layout), *vectors.values()], dim=-1)
         return self.head(joined), joined
 
-    def _padded(self, name: str, sequence: Sequence) -> Sequence:
+    def _padded(self, name: str, sequence: PaddedSequence) -> PaddedSequence:
         """Return the sequence with zeros for padding or, with left padding, as one whose zeros are real steps."""
         values, mask = sequence.values, sequence.mask
         lengths = sequence.lengths.to(values.device)
         if self.left:
             values, mask = left_padded(sequence, max(self.steps.get(name, 0), values.shape[1]))
             lengths = torch.full_like(lengths, values.shape[1])
-        return Sequence(values.masked_fill(~mask[..., None], 0.0), lengths)
+        return PaddedSequence(values.masked_fill(~mask[..., None], 0.0), lengths)
 
     def _encode(self, name: str, rows: Tensor, layout: Layout) -> Tensor:
         """Return the last real step ``(B, d)`` of what an encoder makes of rows ``(N, d)``."""

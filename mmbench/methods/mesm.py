@@ -33,8 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.base import FusionDataModule
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -71,7 +71,7 @@ class PictureEncoder(nn.Module):
             nn.Flatten(), nn.Linear(8 * c.width * height * width, c.hidden), nn.ReLU(), nn.Linear(c.hidden, c.dim)
         )
 
-    def forward(self, sequence: Sequence, text: Tensor | None) -> tuple[Sequence, Tensor | None]:
+    def forward(self, sequence: PaddedSequence, text: Tensor | None) -> tuple[PaddedSequence, Tensor | None]:
         """Return vectors ``(B, T, dim)`` and, if sparse, the share of the dense blocks' cost per sample, ``(B,)``.
 
         Args:
@@ -103,11 +103,11 @@ class FeatureEncoder(nn.Module):
         self.norm = FeatureNorm(features)
         self.project = nn.Linear(features, dim)
 
-    def forward(self, sequence: Sequence, text: Tensor | None) -> tuple[Sequence, Tensor | None]:
+    def forward(self, sequence: PaddedSequence, text: Tensor | None) -> tuple[PaddedSequence, Tensor | None]:
         """Return vectors ``(B, T, dim)`` of features ``(B, T, D)``; the text has no say."""
         layout = Layout.of(sequence)
         vectors = self.project(self.norm(layout.rows(sequence.values), layout.real))
-        return Sequence(layout.padded(vectors), sequence.lengths), None
+        return PaddedSequence(layout.padded(vectors), sequence.lengths), None
 
 
 class StateEncoder(nn.Module):
@@ -127,9 +127,9 @@ class StateEncoder(nn.Module):
         layer = nn.TransformerEncoderLayer(c.dim, c.heads, c.feed_forward, c.dropout, batch_first=True)
         self.layers = nn.TransformerEncoder(layer, c.layers, enable_nested_tensor=False)
 
-    def forward(self, sequence: Sequence) -> Tensor:
+    def forward(self, sequence: PaddedSequence) -> Tensor:
         """Return ``(B, dim)`` from ``(B, T, dim)``."""
-        steps = Sequence(F.pad(sequence.values, (0, 0, 0, 1)), sequence.lengths + 1)
+        steps = PaddedSequence(F.pad(sequence.values, (0, 0, 0, 1)), sequence.lengths + 1)
         layout = Layout.of(steps)
         ends = layout.step + 1 == layout.lengths[layout.sample]
         rows = torch.where(ends[:, None], self.start.to(steps.values.dtype), layout.rows(steps.values))
@@ -170,7 +170,7 @@ class MESMNetwork(nn.Module):
             self.heads[name] = nn.Linear(c.dim, outputs)
         self.fusion = nn.Linear(len(modalities), 1, bias=False) if len(modalities) > 1 else None
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
         """Return prediction and what it is made of.
 
         Returns:
@@ -191,7 +191,7 @@ class MESMNetwork(nn.Module):
         logits = torch.stack([named[f"logits_{name}"] for name in self.heads], dim=-1)
         return Output(logits.squeeze(-1) if self.fusion is None else self.fusion(logits).squeeze(-1), named)
 
-    def _text(self, text: Sequence) -> Tensor:
+    def _text(self, text: PaddedSequence) -> Tensor:
         """Return the text vector ``t``, ``(B, D)``."""
         if self.pooling == "mean":
             return masked_mean(text.values, text.mask)

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         dropouts = (c.attention_dropout, c.relu_dropout, c.residual_dropout, c.embed_dropout)
         self.transformer = TransformerEncoder(c.dim, c.heads, c.layers, *dropouts) if transformer else None
 
-    def forward(self, sequence: Sequence) -> Tensor:
+    def forward(self, sequence: PaddedSequence) -> Tensor:
         """Return ``(B, d)``."""
         values = sequence.values
         if self.legacy:
@@ -151,7 +151,7 @@ class MIBNetwork(nn.Module):
         named[f"z_{name}"] = self._draw(mean, std)
         return named[f"z_{name}"]
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
         """Return prediction, vectors and codes of a batch.
 
         Returns:

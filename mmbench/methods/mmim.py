@@ -26,7 +26,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import MethodConfig, setting
@@ -109,13 +109,13 @@ class MMIMNetwork(nn.Module):
         """Return what the first pass of an epoch may change: the Gaussians and the entropy projectors."""
         return [*self.gaussians.parameters(), *self.entropy_projectors.parameters()]
 
-    def _vector(self, name: str, sequence: Sequence) -> Tensor:
+    def _vector(self, name: str, sequence: PaddedSequence) -> Tensor:
         if name != "text":
             vector: Tensor = self.encoders[name](sequence)
             return vector
         return sequence.values[:, 0] if self.text_pooling == "first" else masked_mean(sequence.values, sequence.mask)
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
         """Return prediction and representations of a batch.
 
         Returns:

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -71,12 +71,12 @@ class VectorEncoder(nn.Module):
         self.vector = nn.Sequential(nn.Linear(read, width), *after)
         self.steps = nn.Linear(read, width) if steps else None
 
-    def forward(self, sequence: Sequence) -> tuple[Tensor, tuple[Tensor, Layout] | None]:
+    def forward(self, sequence: PaddedSequence) -> tuple[Tensor, tuple[Tensor, Layout] | None]:
         """Return ``(B, width)`` and, if wanted, rows ``(N, width)`` with their layout, for ``(B, T, dim)``."""
         if self.lstm is not None:
             sequence, read = self.lstm(sequence)
         else:
-            sequence = Sequence(sequence.values.masked_fill(~sequence.mask[..., None], 0.0), sequence.lengths)
+            sequence = PaddedSequence(sequence.values.masked_fill(~sequence.mask[..., None], 0.0), sequence.lengths)
             read = sequence.values[:, 0] if self.first else masked_mean(sequence.values, sequence.mask)
         if self.steps is None:
             return self.vector(read), None
@@ -163,7 +163,7 @@ class MMMIENetwork(nn.Module):
         )
         self.fusion = TokenFusion(list(dims), outputs, c)
 
-    def forward(self, features: Mapping[str, Sequence]) -> Output:
+    def forward(self, features: Mapping[str, PaddedSequence]) -> Output:
         """Return prediction and representations of a batch.
 
         Returns:

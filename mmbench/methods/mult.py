@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
+from data_modules.schema import MODALITIES, Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -109,7 +109,7 @@ class MulTNetwork(nn.Module):
         )
         self.head = ResidualHead(width * len(self.targets), outputs, c.output_dropout)
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> tuple[Tensor, Tensor]:
         """Return the prediction ``(B, outputs)`` and the states ``(B, targets * (M - 1) * d)``, targets in order."""
         streams = {name: self._stream(name, inputs[name]) for name in self.project}
         states = [
@@ -139,7 +139,7 @@ class MulTNetwork(nn.Module):
             ]
             yield target, read
 
-    def _stream(self, name: str, sequence: Sequence) -> Stream:
+    def _stream(self, name: str, sequence: PaddedSequence) -> Stream:
         """Bring a modality to its padding side and to width ``d``."""
         real: Tensor | None
         if self.left:

@@ -30,7 +30,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -60,7 +60,7 @@ class MV2DNetwork(nn.Module):
         )
         self.fusion = fusion_head(len(dims) * c.z_dim, c.fusion_dim, outputs, c.fusion_dropout)
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
         """Return what :meth:`read` says of the vectors of all views."""
         return self.read({name: encoder(inputs[name]) for name, encoder in self.encoders.items()})
 

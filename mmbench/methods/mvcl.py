@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -97,7 +97,7 @@ class MVCLNetwork(nn.Module):
             "head": nn.ModuleList([self.head]),
         }
 
-    def forward(self, features: Mapping[str, Sequence], trained: Iterable[str] = PARTS) -> Output:
+    def forward(self, features: Mapping[str, PaddedSequence], trained: Iterable[str] = PARTS) -> Output:
         """Return prediction and representations of a batch.
 
         Args:

@@ -14,7 +14,7 @@ from typing import Any
 
 import mmbench.methods
 from data_modules import plugins
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.names import check_name
 from data_modules.schema import DataError, unknown
 from mmbench.methods.base import FusionMethod

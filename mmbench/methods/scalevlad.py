@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -41,10 +41,10 @@ from mmbench.tasks import Task
 class StateEncoder(StepEncoder):
     """States of the steps of a sequence; arguments as in :class:`~mmbench.nn.encoders.StepEncoder`."""
 
-    def forward(self, sequence: Sequence) -> Sequence:
+    def forward(self, sequence: PaddedSequence) -> PaddedSequence:
         """Return ``(B, T, width)`` for ``(B, T, dim)``."""
         states, layout = self.states(sequence)
-        return Sequence(layout.padded(states), sequence.lengths)
+        return PaddedSequence(layout.padded(states), sequence.lengths)
 
 
 class WordEncoder(nn.Module):
@@ -59,10 +59,10 @@ class WordEncoder(nn.Module):
         super().__init__()
         self.project = nn.Linear(dim, width)
 
-    def forward(self, sequence: Sequence) -> Sequence:
+    def forward(self, sequence: PaddedSequence) -> PaddedSequence:
         """Return ``(B, T, width)`` for ``(B, T, dim)``."""
         inner = words(sequence)
-        return Sequence(self.project(inner.values), inner.lengths)
+        return PaddedSequence(self.project(inner.values), inner.lengths)
 
 
 class ScaleVLADFusion(nn.Module):
@@ -84,7 +84,7 @@ class ScaleVLADFusion(nn.Module):
         self.scales = MultiScale(width, windows)
         self.vlads = nn.ModuleDict({name: SharedVLAD(width, vectors) for name in (("all",) if shared else names)})
 
-    def forward(self, states: Mapping[str, Sequence]) -> Tensor:
+    def forward(self, states: Mapping[str, PaddedSequence]) -> Tensor:
         """Return ``u (B, K, width)`` before any normalisation for states ``(B, T_m, width)``."""
         found = {name: self.scales(item.values, item.mask) for name, item in states.items()}
         if self.shared:
@@ -124,7 +124,7 @@ class ScaleVLADNetwork(nn.Module):
         self.top = pre_norm_transformer(width, c.top_layers, c.heads, c.dropout)
         self.head = nn.Linear(width, outputs)
 
-    def forward(self, features: Mapping[str, Sequence]) -> Output:
+    def forward(self, features: Mapping[str, PaddedSequence]) -> Output:
         """Return the prediction and, named ``fused``, the vector ``(B, width)`` that is clustered, if any is."""
         states = {name: encoder(features[name]) for name, encoder in self.encoders.items()}
         gathered = self.norm(F.normalize(self.fusion(states), dim=-1))

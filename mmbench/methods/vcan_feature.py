@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -37,7 +37,7 @@ from mmbench.tasks import Task
 PARTS = ("audio", "vision")
 
 
-def standardized(sequence: Sequence) -> Tensor:
+def standardized(sequence: PaddedSequence) -> Tensor:
     """Return the values ``(B, T, D)`` with mean 0 and deviation 1 of every feature over the real steps of a sample.
 
     A feature that does not change within a sample is 0, whatever rounding leaves of it.
@@ -49,7 +49,7 @@ def standardized(sequence: Sequence) -> Tensor:
     return centred / torch.where(deviation > 1e-6 * mean.abs(), deviation, torch.inf)
 
 
-def striking_steps(values: Tensor, sequence: Sequence, share: float) -> Tensor:
+def striking_steps(values: Tensor, sequence: PaddedSequence, share: float) -> Tensor:
     """Return ``(B, T)`` bool: the steps with the highest variance over their features, a share of every sample's.
 
     Args:
@@ -64,7 +64,7 @@ def striking_steps(values: Tensor, sequence: Sequence, share: float) -> Tensor:
     return (rank < wanted[:, None]) & sequence.mask
 
 
-def matching_steps(chosen: Tensor, source: Sequence, target: Sequence) -> Tensor:
+def matching_steps(chosen: Tensor, source: PaddedSequence, target: PaddedSequence) -> Tensor:
     """Return ``(B, V)`` bool: the steps of the target at the times of the chosen steps of the source.
 
     Args:
@@ -141,7 +141,7 @@ class VCANFeature(FusionMethod):
         chosen = self._choose(batch.inputs["audio"], vision) if self.selects else vision.mask
         return Output(self.head(self.norm(masked_mean(vision.values, chosen))), {"chosen": chosen})
 
-    def _choose(self, audio: Sequence, vision: Sequence) -> Tensor:
+    def _choose(self, audio: PaddedSequence, vision: PaddedSequence) -> Tensor:
         with torch.no_grad():
             values = standardized(audio) if self.config.standardize else audio.values
             return matching_steps(striking_steps(values, audio, self.config.share), audio, vision) & vision.mask

@@ -30,7 +30,7 @@ from itertools import combinations, permutations
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec, PaddedSequence, TargetSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
@@ -132,7 +132,7 @@ class ViewEncoder(nn.Module):
         self.project = nn.Linear(dim, width)
         self.reader = None if first else GRUMean(width)
 
-    def forward(self, sequence: Sequence) -> Tensor:
+    def forward(self, sequence: PaddedSequence) -> Tensor:
         """Return ``(B, width)``."""
         if self.reader is None:
             return self.project(sequence.values[:, 0])
@@ -171,18 +171,18 @@ class VSDNetwork(nn.Module):
             2 * len(dims) * (c.z_dim if c.fuse_on == "z" else c.width), c.fusion_dim, outputs, c.fusion_dropout
         )
 
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
         """Return what :meth:`read` says of the vectors of all views."""
         own = {name: self.encoders[name](inputs[name]) for name in self.views}
         return self.read(own, self._shared(inputs))
 
-    def _shared(self, inputs: Mapping[str, Sequence]) -> dict[str, Tensor]:
+    def _shared(self, inputs: Mapping[str, PaddedSequence]) -> dict[str, Tensor]:
         """Return the vectors ``(B, width)`` of all views from the encoder that they share."""
         read, lengths, layouts = [], [], []
         for name in self.views:
             sequence = inputs[name]
             if name == "text" and self.text_first:
-                sequence = Sequence(sequence.values[:, :1], sequence.lengths.clamp(max=1))
+                sequence = PaddedSequence(sequence.values[:, :1], sequence.lengths.clamp(max=1))
             layout = Layout.of(sequence)
             read.append(self.adapters[name](layout.rows(sequence.values)))
             lengths.append(sequence.lengths)

@@ -5,7 +5,7 @@ See :mod:`mmbench.nn.steps` for what rows are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as List
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -201,7 +201,7 @@ def _widened(bias: Tensor, keys: Tensor) -> Tensor:
     return bias if levels == 1 else bias.repeat_interleave(levels, -1)
 
 
-def _grouped(queries: List[int], keys: List[int]) -> list[list[int]]:
+def _grouped(queries: Sequence[int], keys: Sequence[int]) -> list[list[int]]:
     """Return samples in groups of similar length, so that little is computed of what stands for padding."""
     groups: list[list[int]] = []
     wide = high = real = 0

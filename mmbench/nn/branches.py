@@ -8,7 +8,7 @@ how two of them differ: :mod:`mmbench.nn.distillation`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,7 +34,7 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(input)
 
 
-def bottleneck(dim: int, hidden: Items[int], out: int, normed: bool = False) -> nn.Sequential:
+def bottleneck(dim: int, hidden: Sequence[int], out: int, normed: bool = False) -> nn.Sequential:
     """Return linear, norm, ReLU per hidden layer and a linear layer, drawn as in the official code.
 
     Args:

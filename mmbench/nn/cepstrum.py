@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.spectrogram import Edges, MelSpectrogram
 
 SILENCE = 1e-10
@@ -63,18 +63,18 @@ class Cepstrum(nn.Module):
         self.mel = MelSpectrogram(rate, window, hop, bands, edges=edges)
         self.register_buffer("transform", cosine_transform(bands, coefficients).float(), persistent=False)
 
-    def forward(self, waveform: Sequence) -> Sequence:
+    def forward(self, waveform: PaddedSequence) -> PaddedSequence:
         """Return ``(B, 1 + N // hop, coefficients)``, zero beyond its lengths, for ``(B, N)`` samples."""
         power, lengths = self.mel(waveform.values, waveform.lengths)
         level = 10 * power.clamp(min=SILENCE).log10()
         # Frames that pad a clip have no power at all and are never the loudest.
         level = torch.maximum(level, level.amax((1, 2), keepdim=True) - self.range_db)
         with torch.autocast(level.device.type, enabled=False):
-            found = Sequence(level @ self.transform.to(level.dtype), lengths)
-        return Sequence(found.values.masked_fill(~found.mask[..., None], 0.0), lengths)
+            found = PaddedSequence(level @ self.transform.to(level.dtype), lengths)
+        return PaddedSequence(found.values.masked_fill(~found.mask[..., None], 0.0), lengths)
 
 
-def fixed_columns(sequence: Sequence, columns: int) -> Tensor:
+def fixed_columns(sequence: PaddedSequence, columns: int) -> Tensor:
     """Return ``(B, columns, D)``: the first steps of ``(B, T, D)``, and zeros where a sample has fewer.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -72,14 +72,14 @@ class LabelDistribution(ABC):
         """
 
     @abstractmethod
-    def spread(self, logits: Items[Tensor]) -> Tensor:
+    def spread(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the mean divergence of distributions from their middle, a scalar: zero if and only if all agree.
 
         The generalised Jensen-Shannon divergence, between 0 and the logarithm of their number for a label of one part.
         """
 
     @abstractmethod
-    def consensus(self, logits: Items[Tensor]) -> Tensor:
+    def consensus(self, logits: Sequence[Tensor]) -> Tensor:
         """Return logits ``(B, width)`` of the normalised geometric mean of distributions (a product of experts)."""
 
     @abstractmethod
@@ -136,13 +136,13 @@ class CategoricalLabels(LabelDistribution):
         first, second = (p, q) if direction == "teacher_student" else (q, p)
         return (first.exp() * (first - second)).sum((-2, -1)).mean()
 
-    def spread(self, logits: Items[Tensor]) -> Tensor:
+    def spread(self, logits: Sequence[Tensor]) -> Tensor:
         """Return ``H(mean_i q_i) - mean_i H(q_i)``, added up over parts."""
         each = torch.stack([self.log(item) for item in logits])
         middle = each.logsumexp(0) - math.log(len(each))
         return (each.exp() * (each - middle)).sum((-2, -1)).mean()
 
-    def consensus(self, logits: Items[Tensor]) -> Tensor:
+    def consensus(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the mean log-probabilities, which are logits of the geometric mean."""
         return torch.stack([self.log(item) for item in logits]).mean(0).flatten(1)
 
@@ -171,12 +171,12 @@ class GaussianLabels(LabelDistribution):
         """Return half the squared distance of the means over the temperature, the same in both directions."""
         return _half_square(_precise(teacher.detach()) - student) / temperature
 
-    def spread(self, logits: Items[Tensor]) -> Tensor:
+    def spread(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the mean divergence from the geometric mean; the divergence from a mixture has no closed form."""
         each = _precise(torch.stack(list(logits)))
         return _half_square(each - each.mean(0))
 
-    def consensus(self, logits: Items[Tensor]) -> Tensor:
+    def consensus(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the mean of the means, around which the geometric mean has variance 1 again."""
         return _precise(torch.stack(list(logits))).mean(0)
 

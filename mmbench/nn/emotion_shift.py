@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Sequence as Input
+from data_modules.schema import PaddedSequence
 from mmbench.nn.dropout import dropout
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.shift_labels import SHIFT, party_roles
@@ -358,7 +358,7 @@ def inverse_frequencies(counts: Tensor) -> Tensor:
     return weights.masked_fill(counts == 0, 0.0)
 
 
-def utterance_vectors(encoder: nn.Module, tokens: Input) -> Input:
+def utterance_vectors(encoder: nn.Module, tokens: PaddedSequence) -> PaddedSequence:
     """Return the mean of a text encoder's states for every utterance of dialogues, ``(B, U, D)``.
 
     Args:
@@ -370,9 +370,9 @@ def utterance_vectors(encoder: nn.Module, tokens: Input) -> Input:
     ids, lengths = tokens.values[real], tokens.steps[real]
     pieces = []
     for some, steps in zip(ids.split(PIECE), lengths.split(PIECE), strict=True):
-        states = encoder(Input(some[:, : int(steps.max())], steps))
+        states = encoder(PaddedSequence(some[:, : int(steps.max())], steps))
         pieces.append(masked_mean(states.values, states.mask))
     vectors = torch.cat(pieces)
     out = vectors.new_zeros(*real.shape, vectors.shape[-1])
     out[real] = vectors
-    return Input(out, tokens.lengths)
+    return PaddedSequence(out, tokens.lengths)

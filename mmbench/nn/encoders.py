@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import ModalitySpec, Sequence
+from data_modules.schema import ModalitySpec, PaddedSequence
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.recurrent import LSTMVector
@@ -101,7 +101,7 @@ class StepEncoder(nn.Module):
         self.dropout = Dropout(dropout)
         self.layers = pre_norm_transformer(width, layers, heads, dropout)
 
-    def states(self, sequence: Sequence) -> tuple[Tensor, Layout]:
+    def states(self, sequence: PaddedSequence) -> tuple[Tensor, Layout]:
         """Return the states ``(N, width)`` of a sequence ``(B, T, dim)``, and where they belong."""
         layout = Layout.of(sequence)
         hidden = self.project(self.norm(layout.rows(sequence.values), layout.real))
@@ -112,7 +112,7 @@ class StepEncoder(nn.Module):
 class SequenceEncoder(StepEncoder):
     """The mean of the states of a :class:`StepEncoder`; arguments as there."""
 
-    def forward(self, sequence: Sequence) -> Tensor:
+    def forward(self, sequence: PaddedSequence) -> Tensor:
         """Return ``(B, width)``."""
         states, layout = self.states(sequence)
         return layout.mean(states)
@@ -140,7 +140,7 @@ class AverageDNN(nn.Module):
             nn.ReLU(),
         )
 
-    def forward(self, sequence: Sequence) -> Tensor:
+    def forward(self, sequence: PaddedSequence) -> Tensor:
         """Return ``(B, width)``."""
         return self.layers(self.norm(masked_mean(sequence.values, sequence.mask)))
 
@@ -175,6 +175,6 @@ class Subnetworks(nn.Module):
             else:
                 self.parts[name] = AverageDNN(dims[name], widths[name], dropout)
 
-    def forward(self, features: Mapping[str, Sequence]) -> dict[str, Tensor]:
+    def forward(self, features: Mapping[str, PaddedSequence]) -> dict[str, Tensor]:
         """Return ``(B, widths[m])`` by modality."""
         return {name: part(features[name]) for name, part in self.parts.items()}

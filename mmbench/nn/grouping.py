@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 
 
-def group_shapes(lengths: Items[int], cost: float) -> list[tuple[int, int]]:
+def group_shapes(lengths: Sequence[int], cost: float) -> list[tuple[int, int]]:
     """Return samples and steps of each group of samples that stand from the longest to the shortest.
 
     Every cut between groups is the one that spares most padding, and there are cuts as long as they spare enough.

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.recurrent import LSTMEncoder
 from mmbench.nn.steps import Layout, Steps
@@ -54,9 +54,9 @@ class Reader(nn.Module):
         return vector
 
 
-def seen_whole(sequence: Sequence) -> Sequence:
+def seen_whole(sequence: PaddedSequence) -> PaddedSequence:
     """Return the sequence with its padding taken for real steps."""
-    return Sequence(sequence.values, torch.full_like(sequence.lengths, sequence.values.shape[1]))
+    return PaddedSequence(sequence.values, torch.full_like(sequence.lengths, sequence.values.shape[1]))
 
 
 class TextTokens(nn.Module):
@@ -72,7 +72,7 @@ class TextTokens(nn.Module):
         super().__init__()
         self.ends, self.whole = ends, whole
 
-    def forward(self, text: Sequence) -> tuple[Tensor, Steps]:
+    def forward(self, text: PaddedSequence) -> tuple[Tensor, Steps]:
         """Return ``(B, D)`` and rows ``(N, D)``."""
         if self.whole:
             text = seen_whole(text)
@@ -98,7 +98,7 @@ class LSTMTokens(nn.Module):
         self.vector = nn.Linear(hidden, out) if out else nn.Identity()
         self.whole = whole
 
-    def forward(self, sequence: Sequence) -> tuple[Tensor, Steps]:
+    def forward(self, sequence: PaddedSequence) -> tuple[Tensor, Steps]:
         """Return ``(B, out)`` and rows ``(N, hidden)``."""
         states, last = self.lstm(sequence)
         return self.vector(last), Steps.of(seen_whole(states) if self.whole else states)
@@ -124,13 +124,13 @@ class ConvolutionTokens(nn.Module):
         self.reader, self.whole = reader, whole
         self.before, self.lost = min(1, kernel - 1), max(0, kernel - 3)
 
-    def forward(self, sequence: Sequence) -> tuple[Tensor, Steps]:
+    def forward(self, sequence: PaddedSequence) -> tuple[Tensor, Steps]:
         """Return ``(B, out)`` and rows ``(N, width)``."""
         values = sequence.values.masked_fill(~sequence.mask[..., None], 0.0)
         lengths = (seen_whole(sequence) if self.whole else sequence).lengths.clamp(min=1)
-        read = Steps.of(Sequence(values, lengths))
+        read = Steps.of(PaddedSequence(values, lengths))
         convolved = read.layout.padded(read.layout.convolve(read.rows, self.conv, self.before))
-        steps = Steps.of(Sequence(convolved, (lengths - self.lost).clamp(min=1)))
+        steps = Steps.of(PaddedSequence(convolved, (lengths - self.lost).clamp(min=1)))
         states = self.reader(steps, steps)
         return self.reader.pool(states), states
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.dropout import Dropout, dropout
 from mmbench.nn.grouping import group_shapes
 from mmbench.nn.recurrence import layer_weights, lstm
@@ -55,7 +55,7 @@ class LSTMEncoder(nn.Module):
             dropout=dropout if layers > 1 else 0.0,  # torch warns of a dropout that has nowhere to act
         )
 
-    def forward(self, sequence: Sequence) -> tuple[Sequence, Tensor]:
+    def forward(self, sequence: PaddedSequence) -> tuple[PaddedSequence, Tensor]:
         """Encode a batch of sequences ``(B, T, D)``.
 
         Returns:
@@ -64,7 +64,7 @@ class LSTMEncoder(nn.Module):
         """
         layout = Layout.of(sequence)
         states = self.read(layout.rows(sequence.values), layout)
-        return Sequence(layout.padded(states), sequence.lengths), self.final(states, layout)
+        return PaddedSequence(layout.padded(states), sequence.lengths), self.final(states, layout)
 
     def read(self, rows: Tensor, layout: Layout) -> Tensor:
         """Return the states of the last layer ``(N, dim)``, right where steps are real.
@@ -163,7 +163,7 @@ class LSTMVector(nn.Module):
         self.dropout = Dropout(dropout)
         self.linear = nn.Linear(self.encoder.dim, out)
 
-    def forward(self, sequence: Sequence) -> Tensor:
+    def forward(self, sequence: PaddedSequence) -> Tensor:
         """Return ``(B, out)`` for a sequence ``(B, T, D)``."""
         layout = Layout.of(sequence)
         states = self.encoder.read(layout.rows(sequence.values), layout)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 
 DEPTHS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Bottlenecks by stage; the depth counts three convolutions each, the stem and a classifier."""
@@ -115,7 +115,7 @@ class ResNeXt3D(nn.Module):
         return out
 
 
-def spread_frames(frames: Sequence, count: int) -> Tensor:
+def spread_frames(frames: PaddedSequence, count: int) -> Tensor:
     """Return ``(B, count, C, H, W)``, frames spread evenly over each clip: frame ``floor(i T / count)`` for each ``i``.
 
     A clip of fewer frames shows some of them several times, and one without any is black.

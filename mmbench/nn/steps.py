@@ -9,7 +9,7 @@ belong, and who uses one need not know which form it has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as List
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.attention import AttentionPlan
 from mmbench.nn.dropout import dropout
 
@@ -50,7 +50,7 @@ class Layout:
         self._plans: dict[tuple[int, bool], AttentionPlan] = {}
 
     @classmethod
-    def of(cls, sequence: Sequence) -> Layout:
+    def of(cls, sequence: PaddedSequence) -> Layout:
         """Return the layout of the real steps of a sequence."""
         return cls(sequence.lengths, sequence.values.shape[1], sequence.values.device)
 
@@ -68,7 +68,7 @@ class Layout:
         return made
 
     @classmethod
-    def joined(cls, parts: List[Layout]) -> tuple[Layout, Tensor]:
+    def joined(cls, parts: Sequence[Layout]) -> tuple[Layout, Tensor]:
         """Return the layout of samples whose real steps in several layouts follow each other, and its rows.
 
         Returns:
@@ -215,7 +215,7 @@ class Steps(NamedTuple):
     layout: Layout
 
     @classmethod
-    def of(cls, sequence: Sequence) -> Steps:
+    def of(cls, sequence: PaddedSequence) -> Steps:
         """Return the real steps of ``(B, T, D)``."""
         layout = Layout.of(sequence)
         return cls(layout.rows(sequence.values), layout)

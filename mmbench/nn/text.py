@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import DataError, Sequence
+from data_modules.schema import DataError, PaddedSequence
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.grouping import group_shapes
 
@@ -57,19 +57,19 @@ class PretrainedText(nn.Module):
         self.model.train(mode and not self.frozen)
         return self
 
-    def forward(self, tokens: Sequence) -> Sequence:
+    def forward(self, tokens: PaddedSequence) -> PaddedSequence:
         """Return the hidden states ``(B, T, dim)`` for token ids ``(B, T)``."""
         if tokens.values.device.type == "cpu":
             hidden = self._in_groups(tokens)
         else:
             hidden = self._states(tokens.values, tokens.mask)
-        return Sequence(hidden * tokens.mask.unsqueeze(-1), tokens.lengths)
+        return PaddedSequence(hidden * tokens.mask.unsqueeze(-1), tokens.lengths)
 
     def _states(self, values: Tensor, mask: Tensor) -> Tensor:
         states: Tensor = self.model(input_ids=values, attention_mask=mask.long()).last_hidden_state
         return states
 
-    def _in_groups(self, tokens: Sequence) -> Tensor:
+    def _in_groups(self, tokens: PaddedSequence) -> Tensor:
         """Return hidden states ``(B, T, dim)``, which hold anything beyond the lengths."""
         lengths, order = tokens.lengths.clamp(min=1).sort(descending=True, stable=True)
         shapes, parts = group_shapes(lengths.tolist(), _GROUP_COST), []

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import ModalitySpec, Sequence
+from data_modules.schema import ModalitySpec, PaddedSequence
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
 from mmbench.nn.recurrence import gru
@@ -51,7 +51,7 @@ class ModalityVector(nn.Module):
         self.linear = nn.Linear({"mean": dim, "lstm": 2 * hidden, "gru": hidden}[reader], width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, sequence: Sequence) -> Tensor:
+    def forward(self, sequence: PaddedSequence) -> Tensor:
         """Return ``(B, width)`` for ``(B, T, dim)``; a sample without any real step is read as zeros."""
         layout = Layout.of(sequence)
         rows = self.features(layout.rows(sequence.values), layout.real)
@@ -95,7 +95,7 @@ class ModalityVectors(nn.Module):
             {name: ModalityVector(dims[name], width, readers[name], hidden, dropout) for name in modalities}
         )
 
-    def forward(self, features: Mapping[str, Sequence]) -> dict[str, Tensor]:
+    def forward(self, features: Mapping[str, PaddedSequence]) -> dict[str, Tensor]:
         """Return ``(B, width)`` by modality."""
         return {name: part(features[name]) for name, part in self.parts.items()}
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.attention import AttentionPlan
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.steps import Layout
@@ -40,7 +40,7 @@ def position_vectors(positions: Tensor, dim: int, dtype: torch.dtype = torch.flo
     return F.embedding(positions, table.to(dtype))
 
 
-def left_padded(sequence: Sequence, steps: int) -> tuple[Tensor, Tensor]:
+def left_padded(sequence: PaddedSequence, steps: int) -> tuple[Tensor, Tensor]:
     """Return values ``(B, steps, D)`` and mask ``(B, steps)`` with the real steps moved to the end."""
     lengths = sequence.lengths.to(sequence.values.device)
     origin = torch.arange(steps, device=lengths.device) - (steps - lengths)[:, None]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.spectrogram import MelSpectrogram
 
 POOLS = 4
@@ -46,7 +46,7 @@ class Pictures(NamedTuple):
     blank: bool = False
 
     @classmethod
-    def of(cls, sequence: Sequence) -> Pictures:
+    def of(cls, sequence: PaddedSequence) -> Pictures:
         """Drop the padding of ``(B, T, C, H, W)``.
 
         That the host waits for the number of pictures costs less than convolutions over padding, which batch
@@ -58,11 +58,11 @@ class Pictures(NamedTuple):
         first = rows.new_zeros(1)
         return cls(sequence.values.new_zeros(1, *sequence.values.shape[2:]), first, first, sequence.lengths, 1, True)
 
-    def sequence(self, vectors: Tensor) -> Sequence:
+    def sequence(self, vectors: Tensor) -> PaddedSequence:
         """Return vectors of the pictures, ``(N, D)``, as a sequence per sample."""
         values = vectors.new_zeros(len(self.lengths), self.longest, vectors.shape[1])
         values[self.rows, self.steps] = vectors
-        return Sequence(values, self.lengths)
+        return PaddedSequence(values, self.lengths)
 
 
 class Faces(nn.Module):
@@ -86,10 +86,10 @@ class Faces(nn.Module):
         self.register_buffer("mean", torch.tensor(FACE_MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(FACE_DEVIATION)[:, None, None], persistent=False)
 
-    def forward(self, frames: Sequence) -> Pictures:
+    def forward(self, frames: PaddedSequence) -> Pictures:
         """Return the pictures of ``(B, T, 3, H, W)`` frames of values from 0 to 255."""
         seen = (frames.lengths.to(frames.values.device) + self.stride - 1) // self.stride
-        pictures = Pictures.of(Sequence(frames.values[:, :: self.stride], seen))
+        pictures = Pictures.of(PaddedSequence(frames.values[:, :: self.stride], seen))
         return pictures._replace(values=(self.framed(pictures.values) - self.mean) / self.deviation)
 
     def framed(self, frames: Tensor) -> Tensor:
@@ -132,12 +132,12 @@ class Pieces(nn.Module):
             rate, window, window // 2, bands, scale="htk", normalised=False, edges="reflect"
         )
 
-    def forward(self, waveform: Sequence) -> Pictures:
+    def forward(self, waveform: PaddedSequence) -> Pictures:
         """Return the pieces ``(N, 1, bands, frames)`` of a waveform ``(B, S)``."""
         power, lengths = self.spectrogram(waveform.values, waveform.lengths)
         power = F.pad(power, (0, 0, 0, -power.shape[1] % self.frames))
         pieces = power.unflatten(1, (-1, self.frames)).transpose(2, 3).unsqueeze(2)
-        return Pictures.of(Sequence(pieces, (lengths + self.frames - 1) // self.frames))
+        return Pictures.of(PaddedSequence(pieces, (lengths + self.frames - 1) // self.frames))
 
 
 def convolution(inputs: int, outputs: int, side: int = 3, bias: bool = True) -> nn.Conv2d:

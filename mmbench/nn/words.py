@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 
 
 def shifted(values: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def shifted(values: Tensor) -> Tensor:
     return F.pad(values[:, 1:], (0, 1) if values.dim() == 2 else (0, 0, 0, 1))
 
 
-def words(text: Sequence) -> Sequence:
+def words(text: PaddedSequence) -> PaddedSequence:
     """Return the steps between the first and the last one ([CLS] and [SEP]), zeros beyond them.
 
     The result has as many steps as the text, so that there is one even where a text has no words; its length is then
@@ -26,5 +26,5 @@ def words(text: Sequence) -> Sequence:
     Args:
         text: ``(B, T, D)`` states of tokens.
     """
-    inner = Sequence(shifted(text.values), (text.lengths - 2).clamp(min=0))
-    return Sequence(inner.values.masked_fill(~inner.mask.unsqueeze(-1), 0.0), inner.lengths)
+    inner = PaddedSequence(shifted(text.values), (text.lengths - 2).clamp(min=0))
+    return PaddedSequence(inner.values.masked_fill(~inner.mask.unsqueeze(-1), 0.0), inner.lengths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
-from data_modules.corruption import Corruption
+from data_modules.batches.corruption import Corruption
 from data_modules.schema import MODALITIES
 from mmbench.report import cells
 from mmbench.report.boards import Board

@@ -118,10 +118,12 @@ def _sources(
         return
     path = _path(module, places)
     if name != ALL and (path is None or path.name == "__init__.py"):
-        if _path(f"{module}.{name}", places):
+        source = _find(module, places) if path else None
+        # As Python has it: what a package defines comes before a file of that name, such as data_modules.datasets.
+        if _path(f"{module}.{name}", places) and not (source and name in source.own):
             yield f"{module}.{name}", ALL
             return
-        passed_on = _find(module, places).passed_on.get(name, ()) if path else ()
+        passed_on = source.passed_on.get(name, ()) if source else ()
         for target, original in passed_on:
             yield from _sources(target, original, places, passed | {(module, name)})
         if passed_on:
@@ -169,6 +171,7 @@ class _Source:
     Attributes:
         imports: Modules, and the names that it takes from them.
         passed_on: By name what it imports and does not define anew, as a package does in order to give it.
+        own: The names that it defines.
         acts: Whether it does more than to give names.
     """
 
@@ -178,12 +181,12 @@ class _Source:
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         self.imports = {(target, name) for node in _run(tree) for _, target, name in _bound(node, package)}
         self.passed_on: dict[str, list[tuple[str, str]]] = {}
-        own: set[str] = set()
+        self.own: set[str] = set()
         for node in _run(tree, inside=False):
             for bound, target, name in _bound(node, package):
                 self.passed_on.setdefault(bound, []).append((target, name))
-            own |= {node.name} if isinstance(node, DEFINITIONS) else assigned(node)
-        for name in own & self.passed_on.keys():
+            self.own |= {node.name} if isinstance(node, DEFINITIONS) else assigned(node)
+        for name in self.own & self.passed_on.keys():
             del self.passed_on[name]
         gives = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, *DEFINITIONS)
         self.acts = any(not isinstance(node, gives) and not idle(node) and not _checks(node) for node in tree.body)

@@ -56,7 +56,7 @@ def placed(dataset: str, path: str | Path | None) -> tuple[str, str | Path | Non
         why = data_modules.broken_datasets().get(key) or unknown("data set", key, known)
     else:
         card = known[key].card
-        why = f"To bring {key}: {card.bring}" if card else ""
+        why = f"To bring {key}: {card.command}" if card else ""
     own = FusionDataModule.place(dataset)
     raise ConfigError(
         f"There is no store of {dataset}, which would lie at {own}. {why} Give {own} as what is written, or --store "

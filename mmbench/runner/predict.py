@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data_modules import DataError, DataSpec, FusionDataModule
-from data_modules.base import Normalize
+from data_modules.batches.normalization import Normalize
 from data_modules.files import atomic_path, explained
 from data_modules.store import EVERYTHING
 from mmbench.methods import ConfigError, FusionMethod, methods

@@ -9,7 +9,7 @@ from typing import Any
 
 import mmbench
 from data_modules import FusionDataModule
-from data_modules.corruption import Corruption
+from data_modules.batches.corruption import Corruption
 from data_modules.names import check_name
 from data_modules.schema import DataError, unknown
 from mmbench.methods import ConfigError, broken_methods, method, methods

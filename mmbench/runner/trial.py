@@ -174,7 +174,7 @@ def _with_result(record: Record, model: FusionMethod, data: FusionDataModule, ou
         status="completed",
         libraries=dict(data.store.libraries),
         environment=environment(outcome.device),
-        task=TaskFacts(target.kind, target.names, target.metrics, thresholds),
+        task=TaskFacts(target.kind, target.names, target.metric_family, thresholds),
         features=data.spec.modalities,
         aligned=data.spec.aligned,
         instead=model.card.needs.instead(model.spec),

@@ -33,7 +33,7 @@ def show_dataset(key: str) -> tuple[list[Part], FeatureStore | None]:
         names = ("content", "task", "features", "splits", "defects", "licence", "citation")
         said = {name: getattr(card, name) for name in names}
         parts.append(Part(f"{key}: {card.title}", facts({**said, "modalities": ", ".join(card.modalities)})))
-        parts.append(Part("How to bring it", lines=(card.bring,)))
+        parts.append(Part("How to bring it", lines=(card.command,)))
     if store is None:
         parts.append(Part("Store", facts({"store": trouble})))
     else:

@@ -17,12 +17,11 @@ from data_modules.schema import (
     DataSpec,
     ModalityKind,
     ModalitySpec,
-    Sequence,
+    PaddedSequence,
     TargetKind,
     TargetSpec,
 )
-from data_modules.store import Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import Sample, StoreInfo, write_store
 
 KINDS: tuple[TargetKind, ...] = ("regression", "multiclass", "multilabel", "binary")
 DIMS = {"text": 7, "audio": 5, "vision": 6}
@@ -116,7 +115,7 @@ def make_batch(spec: DataSpec, size: int = 4, seed: int = 0, *, corrupted: bool 
         else:
             values = 0.3 * torch.randn(size, longest, modality.dim, generator=random)
             values[..., :3] += latent if spec.dialogue else latent[:, None]
-        sequence = Sequence(values, lengths)
+        sequence = PaddedSequence(values, lengths)
         sequence.values *= over(sequence.mask, values)
         survived = torch.rand(size, longest, generator=random) > 0.4
         inputs[name], kept[name] = sequence, survived & sequence.mask
@@ -130,14 +129,15 @@ def make_batch(spec: DataSpec, size: int = 4, seed: int = 0, *, corrupted: bool 
     if corrupted:
         batch.complete, batch.kept = inputs, kept
         batch.inputs = {
-            name: Sequence(item.values * over(kept[name], item.values), item.lengths) for name, item in inputs.items()
+            name: PaddedSequence(item.values * over(kept[name], item.values), item.lengths)
+            for name, item in inputs.items()
         }
     return batch
 
 
 def changed(batch: Batch, modality: str, values: Tensor) -> Batch:
     """Return the batch with other values of one modality."""
-    return replace(batch, inputs={**batch.inputs, modality: Sequence(values, batch.inputs[modality].lengths)})
+    return replace(batch, inputs={**batch.inputs, modality: PaddedSequence(values, batch.inputs[modality].lengths)})
 
 
 def rows(batch: Batch, order: Tensor) -> Batch:
@@ -148,7 +148,7 @@ def rows(batch: Batch, order: Tensor) -> Batch:
 
     return replace(
         batch,
-        inputs={name: Sequence(item.values[order], item.lengths[order]) for name, item in batch.inputs.items()},
+        inputs={name: PaddedSequence(item.values[order], item.lengths[order]) for name, item in batch.inputs.items()},
         target=batch.target[order],
         index=batch.index[order],
         speaker=pick(batch.speaker),
@@ -159,7 +159,7 @@ def rows(batch: Batch, order: Tensor) -> Batch:
 def doubled(batch: Batch) -> Batch:
     """Return the batch with features in double precision, where orders of summation differ by next to nothing."""
     inputs = {
-        name: Sequence(item.values.double() if item.values.is_floating_point() else item.values, item.lengths)
+        name: PaddedSequence(item.values.double() if item.values.is_floating_point() else item.values, item.lengths)
         for name, item in batch.inputs.items()
     }
     return replace(batch, inputs=inputs)
@@ -171,7 +171,9 @@ def padded(batch: Batch, steps: int) -> Batch:
     def pad(values: Tensor) -> Tensor:
         return torch.cat([values, values.new_zeros(values.shape[0], steps, *values.shape[2:])], 1)
 
-    batch = replace(batch, inputs={m: Sequence(pad(item.values), item.lengths) for m, item in batch.inputs.items()})
+    batch = replace(
+        batch, inputs={m: PaddedSequence(pad(item.values), item.lengths) for m, item in batch.inputs.items()}
+    )
     if batch.target_mask is None:
         return batch
     assert batch.speaker is not None
@@ -192,7 +194,7 @@ def garbage(values: Tensor) -> Tensor:
 def with_garbage(batch: Batch) -> Batch:
     """Return the batch with large numbers where there is padding."""
     inputs = {
-        name: Sequence(torch.where(over(item.mask, item.values), item.values, garbage(item.values)), item.lengths)
+        name: PaddedSequence(torch.where(over(item.mask, item.values), item.values, garbage(item.values)), item.lengths)
         for name, item in batch.inputs.items()
     }
     return replace(batch, inputs=inputs)
@@ -200,7 +202,7 @@ def with_garbage(batch: Batch) -> Batch:
 
 def write_toy_store(path: Path, spec: DataSpec, train: int = 32, held_out: int = 8) -> Path:
     """Write a store of samples as :func:`make_batch` draws them: ``train`` training ones, valid, test."""
-    records = []
+    samples = []
     kinds = {m: modality.kind for m, modality in spec.modalities.items() if modality.kind in SHORTEST}
     for split, size, seed in (("train", train, 0), ("valid", held_out, 1), ("test", held_out, 2)):
         batch = make_batch(spec, size, seed)
@@ -218,8 +220,8 @@ def write_toy_store(path: Path, spec: DataSpec, train: int = 32, held_out: int =
                 inputs |= {m: (inputs[m] * 32767).astype(np.int16) for m in kinds if kinds[m] == "waveform"}
                 name = f"{split}-{row}" if step is None else f"{split}-{row}[{step}]"
                 speaker = "" if batch.speaker is None else f"role{int(batch.speaker[at])}"
-                records.append(Record(name, inputs, batch.target[at].numpy(), split, f"{split}-{row}", speaker))
+                samples.append(Sample(name, inputs, batch.target[at].numpy(), split, f"{split}-{row}", speaker))
     rates = {m: spec.modalities[m].rate for m in kinds}
     info = StoreInfo(spec.dataset, spec.feature_set, spec.target, kinds=kinds, rates=rates, aligned=spec.aligned)
-    write_store(path, info, records)
+    write_store(path, info, samples)
     return path

@@ -14,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import MODALITIES
 from mmbench.methods import ConfigError, FusionMethod, method
 from mmbench.methods.card import Fidelity

@@ -32,7 +32,7 @@ from benchmarks.speed import (
 )
 from benchmarks.speed.measure import Row, Setting, Sizes, Times
 from data_modules import Batch, FeatureStore, FusionDataModule
-from data_modules.generator_clips import write_clips
+from data_modules.datasets.synthetic.clips import write_clips
 from mmbench.methods import FusionMethod, method
 from mmbench.methods import methods as all_methods
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 
 EPOCHS, SEEDS = 12, ("1", "2", "3", "4")
 DATED = ("environment", "cost", "digest")

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_modules.generator import DIMS, write_synthetic
-from data_modules.generator_clips import DIM, write_clips
-from data_modules.generator_dialogues import DIMS as UTTERANCE_DIMS
-from data_modules.generator_dialogues import write_dialogues
-from data_modules.generator_lag import write_lag
+from data_modules.datasets.synthetic.clips import DIM, write_clips
+from data_modules.datasets.synthetic.dialogues import DIMS as UTTERANCE_DIMS
+from data_modules.datasets.synthetic.dialogues import write_dialogues
+from data_modules.datasets.synthetic.generator import DIMS, write_synthetic
+from data_modules.datasets.synthetic.lag import write_lag
 
 ROOT = Path(__file__).parents[2]
 GENERATED = """
@@ -28,7 +28,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 IMPORTED = """
 import sys, pathlib
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 source, out, face = map(pathlib.Path, sys.argv[1:])
 store = import_store("ravdess", source, out, dataset="ravdess", options={"face": str(face)})
 print(store.identity, store.content)

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from data_modules.datasets.iemocap.splits import read_lists
+from data_modules.datasets.iemocap.tables import read_turns
+from data_modules.datasets.ravdess.importer import read_face
 from data_modules.features import openface
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.importers.csd_folds import segments_in, standard_folds
-from data_modules.importers.iemocap_splits import read_lists
-from data_modules.importers.iemocap_tables import read_turns
 from data_modules.importers.misa import word_vectors
-from data_modules.importers.ravdess import read_face
-from tests.data_modules.importers.csd_layouts import make_world
-from tests.data_modules.importers.iemocap_layouts import (
+from tests.data_modules.datasets.iemocap.layouts import (
     Said,
     corect,
     few_conversations,
@@ -28,6 +27,7 @@ from tests.data_modules.importers.iemocap_layouts import (
     tuple12,
     write_dialog,
 )
+from tests.data_modules.importers.csd_layouts import make_world
 from tests.data_modules.importers.layouts import dump, make_content, mmsa, mult, words_item
 from tests.fuzz.harness import Form
 from tests.fuzz.hdf5 import damage_hdf5, damage_heaps

@@ -7,10 +7,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from data_modules.download import LIST, PARTS, _known
-from data_modules.extract import Extractors, extract_store
-from data_modules.importers import import_store
-from data_modules.own_clips import read_transcripts
+from data_modules.datasets.ravdess.download import LIST, PARTS, _known
+from data_modules.formats import import_store
+from data_modules.importers.extract import Extractors, extract_store
+from data_modules.importers.own_clips import read_transcripts
 from tests.data_modules.media_files import make_mp4, make_wav
 from tests.fuzz.harness import Form
 from tests.fuzz.mutations import Rng, damage_json

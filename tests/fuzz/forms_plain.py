@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from tests.fuzz.harness import Form
 from tests.fuzz.hdf5 import damage_hdf5, damage_heaps
 from tests.fuzz.mutations import Rng, mutate

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 from rich.console import Console
 
-from data_modules import FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, write_store
-from data_modules.digests import digests
-from data_modules.provenance import Recipe, digest
-from data_modules.summary import summary
+from data_modules import FeatureStore, FusionDataModule, Sample, StoreInfo, TargetSpec, write_store
+from data_modules.store.digests import digests
+from data_modules.store.provenance import Recipe, digest
+from data_modules.store.summary import summary
 from tests.fuzz.harness import Form
 from tests.fuzz.hdf5 import damage_hdf5, damage_heaps
 from tests.fuzz.mutations import Rng
@@ -32,7 +32,7 @@ def _make(folder: Path, info: StoreInfo) -> Path:
     rng = np.random.default_rng(0)
     splits = ("train", "train", "train", "valid", "valid", "test")
     records = [
-        Record(
+        Sample(
             f"v{row // 2}[{row}]",
             {"text": rng.normal(size=(row + 1, 3)), "audio": rng.normal(size=(7 - row, 2))},
             row % 2,

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_modules.hdf5 import reading
 from data_modules.schema import DataError
+from data_modules.store.hdf5 import reading
 from tests.fuzz.harness import BUDGET, REACH, Form, cases
 from tests.fuzz.mutations import mutate
 

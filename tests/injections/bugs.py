@@ -99,7 +99,7 @@ OF_TRAINING = (
     ),
     Bug(
         "training samples are not shuffled",
-        "data_modules/base.py",
+        "data_modules/batches/data_module.py",
         'options |= {"shuffle": True, "seed"',
         'options |= {"shuffle": False, "seed"',
         (("ci", "late_fusion"),),
@@ -166,18 +166,18 @@ OF_SEQUENCES = (
     ),
     Bug(
         "missing steps are not emptied",
-        "data_modules/corruption.py",
+        "data_modules/batches/corruption.py",
         "    corrupted[~kept] = unknown",
         "    pass",
         (("ci-missing", "late_fusion"),),
     ),
     Bug(
         "features are standardised by what is tested",
-        "data_modules/base.py",
+        "data_modules/batches/data_module.py",
         'values, _ = self._read(name, self.rows["train"])',
         'values, _ = self._read(name, self.rows["test"])',
         (),
-        ("tests/data_modules/test_base.py",),
+        ("tests/data_modules/batches/test_data_module.py",),
     ),
 )
 

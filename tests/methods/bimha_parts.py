@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from data_modules.schema import Batch, Sequence
+from data_modules.schema import Batch, PaddedSequence
 from mmbench.methods.bimha import BIMHA
 from mmbench.testing.builders import make_batch, make_spec
 
@@ -24,7 +24,7 @@ def build(spec=None, **settings):
 def batch_of(spec=None, size=4, grad=False):
     batch = make_batch(spec or make_spec(), size)
     values = {name: x.values.double().requires_grad_(grad) for name, x in batch.inputs.items()}
-    inputs = {name: Sequence(values[name], x.lengths) for name, x in batch.inputs.items()}
+    inputs = {name: PaddedSequence(values[name], x.lengths) for name, x in batch.inputs.items()}
     return Batch(inputs, batch.target.double(), batch.index)
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.lmr_cbt import LMRCBT, LMRCBTNetwork
 
 DIMS = {"text": 12, "audio": 6, "vision": 7}
@@ -31,11 +31,11 @@ def data_spec(names=tuple(DIMS), steps=(9, 17, 13)):
 def random_inputs(lengths=LENGTHS, names=tuple(DIMS), seed=0):
     generator, inputs = torch.Generator().manual_seed(seed), {}
     for name in names:
-        sequence = Sequence(
+        sequence = PaddedSequence(
             torch.empty(len(lengths[name]), max(lengths[name]), DIMS[name]), torch.tensor(lengths[name])
         )
         values = torch.randn(sequence.values.shape, generator=generator, dtype=torch.float64)
-        inputs[name] = Sequence(values * sequence.mask[..., None], sequence.lengths)
+        inputs[name] = PaddedSequence(values * sequence.mask[..., None], sequence.lengths)
     return inputs
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.bimha import BIMHA, PairFusion
 from tests.methods.bimha_parts import PAIRS, batch_of, build, watch
 
@@ -83,7 +83,7 @@ def test_a_product_of_signs_is_learned_from_its_pair():
 
     def batch(rows):
         size = len(agree[rows])
-        inputs = {name: Sequence(part[rows], torch.ones(size, dtype=torch.long)) for name, part in values.items()}
+        inputs = {name: PaddedSequence(part[rows], torch.ones(size, dtype=torch.long)) for name, part in values.items()}
         return Batch(inputs, agree[rows], torch.arange(size))
 
     for step in range(200):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data_modules.schema import Batch, Sequence
+from data_modules.schema import Batch, PaddedSequence
 from mmbench.testing.builders import make_batch, make_spec
 from tests.methods.bimha_parts import PAIRS, batch_of, build, count, naive_attention, normalised, watch
 
@@ -94,7 +94,7 @@ def test_other_operations_train_on_two_modalities(operation):
     sizes = {"lowrank": 3 * 2 * 7 * 8 + 3 + 8, "hadamard": 6 * 8 + 8, "concat": 12 * 8 + 8}
     assert count(fusion) == sizes[operation]
     batch = make_batch(spec)
-    double = {name: Sequence(x.values.double(), x.lengths) for name, x in batch.inputs.items()}
+    double = {name: PaddedSequence(x.values.double(), x.lengths) for name, x in batch.inputs.items()}
     batch = Batch(double, batch.target, batch.index)
     output = model(batch)
     assert tuple(model.network.pairs) == ("audio_vision",)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_modules.schema import ModalitySpec, Sequence
+from data_modules.schema import ModalitySpec, PaddedSequence
 from mmbench.methods.cfn_sr import CFNSR, AudioInput, CFNSRNetwork, CrossModalBlock, VisionMap
 from mmbench.nn.cepstrum import Cepstrum
 from mmbench.nn.steps import Layout
@@ -180,7 +180,7 @@ def test_real_steps_alone_give_the_numbers_of_all_steps():
     settings = {f"{name}_dropout": value for name, value in dropouts.items()}
     method, batch = build({}, layers=2, **settings).double().train(), sample(kinds={})
     for name, sequence in batch.inputs.items():
-        batch.inputs[name] = Sequence(sequence.values.double(), sequence.lengths)
+        batch.inputs[name] = PaddedSequence(sequence.values.double(), sequence.lengths)
     assert_forms_agree(method, lambda: method(batch).prediction)
 
 
@@ -206,7 +206,7 @@ def test_without_the_block_both_maps_are_concatenated():
 
 
 def double(batch):
-    audio = Sequence(batch.inputs["audio"].values.double(), batch.inputs["audio"].lengths)
+    audio = PaddedSequence(batch.inputs["audio"].values.double(), batch.inputs["audio"].lengths)
     return replace(batch, inputs={**batch.inputs, "audio": audio})
 
 
@@ -248,7 +248,7 @@ def test_augmentation_is_drawn_for_clips_or_frames(augment, each, monkeypatch):
 @pytest.mark.parametrize("samples", [40, 6400, 12_800, 20_000])
 def test_every_clip_has_the_same_columns(samples):
     spec = ModalitySpec("audio", 1, 12_800, "waveform", rate=16_000)
-    found = AudioInput(spec, CFNSR.Config(**SMALL))(Sequence(torch.randn(2, samples), torch.tensor([samples, 0])))
+    found = AudioInput(spec, CFNSR.Config(**SMALL))(PaddedSequence(torch.randn(2, samples), torch.tensor([samples, 0])))
     assert found.shape == (2, 41, 13)
     assert not found[1].any()
 
@@ -259,10 +259,10 @@ def test_a_part_of_the_clip_is_heard():
     made = AudioInput(spec, CFNSR.Config(**SMALL | {"start": 0.25, "seconds": 0.5})).double()
     torch.manual_seed(0)
     wave = torch.randn(3, 20_000, dtype=torch.float64)
-    found = made(Sequence(wave, torch.tensor([20_000, 9_000, 3_000])))
+    found = made(PaddedSequence(wave, torch.tensor([20_000, 9_000, 3_000])))
     cepstrum = Cepstrum(16_000, 640, 320, 40, 13, edges="reflect").double()
     for row, samples in ((0, 8_000), (1, 5_000)):
-        expected = cepstrum(Sequence(wave[[row], 4_000 : 4_000 + samples], torch.tensor([samples]))).values[0]
+        expected = cepstrum(PaddedSequence(wave[[row], 4_000 : 4_000 + samples], torch.tensor([samples]))).values[0]
         torch.testing.assert_close(found[row, : len(expected)], expected)
         assert not found[row, len(expected) :].any()
     assert not found[2].any()
@@ -276,8 +276,10 @@ def test_clips_that_were_cut_before_are_not_cut_again(longest, start):
     torch.manual_seed(0)
     wave = torch.randn(1, longest)
     part = wave[:, start : start + 8_000]
-    expected = Cepstrum(16_000, 640, 320, 40, 13, edges="reflect")(Sequence(part, torch.tensor([part.shape[1]]))).values
-    found = made(Sequence(wave, torch.tensor([longest])))
+    expected = Cepstrum(16_000, 640, 320, 40, 13, edges="reflect")(
+        PaddedSequence(part, torch.tensor([part.shape[1]]))
+    ).values
+    found = made(PaddedSequence(wave, torch.tensor([longest])))
     torch.testing.assert_close(found[:, : expected.shape[1]], expected)
 
 
@@ -288,7 +290,7 @@ def test_frames_are_spread_and_scaled_before_the_network():
     mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)
     clip = torch.stack([(values[0, at] / 255 - mean) / deviation for at in (0, 0, 1, 2)], dim=1)
     expected = method.network.vision(clip[None]).flatten(3)
-    found = method.network.see(Sequence(values, torch.tensor([3]))).values
+    found = method.network.see(PaddedSequence(values, torch.tensor([3]))).values
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -316,14 +318,14 @@ def test_of_features_the_real_steps_are_weighted():
 
 def test_of_one_step_the_block_doubles_the_map():
     method = build({}).eval()
-    vision = method.network.see(Sequence(torch.randn(3, 4, 6), torch.ones(3, dtype=torch.long)))
+    vision = method.network.see(PaddedSequence(torch.randn(3, 4, 6), torch.ones(3, dtype=torch.long)))
     weighted, _ = method.network.block(vision, torch.randn(3, 16, 2))
     torch.testing.assert_close(weighted.values, 2 * vision.values)
 
 
 def test_features_of_nothing_are_finite():
     method = build({}).eval()
-    empty = {name: Sequence(item.values, 0 * item.lengths) for name, item in sample(kinds={}).inputs.items()}
+    empty = {name: PaddedSequence(item.values, 0 * item.lengths) for name, item in sample(kinds={}).inputs.items()}
     assert method(replace(sample(kinds={}), inputs=empty)).prediction.isfinite().all()
 
 

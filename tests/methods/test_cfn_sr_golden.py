@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.cfn_sr import CFNSR, CFNSRNetwork, VisionMap
 from mmbench.nn.resnext3d import BatchNorm
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed
@@ -79,7 +79,7 @@ CLIPS, COLUMNS, LABELS = drawn()
 
 def sequence(columns):
     """Return the audio with the zeros that pad the second clip as if they were sound, for their gradient is known."""
-    return Sequence(columns, torch.full((len(columns),), 212))
+    return PaddedSequence(columns, torch.full((len(columns),), 212))
 
 
 def build(double=False):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from mmbench.methods import ConfigError
 from mmbench.methods.cfn_sr import CFNSR
 from mmbench.testing.builders import make_spec, write_toy_store

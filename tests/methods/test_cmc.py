@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_modules.schema import MODALITIES, Sequence
+from data_modules.schema import MODALITIES, PaddedSequence
 from mmbench.methods import ConfigError
 from mmbench.methods.cmc import CMC, CMCNetwork, VectorEncoder
 from mmbench.nn.steps import Layout
@@ -52,7 +52,7 @@ def test_every_couple_of_modalities_has_a_predictor(modalities, couples):
 def test_a_vector_is_what_the_convolution_says_of_the_last_real_step():
     encoder = VectorEncoder(3, 0, CMC.Config(**SMALL))
     values, lengths = torch.randn(3, 5, 3), (5, 2, 1)
-    found = encoder(Sequence(values, torch.tensor(lengths)))
+    found = encoder(PaddedSequence(values, torch.tensor(lengths)))
     before, here, after = encoder.project.weight.unbind(-1)
     for row, length in enumerate(lengths):
         expected = here @ values[row, length - 1]
@@ -65,7 +65,7 @@ def test_a_vector_is_what_the_convolution_says_of_the_last_real_step():
 def test_attention_sees_the_whole_sequence_and_nothing_else():
     encoder = VectorEncoder(3, 2, CMC.Config(**SMALL)).eval()
     values, lengths = torch.randn(2, 6, 3), (6, 4)
-    found = encoder(Sequence(values, torch.tensor(lengths)))
+    found = encoder(PaddedSequence(values, torch.tensor(lengths)))
     for row, length in enumerate(lengths):
         alone = encoder.project(values[row : row + 1, :length].mT).mT
         states = encoder.transformer(alone[0], Layout.of_all(alone))  # without any mask
@@ -73,7 +73,7 @@ def test_attention_sees_the_whole_sequence_and_nothing_else():
         for step in range(6):
             moved = values.clone()
             moved[row, step] += 1.0
-            changed = not torch.equal(encoder(Sequence(moved, torch.tensor(lengths)))[row], found[row])
+            changed = not torch.equal(encoder(PaddedSequence(moved, torch.tensor(lengths)))[row], found[row])
             assert changed == (step < length)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import MODALITIES
 from mmbench.methods import ConfigError
 from mmbench.methods.cmc import CMC

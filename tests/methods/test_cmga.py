@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods import ConfigError
 from mmbench.methods.cmga import CMGA, CMGANetwork, average_steps
 from mmbench.testing.builders import make_batch, make_spec, with_garbage
@@ -33,7 +33,7 @@ def tiny(dims=None, **settings):
 def changed(network, inputs, name):
     """Return how much the prediction changes when a modality is exchanged between samples."""
     sequence = inputs[name]
-    other = {**inputs, name: Sequence(sequence.values.roll(1, 0), sequence.lengths.roll(1, 0))}
+    other = {**inputs, name: PaddedSequence(sequence.values.roll(1, 0), sequence.lengths.roll(1, 0))}
     return (network(other).prediction - network(inputs).prediction).abs().max().item()
 
 
@@ -47,7 +47,9 @@ def test_real_steps_alone_give_the_numbers_of_all_steps(settings):
     network, inputs = tiny(**dict.fromkeys(("dropout", "text_dropout", "head_dropout"), 0.0), **settings), {}
     for name, sequence in random_inputs(LENGTHS).items():
         lengths = sequence.lengths * torch.tensor([1, 1, 0, name != "audio"])  # one sample has nothing, one no audio
-        inputs[name] = Sequence(sequence.values * Sequence(sequence.values, lengths).mask[..., None], lengths)
+        inputs[name] = PaddedSequence(
+            sequence.values * PaddedSequence(sequence.values, lengths).mask[..., None], lengths
+        )
     assert_forms_agree(network.train(), lambda: network(inputs).prediction)
 
 
@@ -196,7 +198,7 @@ def test_variants_train_every_parameter_and_ignore_padding(settings, text_layer)
 @pytest.mark.parametrize("factor", [1, 2, 3, 20])
 def test_average_steps_equals_a_loop(factor):
     torch.manual_seed(0)
-    sequence = Sequence(torch.randn(4, 7, 3), torch.tensor([7, 4, 1, 0]))
+    sequence = PaddedSequence(torch.randn(4, 7, 3), torch.tensor([7, 4, 1, 0]))
     got = average_steps(sequence, factor)
     assert got.values.shape[1] == math.ceil(7 / factor)
     for row, length in enumerate((7, 4, 1, 0)):
@@ -236,7 +238,7 @@ def cues(names):
     """Return a batch whose label is the product of a sign in the text and one in the audio; vision says nothing."""
     signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).repeat(8, 1)
     values = {"text": signs[:, :1], "audio": signs[:, 1:], "vision": torch.zeros(32, 1)}
-    inputs = {m: Sequence(values[m][:, None].expand(-1, 3, -1), torch.full((32,), 3)) for m in names}
+    inputs = {m: PaddedSequence(values[m][:, None].expand(-1, 3, -1), torch.full((32,), 3)) for m in names}
     return Batch(inputs, signs.prod(1), torch.arange(32))
 
 

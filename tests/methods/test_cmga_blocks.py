@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.gated_attention import FusionAttention, GatedCrossAttention, Interaction
 from mmbench.nn.steps import Layout
 from tests.methods.forms import padded_form
@@ -19,8 +19,10 @@ def pair(lengths=((5, 3, 0), (4, 2, 1)), dim=8, **settings):
     """Return a block, and sender and receiver of the given lengths, zero beyond them."""
     torch.manual_seed(0)
     block = GatedCrossAttention(dim, **settings).double().eval()
-    sequences = [Sequence(torch.randn(len(n), max(n), dim, dtype=torch.float64), torch.tensor(n)) for n in lengths]
-    return block, *(Sequence(x.values * x.mask[..., None], x.lengths) for x in sequences)
+    sequences = [
+        PaddedSequence(torch.randn(len(n), max(n), dim, dtype=torch.float64), torch.tensor(n)) for n in lengths
+    ]
+    return block, *(PaddedSequence(x.values * x.mask[..., None], x.lengths) for x in sequences)
 
 
 def interact(block, sender, receiver):
@@ -38,7 +40,7 @@ def test_a_closed_gate_lets_nothing_pass(residual):
     values = sender.values.requires_grad_()
     fused = interact(block, sender, receiver).fused
     assert torch.equal(fused, (receiver if residual == "receiver" else sender).values.relu())
-    louder = Sequence(5 * values, sender.lengths)
+    louder = PaddedSequence(5 * values, sender.lengths)
     assert torch.equal(interact(block, louder, receiver).fused, fused) == (residual == "receiver")
     grad = torch.autograd.grad(fused.sum(), values, allow_unused=True)[0]
     assert (grad.abs().max() > 0) == (residual == "source")
@@ -93,7 +95,7 @@ def test_the_gate_is_a_share_and_the_result_is_not_negative():
 
 def test_attention_weights_sum_to_one_over_real_steps():
     block, sender, receiver = pair(value="raw")
-    marked = Sequence(torch.cat([sender.values[..., :7], torch.ones(3, 5, 1).double()], -1), sender.lengths)
+    marked = PaddedSequence(torch.cat([sender.values[..., :7], torch.ones(3, 5, 1).double()], -1), sender.lengths)
     read = interact(block, marked, receiver).read[..., 7]
     expected = receiver.mask.double() * torch.tensor([[1.0], [1.0], [0.0]])  # the last sender is absent
     torch.testing.assert_close(read, expected)
@@ -103,7 +105,7 @@ def test_attention_weights_sum_to_one_over_real_steps():
 def test_nothing_is_read_of_an_absent_sender(form):
     network, inputs, found = tiny(), random_inputs(LENGTHS), []
     nn.init.ones_(network.encoders["audio"].norm.bias)  # so that what stands for no step is encoded as something
-    inputs["audio"] = Sequence(torch.zeros_like(inputs["audio"].values), torch.tensor([7, 17, 0, 4]))
+    inputs["audio"] = PaddedSequence(torch.zeros_like(inputs["audio"].values), torch.tensor([7, 17, 0, 4]))
     network.blocks["audio_to_text"].register_forward_hook(
         lambda _, args, out: found.append(args[2].queries.padded(out.read))
     )
@@ -117,7 +119,7 @@ def test_the_order_of_the_sender_does_not_matter_nor_does_its_padding():
     block, sender, receiver = pair(((5, 3), (4, 2)))
     before = interact(block, sender, receiver).fused
     order = torch.tensor([[3, 0, 4, 2, 1], [2, 0, 1, 3, 4]])[..., None].expand(-1, -1, 8)
-    shuffled = Sequence(sender.values.gather(1, order), sender.lengths)
+    shuffled = PaddedSequence(sender.values.gather(1, order), sender.lengths)
     torch.testing.assert_close(interact(block, shuffled, receiver).fused, before)
     with padded_form():  # where there are rows of padding
         plan = Layout.of(receiver).reads(Layout.of(sender))
@@ -128,7 +130,7 @@ def test_the_order_of_the_sender_does_not_matter_nor_does_its_padding():
 
 def test_dropout_acts_on_attention_weights_in_training_only():
     block, sender, receiver = pair(((5, 3, 0), (40, 2, 1)), dropout=0.5, value="raw")
-    ones = Sequence(torch.ones_like(sender.values), sender.lengths)
+    ones = PaddedSequence(torch.ones_like(sender.values), sender.lengths)
     assert torch.equal(*(interact(block, ones, receiver).read for _ in range(2)))
     read = interact(block.train(), ones, receiver).read
     torch.testing.assert_close(read, read[..., :1].expand_as(read))  # whole steps drop, not single features
@@ -151,14 +153,14 @@ def test_the_fusion_layer_equals_torch_multihead_attention(residual, form):
     if residual:
         expected = nn.functional.layer_norm(x + expected, (8,))
     with form():
-        layout = Layout.of(Sequence(x, lengths))
+        layout = Layout.of(PaddedSequence(x, lengths))
         found = layout.padded(ours(layout.rows(x), layout))
     torch.testing.assert_close(found, expected * mask[..., None])
 
 
 def test_nothing_but_absent_modalities_stays_finite():
     network = tiny().train()
-    inputs = {name: Sequence(torch.ones(2, 3, dim).double(), torch.tensor([0, 3])) for name, dim in DIMS.items()}
+    inputs = {name: PaddedSequence(torch.ones(2, 3, dim).double(), torch.tensor([0, 3])) for name, dim in DIMS.items()}
     output = network(inputs)
     output.prediction.sum().backward()
     assert output.named["states"][0].eq(0).all()

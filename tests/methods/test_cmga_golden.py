@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.methods.cmga import CMGA, CMGANetwork
 from mmbench.nn.gated_attention import GatedCrossAttention
 from mmbench.nn.steps import Layout
@@ -77,7 +77,7 @@ def build(case, names, precision, **settings):
 def encoded(case, keys, precision):
     """Return the encoded modalities by our names; the inputs record gradients."""
     values = {name: case[f"inputs.z_{key}"].to(getattr(torch, precision)).requires_grad_() for name, key in keys}
-    return {name: Sequence(values[name], case[f"inputs.lengths_{key}"]) for name, key in keys}
+    return {name: PaddedSequence(values[name], case[f"inputs.lengths_{key}"]) for name, key in keys}
 
 
 def attention_of(block, sender, receiver):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.cold_fusion import COLDFusion, matching, symmetric_divergence
 from mmbench.nn.variational import standard_normal_kl
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed
@@ -49,7 +49,7 @@ def golden(name, **settings):
     fill(method, case.table(), NAMES)
     lengths, target = case["inputs.lengths"], case["inputs.labels"]
     inputs = {
-        modality: Sequence(case[f"inputs.{modality}"].requires_grad_(), lengths) for modality in ("text", "audio")
+        modality: PaddedSequence(case[f"inputs.{modality}"].requires_grad_(), lengths) for modality in ("text", "audio")
     }
     return case, method, Batch(inputs, target, torch.arange(len(target)))
 
@@ -207,7 +207,7 @@ def prescribed(case, names, **settings):
     for name in names:
         method.network.distributions[name] = Prescribed(case[f"inputs.mu_{name}"], case[f"inputs.logvar_{name}"])
     lengths = torch.full((3,), 4)
-    inputs = {name: Sequence(torch.zeros(3, 4, 1, dtype=torch.float64), lengths) for name in names}
+    inputs = {name: PaddedSequence(torch.zeros(3, 4, 1, dtype=torch.float64), lengths) for name in names}
     return method, Batch(inputs, torch.zeros(3, dtype=torch.float64), torch.arange(3))
 
 

@@ -7,8 +7,8 @@ from lightning.pytorch import Trainer
 from scipy.stats import spearmanr
 from torch import nn
 
-from data_modules.base import FusionDataModule
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.cold_fusion import COLDFusion
 from mmbench.testing.builders import make_spec, write_toy_store
 from tests.methods.test_cold_fusion import build
@@ -30,7 +30,7 @@ def noisy_batch(seed, noise_of, size=64):
     inputs = {}
     for name in ("audio", "vision"):
         noise = torch.randn(size, 1, 6, generator=random) * noise_of(name, random, size)
-        inputs[name] = Sequence(target[:, None, None] + noise, torch.ones(size, dtype=torch.long))
+        inputs[name] = PaddedSequence(target[:, None, None] + noise, torch.ones(size, dtype=torch.long))
     return Batch(inputs, target, torch.arange(size))
 
 

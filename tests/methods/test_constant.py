@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.dummy import DummyClassifier
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import Batch, ModalitySpec
 from mmbench.methods.constant import Constant, best_constant
 from mmbench.tasks import Task

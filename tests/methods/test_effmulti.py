@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.config import ConfigError
 from mmbench.methods.effmulti import EffMulti, EffMultiNetwork, KindGate, ModalityAttention
 from mmbench.nn.three_view import ModalityVector, Views, overlap, spread
@@ -71,7 +71,7 @@ def test_cost_grows_with_length_and_not_with_its_square():
     def multiply_adds(steps):
         part = ModalityVector(dim, 8, "gru", hidden).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            part(Sequence(torch.randn(2, steps, dim), torch.tensor([steps, 1])))
+            part(PaddedSequence(torch.randn(2, steps, dim), torch.tensor([steps, 1])))
         return counter.get_total_flops() // 2
 
     after = 2 * hidden * 8
@@ -304,7 +304,7 @@ def test_audio_without_a_step_is_no_nan():
     method, batch = build().train(), sample()
     lengths = batch.inputs["audio"].lengths.clone()
     lengths[3] = 0
-    batch.inputs["audio"] = Sequence(batch.inputs["audio"].values, lengths)
+    batch.inputs["audio"] = PaddedSequence(batch.inputs["audio"].values, lengths)
     terms = method.objective(method(batch), batch)
     torch.stack(list(terms.values())).sum().backward()
     assert all(p.grad.isfinite().all() for p in method.parameters())
@@ -326,8 +326,8 @@ def test_the_text_encoder_is_frozen_unless_it_has_a_rate(tmp_path):
     transformers.BertModel(tiny).save_pretrained(tmp_path)
     modalities = {"text": ModalitySpec("text", 40, 6, "tokens"), "audio": ModalitySpec("audio", 5, 4)}
     spec = DataSpec("toy", "tokens", "standard", modalities, TargetSpec("regression", ("sentiment",), -3.0, 3.0))
-    tokens = Sequence(torch.randint(1, 40, (3, 6)), torch.tensor([6, 3, 1]))
-    audio = Sequence(torch.randn(3, 4, 5), torch.tensor([4, 4, 2]))
+    tokens = PaddedSequence(torch.randint(1, 40, (3, 6)), torch.tensor([6, 3, 1]))
+    audio = PaddedSequence(torch.randn(3, 4, 5), torch.tensor([4, 4, 2]))
     batch = Batch({"text": tokens, "audio": audio}, torch.zeros(3), torch.arange(3))
 
     trained = {}

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.emotion_shift import EmotionShift
 from mmbench.nn.emotion_shift import ShiftDetector
 from mmbench.nn.shift_labels import EmotionGroups, predecessors, shift_labels
@@ -76,7 +76,7 @@ def golden(name, **settings):
     if "inputs.shift_weights" in case:
         method.shift_weights.copy_(case["inputs.shift_weights"])
     lengths = case["inputs.lengths"]
-    inputs = {modality: Sequence(case[f"inputs.{modality}"].requires_grad_(), lengths) for modality in MODALITIES}
+    inputs = {modality: PaddedSequence(case[f"inputs.{modality}"].requires_grad_(), lengths) for modality in MODALITIES}
     if "inputs.s" in case:
         method.shift_text = case["inputs.s"].requires_grad_()
     target, real = case["inputs.labels"], inputs["text"].mask
@@ -210,7 +210,7 @@ def test_preparation_is_the_loss_of_pairs():
     text = torch.stack([pairs["inputs.u"], pairs["inputs.v"]], dim=1)
     labels = torch.stack([torch.zeros(6, dtype=torch.long), 1 - pairs["inputs.labels"]], dim=1)  # sad after happy
     lengths = torch.full((6,), 2)
-    inputs = {"text": Sequence(text, lengths)}
+    inputs = {"text": PaddedSequence(text, lengths)}
     batch = Batch(inputs, labels, labels, speaker=torch.zeros_like(labels), target_mask=labels >= 0)
     method.train()
     output = EmotionShift.forward(method, batch)

@@ -12,10 +12,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import TargetSpec
-from data_modules.store import Record, StoreInfo
-from data_modules.store_writer import write_store
+from data_modules.store import Sample, StoreInfo, write_store
 from mmbench.methods import ConfigError
 from mmbench.methods.emotion_shift import EmotionShift
 from mmbench.testing.builders import make_spec, write_toy_store
@@ -230,7 +229,7 @@ def spoken(folder):
                 inputs = {"audio": random.normal(size=(1, 3)).astype(np.float32)}
                 group, speaker = f"{split}{dialogue}", "AB"[turn % 2]
                 label = int(words[0] in ("dull", "sorry", "awful"))
-                records.append(Record(f"{group}[{turn}]", inputs, label, split, group, speaker, " ".join(words)))
+                records.append(Sample(f"{group}[{turn}]", inputs, label, split, group, speaker, " ".join(words)))
     info = StoreInfo("toy", "spoken", TargetSpec("multiclass", ("happy", "sad")))
     return write_store(folder / "spoken.h5", info, records)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.base import FusionDataModule
-from data_modules.corruption import Corruption
-from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.batches.corruption import Corruption
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.config import ConfigError
 from mmbench.methods.emt_dlfr import EMTDLFR, EMTNetwork
 from mmbench.runner.callbacks import EpochSeed
@@ -232,7 +232,7 @@ def test_without_restoration_nothing_is_restored(full):
 def test_without_both_the_intact_view_is_not_looked_at(full):
     method, terms, _ = ablated(full, attraction=0.0, restoration=0.0)
     assert set(terms) == {"task"}
-    unseen = {name: Sequence(item.values * torch.nan, item.lengths) for name, item in damaged().complete.items()}
+    unseen = {name: PaddedSequence(item.values * torch.nan, item.lengths) for name, item in damaged().complete.items()}
     assert torch.equal(terms_of(method, replace(damaged(), complete=unseen))["task"], terms["task"])
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.emt_dlfr import EMTDLFR
 from mmbench.nn.mutual_promotion import MutualPromotion
 from mmbench.nn.steps import Steps
@@ -122,7 +122,7 @@ def golden_batch(case=CASE, rows=slice(None), grad=False):
     for suffix in ("", "_m"):
         keys = {"text": f"inputs.text_hidden{suffix}"} | {m: f"inputs.{m}{suffix}" for m in ("audio", "vision")}
         views[suffix] = {
-            name: Sequence(case[keys[name]][rows][:, : lengths[name].max()].requires_grad_(grad), lengths[name])
+            name: PaddedSequence(case[keys[name]][rows][:, : lengths[name].max()].requires_grad_(grad), lengths[name])
             for name in MODALITIES
         }
     kept = {name: case[f"inputs.{name}_kept"][rows].bool()[:, : lengths[name].max()] for name in MODALITIES}
@@ -232,7 +232,7 @@ def test_golden_in_single_precision():
     batch = golden_batch()
 
     def single(view):
-        return {name: Sequence(item.values.float(), item.lengths) for name, item in view.items()}
+        return {name: PaddedSequence(item.values.float(), item.lengths) for name, item in view.items()}
 
     batch = replace(batch, inputs=single(batch.inputs), complete=single(batch.complete), target=batch.target.float())
     total = sum(terms_of(method, batch).values())
@@ -262,7 +262,8 @@ def test_golden_fusion(shared):
     assert sum(parameter.numel() for parameter in fusion.parameters()) == case.info["parameter_count"]
     start = case["inputs.G_0"].requires_grad_()
     inputs = {
-        name: Sequence(case[f"inputs.{name}"].requires_grad_(), case[f"inputs.{name}_lengths"]) for name in MODALITIES
+        name: PaddedSequence(case[f"inputs.{name}"].requires_grad_(), case[f"inputs.{name}_lengths"])
+        for name in MODALITIES
     }
     rows = {name: Steps.of(item) for name, item in inputs.items()}
     tokens, steps = fusion.tokens(start), {name: fusion.embed(item) for name, item in rows.items()}

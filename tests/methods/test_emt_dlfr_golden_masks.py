@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_modules.corruption import Corruption, corrupt, kept_steps, sample_keys
+from data_modules.batches.corruption import Corruption, corrupt, kept_steps, sample_keys
 from data_modules.schema import MODALITIES
 from tests.golden.cases import Case
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.methods.emt_dlfr import restoration
 from tests.methods.test_emt_dlfr import build, damaged, terms_of
 
@@ -29,7 +29,7 @@ def altered(batch, name, where):
     """Return the batch with another intact view in some places of a modality."""
     item = batch.complete[name]
     values = torch.where(where[..., None], item.values + 5.0, item.values)
-    return replace(batch, complete={**batch.complete, name: Sequence(values, item.lengths)})
+    return replace(batch, complete={**batch.complete, name: PaddedSequence(values, item.lengths)})
 
 
 @pytest.mark.parametrize("states", ["words", "bert"])
@@ -50,7 +50,7 @@ def test_only_missing_steps_are_restored(states):
 
 def test_everything_missing_is_everything_restored():
     method, batch = build(attraction=0.0).train(), damaged()
-    gone = {name: Sequence(torch.zeros_like(item.values), item.lengths) for name, item in batch.inputs.items()}
+    gone = {name: PaddedSequence(torch.zeros_like(item.values), item.lengths) for name, item in batch.inputs.items()}
     batch = replace(batch, inputs=gone, kept={name: mask & False for name, mask in batch.kept.items()})
     terms, output = terms_of(method, batch), method(batch)
     for name, item in batch.complete.items():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import ModalitySpec, Sequence
+from data_modules.schema import ModalitySpec, PaddedSequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.emt_dlfr import EMTDLFR
 from mmbench.nn.steps import Layout
@@ -25,7 +25,7 @@ def test_text_states_are_split_into_the_utterance_and_its_words():
     assert (last > 1).any()
     values = batch.inputs["text"].values.clone()
     values[torch.arange(4), last] += 5.0 * (last > 0)[:, None]  # the mark at the end is nothing that is read
-    changed = replace(batch, inputs={**batch.inputs, "text": Sequence(values, last + 1)})
+    changed = replace(batch, inputs={**batch.inputs, "text": PaddedSequence(values, last + 1)})
     assert torch.equal(method(changed).prediction, method(batch).prediction)
     assert not torch.equal(build().eval()(changed).prediction, build().eval()(batch).prediction)
 
@@ -61,7 +61,7 @@ class Embedding(nn.Module):
         self.norm = nn.LayerNorm(self.dim)
 
     def forward(self, tokens):
-        return Sequence(self.norm(self.table(tokens.values)) * tokens.mask.unsqueeze(-1), tokens.lengths)
+        return PaddedSequence(self.norm(self.table(tokens.values)) * tokens.mask.unsqueeze(-1), tokens.lengths)
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def tokens(monkeypatch):
     lengths = torch.tensor([6, 5, 5, 3, 2, 1])
     ids = torch.randint(2, 18, (6, 6)) * (torch.arange(6) < lengths[:, None])
     kept = (torch.arange(6) != 3) & (torch.arange(6) < lengths[:, None])
-    batch.complete["text"] = Sequence(ids, lengths)
-    batch.inputs["text"] = Sequence(torch.where(kept | (ids == 0), ids, 19), lengths)
+    batch.complete["text"] = PaddedSequence(ids, lengths)
+    batch.inputs["text"] = PaddedSequence(torch.where(kept | (ids == 0), ids, 19), lengths)
     return spec, replace(batch, kept={**batch.kept, "text": kept})
 
 

@@ -17,8 +17,8 @@ from sklearn.metrics import f1_score, mean_absolute_error
 from sklearn.preprocessing import StandardScaler
 
 from data_modules import Corruption
-from data_modules.base import FusionDataModule
-from data_modules.schema import DataError, ModalitySpec, Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import DataError, ModalitySpec, PaddedSequence
 from mmbench.methods import ConfigError, method
 from mmbench.methods.linear import STRENGTHS, Linear, mean_and_deviation
 from mmbench.runner.training import Training, train_and_test
@@ -54,7 +54,7 @@ def split(data: FusionDataModule, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_mean_and_deviation_are_of_the_real_steps():
     values = torch.randn(3, 6, 4)
-    found = mean_and_deviation(Sequence(values, torch.tensor([6, 1, 4])))
+    found = mean_and_deviation(PaddedSequence(values, torch.tensor([6, 1, 4])))
     for row, length in enumerate((6, 1, 4)):
         steps = values[row, :length].double().numpy()
         np.testing.assert_allclose(found[row], np.concatenate([steps.mean(0), steps.std(0)]), atol=1e-12)
@@ -63,10 +63,10 @@ def test_mean_and_deviation_are_of_the_real_steps():
 def test_padding_and_company_change_no_bit():
     values = torch.randn(3, 6, 4)
     lengths = torch.tensor([6, 1, 4])
-    whole = mean_and_deviation(Sequence(values, lengths))
+    whole = mean_and_deviation(PaddedSequence(values, lengths))
     longer = torch.cat([values, torch.full((3, 300, 4), torch.nan)], 1)
-    assert torch.equal(mean_and_deviation(Sequence(longer, lengths)), whole)
-    assert torch.equal(mean_and_deviation(Sequence(values[2:, :4], lengths[2:])), whole[2:])
+    assert torch.equal(mean_and_deviation(PaddedSequence(longer, lengths)), whole)
+    assert torch.equal(mean_and_deviation(PaddedSequence(values[2:, :4], lengths[2:])), whole[2:])
 
 
 class TestAgainstScikitLearn:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.lmr_cbt import LMRCBT
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
 from tests.methods.forms import watch_steps
@@ -82,7 +82,7 @@ def golden_batch(case, rows=slice(None)):
     for name in MODALITIES:
         lengths = case[f"inputs.{name}_lengths"][rows]
         values = right_padded(case[f"inputs.{name}"][rows], lengths)
-        inputs[name] = Sequence(values.requires_grad_(), lengths)
+        inputs[name] = PaddedSequence(values.requires_grad_(), lengths)
     target = case["inputs.labels"][rows, 0]
     return Batch(inputs, target, torch.arange(len(target)))
 

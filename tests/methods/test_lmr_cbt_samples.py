@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.methods.lmr_cbt import LMRCBT
 from tests.methods.forms import assert_forms_agree, watch_steps
 from tests.methods.lmr_cbt_parts import LENGTHS, NO_DROPOUT, batch_of, data_spec, random_inputs, tiny
@@ -50,14 +50,14 @@ def test_real_steps_alone_give_the_numbers_of_all_steps(settings):
 def test_padding_does_not_enter_the_batch_statistics():
     network, inputs = tiny(**NO_DROPOUT).train(), random_inputs()
     prediction, _ = network(inputs)
-    padded = {name: Sequence(F.pad(x.values, (0, 0, 0, 6)), x.lengths) for name, x in inputs.items()}
+    padded = {name: PaddedSequence(F.pad(x.values, (0, 0, 0, 6)), x.lengths) for name, x in inputs.items()}
     torch.testing.assert_close(network(padded)[0], prediction)
 
 
 @pytest.mark.parametrize("padding", ["masked", "left"])
 def test_batch_order_does_not_matter(padding):
     network, inputs, order = tiny(padding=padding), random_inputs(), torch.tensor([2, 0, 3, 1])
-    shuffled = {name: Sequence(x.values[order], x.lengths[order]) for name, x in inputs.items()}
+    shuffled = {name: PaddedSequence(x.values[order], x.lengths[order]) for name, x in inputs.items()}
     torch.testing.assert_close(network(shuffled)[0], network(inputs)[0][order])
 
 
@@ -66,7 +66,7 @@ def test_the_legacy_lstm_leaks_between_samples_and_says_so():
     with pytest.warns(UserWarning, match="depends on the other samples"):
         method = LMRCBT(data_spec(), config=config).double().eval()
     inputs, order = random_inputs(), torch.tensor([2, 0, 3, 1])
-    shuffled = {name: Sequence(x.values[order], x.lengths[order]) for name, x in inputs.items()}
+    shuffled = {name: PaddedSequence(x.values[order], x.lengths[order]) for name, x in inputs.items()}
     moved = method(batch_of(shuffled)).prediction - method(batch_of(inputs)).prediction[order]
     assert moved.abs().min() > 1e-6
     with warnings.catch_warnings():
@@ -78,7 +78,7 @@ def test_left_padding_goes_to_the_longest_sample_of_the_data():
     method = LMRCBT(data_spec(steps=(20, 20, 20)), config=LMRCBT.Config(dim=16, layers=1, padding="left"))
     method.double().eval()
     inputs = random_inputs({"text": [5, 3], "audio": [4, 8], "vision": [6, 6]})
-    one = {name: Sequence(x.values[:1, : x.lengths[0]], x.lengths[:1]) for name, x in inputs.items()}
+    one = {name: PaddedSequence(x.values[:1, : x.lengths[0]], x.lengths[:1]) for name, x in inputs.items()}
     torch.testing.assert_close(method(batch_of(one)).prediction, method(batch_of(inputs)).prediction[:1])
 
 

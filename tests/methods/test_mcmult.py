@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mcmult import MCMulT, MCMulTNetwork
 from mmbench.methods.mult import MulT, MulTNetwork
@@ -324,7 +324,7 @@ def test_sixteen_random_samples_can_be_learnt():
     network = MCMulTNetwork({"text": 12, "audio": 6, "vision": 7}, 1, MCMulT.Config(**SMALL, **still))
     lengths = {name: [steps] * 16 for name, steps in (("text", 9), ("audio", 17), ("vision", 13))}
     inputs = random_inputs(lengths, {"text": 12, "audio": 6, "vision": 7})
-    inputs = {name: Sequence(x.values.float(), x.lengths) for name, x in inputs.items()}
+    inputs = {name: PaddedSequence(x.values.float(), x.lengths) for name, x in inputs.items()}
     label, optimizer = torch.randn(16, 1), torch.optim.Adam(network.parameters(), lr=5e-3)
     for _ in range(200):
         loss = (network(inputs)[0] - label).abs().mean()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from data_modules.schema import Batch, ModalitySpec, Sequence
+from data_modules.schema import Batch, ModalitySpec, PaddedSequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mesm import MESM, rarity
 from mmbench.nn.steps import Layout
@@ -42,7 +42,7 @@ def shortened(batch, **lengths):
     """Return the batch with other lengths of some modalities, zeros beyond them."""
     inputs = dict(batch.inputs)
     for name, length in lengths.items():
-        cut = Sequence(inputs[name].values.clone(), torch.tensor(length))
+        cut = PaddedSequence(inputs[name].values.clone(), torch.tensor(length))
         cut.values[~cut.mask] = 0
         inputs[name] = cut
     return replace(batch, inputs=inputs)
@@ -108,7 +108,8 @@ def test_a_batch_without_any_frame_can_be_learnt_from(settings):
     model = build(**settings).train()
     batch = shortened(make_batch(model.spec), vision=[0, 0, 0, 0])
     blank = replace(
-        batch, inputs={**batch.inputs, "vision": Sequence(batch.inputs["vision"].values[:, :0], torch.zeros(4).long())}
+        batch,
+        inputs={**batch.inputs, "vision": PaddedSequence(batch.inputs["vision"].values[:, :0], torch.zeros(4).long())},
     )
     encoder = model.network.encoders["vision"]
     before = {name: value.clone() for name, value in encoder.named_buffers()}
@@ -140,7 +141,7 @@ def test_a_state_is_that_of_a_transformer_behind_the_learned_vector(monkeypatch,
     start = encoder.start.expand(4, 1, 8)
     hidden = torch.arange(7) > lengths[:, None]
     expected = encoder.layers(torch.cat([start, values], 1), src_key_padding_mask=hidden)[:, 0]
-    torch.testing.assert_close(encoder(Sequence(values, lengths)), expected, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(encoder(PaddedSequence(values, lengths)), expected, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -213,7 +214,7 @@ def test_a_batch_without_any_text_keeps_the_rest(pooling):
     batch = make_batch(model.spec)
     silent = torch.zeros(4, dtype=torch.long)
     for values in (batch.inputs["text"].values[:, :0], torch.full((4, 2, 7), torch.nan)):
-        output = model(replace(batch, inputs={**batch.inputs, "text": Sequence(values, silent)}))
+        output = model(replace(batch, inputs={**batch.inputs, "text": PaddedSequence(values, silent)}))
         assert output.prediction.isfinite().all()
         assert torch.equal(output.named["logits_text"], model.network.heads["text"].bias.expand(4, -1))
 
@@ -230,7 +231,7 @@ def test_frames_are_taken_by_the_half_second():
         expected = [-(-length // stride) for length in batch.inputs["vision"].lengths.tolist()]
         assert pictures.lengths.tolist() == expected
         longest = batch.inputs["vision"].values[:1, ::stride]
-        seen = Faces(16, 1, "resize")(Sequence(longest, torch.tensor([longest.shape[1]])))
+        seen = Faces(16, 1, "resize")(PaddedSequence(longest, torch.tensor([longest.shape[1]])))
         torch.testing.assert_close(pictures.values[: expected[0]], seen.values)
     for rate, stride in ((0.0, 1), (29.97, 15), (30.0, 15)):  # 0: differs between clips
         other = replace(spec, modalities={"vision": replace(spec.modalities["vision"], rate=rate)})
@@ -239,7 +240,7 @@ def test_frames_are_taken_by_the_half_second():
 
 def test_faces_are_normalised_and_larger_frames_scaled():
     exact = torch.randint(0, 256, (1, 2, 3, 16, 16), dtype=torch.uint8)
-    found = Faces(16, 1, "resize")(Sequence(exact, torch.tensor([2]))).values
+    found = Faces(16, 1, "resize")(PaddedSequence(exact, torch.tensor([2]))).values
     expected = (exact[0].float() - torch.tensor([159, 111, 102]).view(3, 1, 1)) / torch.tensor([37, 33, 32]).view(
         3, 1, 1
     )
@@ -257,7 +258,7 @@ def test_faces_are_normalised_and_larger_frames_scaled():
 def test_pieces_end_with_zeros_of_their_own_clip():
     source = Pieces(16000, 16, 16)  # hops of 200 samples, pieces of 16 frames
     lengths = torch.tensor([3199, 3200, 400, 0])
-    pieces = source(Sequence(torch.randn(4, 4000), lengths))
+    pieces = source(PaddedSequence(torch.randn(4, 4000), lengths))
     frames = [1 + length // 200 if length else 0 for length in lengths.tolist()]
     assert pieces.lengths.tolist() == [-(-count // 16) for count in frames] == [1, 2, 1, 0]
     assert pieces.rows.tolist() == [0, 1, 1, 2]
@@ -269,7 +270,7 @@ def test_pieces_end_with_zeros_of_their_own_clip():
 def test_vectors_go_back_to_their_samples():
     lengths = torch.tensor([2, 0, 3])
     values = torch.arange(9).view(3, 3, 1, 1, 1).float()
-    pictures = Pictures.of(Sequence(values, lengths))
+    pictures = Pictures.of(PaddedSequence(values, lengths))
     assert pictures.values.flatten().tolist() == [0, 1, 6, 7, 8]
     back = pictures.sequence(pictures.values.flatten(1) + 10)
     assert back.values[..., 0].tolist() == [[10, 11, 0], [0, 0, 0], [16, 17, 18]]
@@ -308,7 +309,7 @@ def test_the_legacy_crop_needs_room(size, fits):
     settings = {"image_size": 48, "framing": "legacy_crop"}
     if fits:
         batch = Batch(
-            {"vision": Sequence(torch.zeros(1, 1, 3, *size, dtype=torch.uint8), torch.ones(1).long())},
+            {"vision": PaddedSequence(torch.zeros(1, 1, 3, *size, dtype=torch.uint8), torch.ones(1).long())},
             torch.zeros(1, 3),
             torch.arange(1),
         )

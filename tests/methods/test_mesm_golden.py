@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.mesm import MESM, rarity
 from mmbench.nn.vgg import Pictures
 from tests.golden.cases import Case, Piece, fill, gradient_norms, parameter_norms, renamed, snapshot
@@ -78,7 +78,7 @@ def sequence(items, lengths):
     values = items.new_full((len(lengths), max(lengths), *items.shape[1:]), 7)
     for row, part in enumerate(items.split(lengths)):
         values[row, : len(part)] = part
-    return Sequence(values, torch.tensor(lengths))
+    return PaddedSequence(values, torch.tensor(lengths))
 
 
 class Given(nn.Module):
@@ -101,7 +101,7 @@ class States(nn.Module):
         self.hidden = HIDDEN.double().flatten(0, 1).requires_grad_()
 
     def forward(self, tokens):
-        return Sequence(self.hidden[tokens.values].to(self.like.dtype), tokens.lengths)
+        return PaddedSequence(self.hidden[tokens.values].to(self.like.dtype), tokens.lengths)
 
 
 SPEC = DataSpec(
@@ -117,7 +117,7 @@ SPEC = DataSpec(
 )
 BATCH = Batch(
     {
-        "text": Sequence(torch.arange(6).view(3, 2), torch.tensor([2, 2, 2])),
+        "text": PaddedSequence(torch.arange(6).view(3, 2), torch.tensor([2, 2, 2])),
         "audio": sequence(SPECTROGRAM.double(), PIECES),
         "vision": sequence(FACES, FRAMES),
     },
@@ -370,7 +370,10 @@ def test_the_order_of_sites_matters_to_several_frames_only(sparse, variant):
     method, _, buffers = sparse
     forget(method.network, buffers)
     switch(method, variant)
-    one = {name: Sequence(item.values[:1, :1], torch.ones(1, dtype=torch.long)) for name, item in BATCH.inputs.items()}
+    one = {
+        name: PaddedSequence(item.values[:1, :1], torch.ones(1, dtype=torch.long))
+        for name, item in BATCH.inputs.items()
+    }
     with torch.no_grad():
         prediction = method.eval()(Batch(one, BATCH.target[:1], BATCH.index[:1])).prediction
     torch.testing.assert_close(prediction, CASE["outputs.mesm_official_eval_one_frame_one_piece.logits"], **EXACT)

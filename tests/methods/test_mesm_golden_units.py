@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.metrics import fit_thresholds
 from mmbench.metrics.multilabel import multilabel_metrics
 from mmbench.nn.vgg import Faces, Pieces
@@ -45,7 +45,7 @@ def test_sound_is_cut_into_pieces_of_mel_power():
     waveform = torch.zeros(2, 30000)
     waveform[0, :17600], waveform[1] = sound, 0.5
     source = Pieces(16000, 128, 32)
-    pieces = source(Sequence(waveform, torch.tensor([17600, 30000])))
+    pieces = source(PaddedSequence(waveform, torch.tensor([17600, 30000])))
     assert pieces.lengths.tolist() == [3, 5]
     assert pieces.rows.tolist() == [0] * 3 + [1] * 5
     found = pieces.values[:3]

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data_modules.base import FusionDataModule
-from data_modules.schema import ModalitySpec, Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import ModalitySpec, PaddedSequence
 from mmbench.methods.mesm import MESM
 from mmbench.nn.sparse import SparseTower
 from mmbench.runner.settings import shipped_settings
@@ -107,7 +107,7 @@ class Lookup(nn.Module):
         self.requires_grad_(not frozen)
 
     def forward(self, tokens):
-        return Sequence(self.table(tokens.values) * tokens.mask.unsqueeze(-1), tokens.lengths)
+        return PaddedSequence(self.table(tokens.values) * tokens.mask.unsqueeze(-1), tokens.lengths)
 
 
 def rates(model):

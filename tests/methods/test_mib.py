@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 import mmbench.methods.base
-from data_modules.schema import MODALITIES, ModalitySpec, Sequence
+from data_modules.schema import MODALITIES, ModalitySpec, PaddedSequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mib import MIB, MIBNetwork
 from mmbench.testing.builders import DIMS, doubled, make_batch, make_spec, padded, rows, with_garbage
@@ -283,7 +283,9 @@ def test_legacy_padding_reads_the_last_step_of_the_longest_sample_there_may_be()
     whole = method(batch).prediction
     short = replace(
         batch,
-        inputs={m: Sequence(s.values[1:, : int(s.lengths[1:].max())], s.lengths[1:]) for m, s in batch.inputs.items()},
+        inputs={
+            m: PaddedSequence(s.values[1:, : int(s.lengths[1:].max())], s.lengths[1:]) for m, s in batch.inputs.items()
+        },
         target=batch.target[1:],
     )
     torch.testing.assert_close(method(short).prediction, whole[1:])  # padded to the length that the data state
@@ -324,7 +326,7 @@ class States(nn.Module):
         self.table.requires_grad_(not frozen)
 
     def forward(self, tokens):
-        return Sequence(self.table(tokens.values) * tokens.mask[..., None], tokens.lengths)
+        return PaddedSequence(self.table(tokens.values) * tokens.mask[..., None], tokens.lengths)
 
 
 @pytest.mark.parametrize("text_lr", [1e-5, 0.0])

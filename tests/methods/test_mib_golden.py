@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.mib import MIB, MIBNetwork
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
 from tests.methods.forms import watch_steps
@@ -105,7 +105,7 @@ def golden_batch(number):
     inputs = {name: CASE[f"inputs.{number}.{name}"] for name in MODALITIES}
     lengths = dict.fromkeys(MODALITIES, CASE[f"inputs.{number}.lengths"])
     lengths["text"] = torch.full_like(lengths["text"], STEPS)  # the official model reads what stands beyond as well
-    sequences = {m: Sequence(inputs[m].requires_grad_(m == "text"), lengths[m]) for m in MODALITIES}
+    sequences = {m: PaddedSequence(inputs[m].requires_grad_(m == "text"), lengths[m]) for m in MODALITIES}
     label = CASE[f"inputs.{number}.label"]
     return Batch(sequences, label, torch.arange(len(label)))
 

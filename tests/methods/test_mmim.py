@@ -4,8 +4,8 @@ from functools import partial
 import pytest
 import torch
 
-from data_modules.base import FusionDataModule
-from data_modules.schema import MODALITIES, Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import MODALITIES, PaddedSequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mmim import MMIM, MMIMNetwork
 from mmbench.testing.builders import DIMS, make_batch, make_spec, write_toy_store
@@ -95,8 +95,8 @@ def test_pairs_follow_the_modalities(modalities, add_va, pairs):
 
 
 def test_text_vector_is_the_first_step_or_the_mean_of_real_ones():
-    text = Sequence(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([2]))
-    vision = Sequence(torch.zeros(1, 1, 5), torch.tensor([1]))
+    text = PaddedSequence(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([2]))
+    vision = PaddedSequence(torch.zeros(1, 1, 5), torch.tensor([1]))
     for pooling, expected in {"first": 1.0, "mean": 2.0}.items():
         network = MMIMNetwork({"text": 1, "vision": 5}, 1, MMIM.Config(text_pooling=pooling))
         assert network({"text": text, "vision": vision}).named["h_text"].item() == expected
@@ -212,7 +212,7 @@ def test_entropy_has_a_gaussian_per_class(kind, classes):
     outputs, labels = [], []
     for seed in range(3):
         batch = sample(40, kind, seed=seed, stage=1)
-        batch.inputs = {name: Sequence(item.values.double(), item.lengths) for name, item in batch.inputs.items()}
+        batch.inputs = {name: PaddedSequence(item.values.double(), item.lengths) for name, item in batch.inputs.items()}
         outputs.append(method(batch))
         labels.append(torch.tensor([label_of(kind, target) for target in batch.target]))
         terms = method.objective(outputs[-1], batch)

@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.mmim import MMIM
 from mmbench.nn.mutual_information import cosine_nce, gaussian_log_likelihood
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
@@ -124,7 +124,7 @@ class Shift(nn.Module):
         self.shift = nn.Parameter(torch.zeros(DIMS["text"]))
 
     def forward(self, text):
-        return Sequence(text.values + self.shift, text.lengths)
+        return PaddedSequence(text.values + self.shift, text.lengths)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,9 @@ def golden_batch(case, key, stage=0):
     inputs = {name: case[f"inputs.{key}.{name}"] for name in MODALITIES}
     lengths = {name: case[f"inputs.{key}.{name}_lengths"] for name in ("audio", "vision")}
     lengths["text"] = torch.full((len(inputs["text"]),), inputs["text"].shape[1])
-    sequences = {name: Sequence(inputs[name].requires_grad_(name == "text"), lengths[name]) for name in MODALITIES}
+    sequences = {
+        name: PaddedSequence(inputs[name].requires_grad_(name == "text"), lengths[name]) for name in MODALITIES
+    }
     label = case[f"inputs.{key}.label"]
     return Batch(sequences, label, torch.arange(len(label)), stage=stage)
 

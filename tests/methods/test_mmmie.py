@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods import ConfigError
 from mmbench.methods.mmmie import MMMIE, TokenFusion
 from mmbench.nn.steps import Layout
@@ -80,7 +80,7 @@ def some_without_audio(size):
     for name, item in batch.inputs.items():
         lengths = item.lengths * (torch.arange(size) > 0) if name == "audio" else item.lengths
         values = item.values.double()
-        batch.inputs[name] = Sequence(values * Sequence(values, lengths).mask[..., None], lengths)
+        batch.inputs[name] = PaddedSequence(values * PaddedSequence(values, lengths).mask[..., None], lengths)
     return batch
 
 
@@ -92,7 +92,7 @@ def test_the_fusion_reads_the_token_of_what_the_layers_make_of_all_tokens(settin
     h, steps, tokens, real = vectors(5), {}, [model.token.expand(5, 1, -1)], [torch.ones(5, 1, dtype=torch.bool)]
     for number, (name, item) in enumerate(inputs.items()):
         values = torch.randn(5, item.values.shape[1], 8, generator=random).double()
-        layout = Layout.of(Sequence(values, item.lengths))
+        layout = Layout.of(PaddedSequence(values, item.lengths))
         if model.positions:
             table = position_vectors(torch.arange(values.shape[1] + 1), 8, torch.float64)
         own, mask = [h[name][:, None]], [real[0]]

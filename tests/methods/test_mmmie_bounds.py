@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import MODALITIES, Batch, Sequence
+from data_modules.schema import MODALITIES, Batch, PaddedSequence
 from mmbench.nn.club import club
 from mmbench.nn.steps import Layout
 from tests.methods.mmmie_parts import build, gradients, sample
@@ -108,7 +108,7 @@ def toy_views(size=64):
     random = torch.Generator().manual_seed(0)
     cause = torch.randn(size, 2, generator=random)
     inputs = {
-        name: Sequence(
+        name: PaddedSequence(
             torch.cat([cause, torch.randn(size, dim - 2, generator=random)], 1)[:, None], torch.ones(size).long()
         )
         for name, dim in {"text": 7, "audio": 5}.items()

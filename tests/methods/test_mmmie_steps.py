@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.base import FusionDataModule
-from data_modules.schema import Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import PaddedSequence
 from mmbench.methods.mmmie import MMMIE
 from mmbench.testing.builders import make_spec, write_toy_store
 from tests.golden.cases import snapshot
@@ -141,7 +141,7 @@ class Tokens(nn.Module):
         self.states = nn.Embedding(words, dim)
 
     def forward(self, text):
-        return Sequence(self.states(text.values), text.lengths)
+        return PaddedSequence(self.states(text.values), text.lengths)
 
 
 def test_the_input_of_token_text_is_the_mean_of_its_word_embeddings():
@@ -149,7 +149,7 @@ def test_the_input_of_token_text_is_the_mean_of_its_word_embeddings():
     batch = sample(4, modalities=("text", "audio"))
     method.text_encoder = Tokens(11, 5, 7)
     ids = torch.randint(0, 11, (4, 6), generator=torch.Generator().manual_seed(0))
-    batch.inputs["text"] = Sequence(ids, torch.tensor([6, 3, 1, 4]))
+    batch.inputs["text"] = PaddedSequence(ids, torch.tensor([6, 3, 1, 4]))
     found = method.summaries(batch)["text"]
     expected = [method.text_encoder.model.table(ids[row, :length]).mean(0) for row, length in enumerate([6, 3, 1, 4])]
     torch.testing.assert_close(found, torch.stack(expected))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods import ConfigError
 from mmbench.methods.mult import MulT, MulTNetwork
 from mmbench.nn.steps import Layout
@@ -72,9 +72,9 @@ def data_spec(dims=None, target=SENTIMENT, lengths=(9, 17, 13)):
 def random_inputs(lengths, dims=None, seed=0):
     generator, inputs = torch.Generator().manual_seed(seed), {}
     for name, dim in (dims or DIMS).items():
-        sequence = Sequence(torch.empty(len(lengths[name]), max(lengths[name]), dim), torch.tensor(lengths[name]))
+        sequence = PaddedSequence(torch.empty(len(lengths[name]), max(lengths[name]), dim), torch.tensor(lengths[name]))
         values = torch.randn(sequence.values.shape, generator=generator, dtype=torch.float64)
-        inputs[name] = Sequence(values * sequence.mask[..., None], sequence.lengths)
+        inputs[name] = PaddedSequence(values * sequence.mask[..., None], sequence.lengths)
     return inputs
 
 
@@ -104,7 +104,7 @@ def test_samples_do_not_depend_on_padding_or_on_their_neighbours(settings):
 @pytest.mark.parametrize("padding", ["masked", "left"])
 def test_batch_order_does_not_matter(padding):
     network, inputs, order = tiny(padding=padding), random_inputs(LENGTHS), torch.tensor([2, 0, 3, 1])
-    shuffled = {name: Sequence(x.values[order], x.lengths[order]) for name, x in inputs.items()}
+    shuffled = {name: PaddedSequence(x.values[order], x.lengths[order]) for name, x in inputs.items()}
     torch.testing.assert_close(network(shuffled)[0], network(inputs)[0][order])
 
 
@@ -113,7 +113,7 @@ def test_left_padding_goes_to_the_longest_sample_of_the_data():
     method = MulT(spec, config=config).double().eval()
     lengths = {"text": [5, 3], "audio": [4, 8], "vision": [6, 6]}
     batch = Batch(random_inputs(lengths), torch.zeros(2), torch.arange(2))
-    one = {name: Sequence(x.values[:1, : x.lengths[0]], x.lengths[:1]) for name, x in batch.inputs.items()}
+    one = {name: PaddedSequence(x.values[:1, : x.lengths[0]], x.lengths[:1]) for name, x in batch.inputs.items()}
     alone = Batch(one, torch.zeros(1), torch.arange(1))
     torch.testing.assert_close(method(alone).prediction, method(batch).prediction[:1])
 
@@ -195,7 +195,7 @@ def test_position_counts_from_the_first_real_step():
     network, inputs = tiny(layers=1), random_inputs(LENGTHS)
     first, _ = watch(network)
     network(inputs)
-    alone = {name: Sequence(x.values[:1, : x.lengths[0]], x.lengths[:1]) for name, x in inputs.items()}
+    alone = {name: PaddedSequence(x.values[:1, : x.lengths[0]], x.lengths[:1]) for name, x in inputs.items()}
     kept = first["vision_to_text"][0][0, :9].clone()
     network(alone)
     torch.testing.assert_close(first["vision_to_text"][0][0], kept)
@@ -302,7 +302,7 @@ def unaligned_batch(size):
     share = torch.rand(size, generator=generator) * 0.6 + 0.1  # utterances are short; words and frames go together
     share[0] = 1.0
     lengths = {name: (share * steps).ceil().int().tolist() for name, steps in zip(dims, longest, strict=True)}
-    return dims, {name: Sequence(x.values.float(), x.lengths) for name, x in random_inputs(lengths, dims).items()}
+    return dims, {name: PaddedSequence(x.values.float(), x.lengths) for name, x in random_inputs(lengths, dims).items()}
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data_modules.schema import Batch, Sequence
+from data_modules.schema import Batch, PaddedSequence
 from mmbench.methods.mult import MulT, MulTNetwork
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
 from tests.methods.test_mult import DIMS, count, data_spec, watch
@@ -44,7 +44,7 @@ official = renamed(
 
 def inputs_of(key, grad=False):
     values = {name: CASE[f"inputs.{key}.{name}"].requires_grad_(grad) for name in DIMS}
-    return {name: Sequence(values[name], CASE[f"inputs.{key}.{name}_lengths"]) for name in DIMS}
+    return {name: PaddedSequence(values[name], CASE[f"inputs.{key}.{name}_lengths"]) for name in DIMS}
 
 
 def build(sub, **settings):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.mvcl import MVCL
 from mmbench.nn.contrastive import pair_contrastive, supervised_contrastive
 from mmbench.nn.reading import Reader
@@ -101,7 +101,7 @@ def golden_batch(case):
     inputs = {}
     for name in MODALITIES:
         values = case[f"inputs.{'text_hidden' if name == 'text' else name}"].requires_grad_()
-        inputs[name] = Sequence(values, case[f"inputs.{name}_lengths"])
+        inputs[name] = PaddedSequence(values, case[f"inputs.{name}_lengths"])
     label = case["inputs.labels_M"]
     return Batch(inputs, label, torch.arange(len(label)))
 
@@ -275,7 +275,7 @@ def test_official_block(use):
     table = case.table(sub=use)
     fill(block, table, names)
     values = {name: case[f"inputs.{name}"].requires_grad_() for name in ("q", "c")}
-    q, c = (Steps.of(Sequence(item, torch.full((3,), item.shape[1]))) for item in values.values())
+    q, c = (Steps.of(PaddedSequence(item, torch.full((3,), item.shape[1]))) for item in values.values())
     if use == "cross":
         q_c, c_q = block(q, c), block(c, q)
         found = {"X_q_c": q_c.padded(), "X_c_q": c_q.padded(), "pool_q_c": block.pool(q_c)}

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from data_modules.base import FusionDataModule
-from data_modules.schema import Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import PaddedSequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mvcl import MVCL
 from mmbench.testing.builders import DIMS, make_spec, write_toy_store
@@ -189,7 +189,7 @@ class Shift(torch.nn.Module):
 
     def forward(self, text):
         self.learns = torch.is_grad_enabled()
-        return Sequence(text.values + self.shift, text.lengths)
+        return PaddedSequence(text.values + self.shift, text.lengths)
 
 
 @pytest.mark.parametrize("stage", range(4))

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data_modules.base import FusionDataModule
-from data_modules.schema import MODALITIES, ModalitySpec, Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import MODALITIES, ModalitySpec, PaddedSequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.scalevlad import ScaleVLAD, ScaleVLADFusion, WordEncoder
 from mmbench.nn.steps import Layout
@@ -47,7 +47,7 @@ def count(module):
 def states(width=16):
     torch.manual_seed(1)
     return {
-        name: Sequence(torch.randn(3, max(lengths), width, dtype=torch.float64), torch.tensor(lengths))
+        name: PaddedSequence(torch.randn(3, max(lengths), width, dtype=torch.float64), torch.tensor(lengths))
         for name, lengths in LENGTHS.items()
     }
 
@@ -61,11 +61,13 @@ def fusion(names=MODALITIES, windows=(1, 2, 0), shared=True):
 def test_padding_changes_nothing(shared):
     module, inputs = fusion(windows=(1, 2, 3, 10, 0), shared=shared), states()
     noisy = {
-        name: Sequence(torch.where(item.mask[..., None], item.values, 9 * torch.randn_like(item.values)), item.lengths)
+        name: PaddedSequence(
+            torch.where(item.mask[..., None], item.values, 9 * torch.randn_like(item.values)), item.lengths
+        )
         for name, item in inputs.items()
     }
     assert torch.equal(module(inputs), module(noisy))
-    longer = {name: Sequence(F.pad(item.values, (0, 0, 0, 7)), item.lengths) for name, item in inputs.items()}
+    longer = {name: PaddedSequence(F.pad(item.values, (0, 0, 0, 7)), item.lengths) for name, item in inputs.items()}
     torch.testing.assert_close(module(inputs), module(longer))
 
 
@@ -113,8 +115,8 @@ def test_scales_are_settings(settings, windows):
 def test_the_utterance_scale_alone_does_not_know_the_order_of_states():
     for windows, same in (((0,), True), ((2,), False)):
         module, text = fusion(("text",), windows=windows), states()["text"]
-        turned = Sequence(text.values[1:2].flip(1), text.lengths[1:2])  # the second text fills its nine steps
-        straight = Sequence(text.values[1:2], text.lengths[1:2])
+        turned = PaddedSequence(text.values[1:2].flip(1), text.lengths[1:2])  # the second text fills its nine steps
+        straight = PaddedSequence(text.values[1:2], text.lengths[1:2])
         assert torch.allclose(module({"text": turned}), module({"text": straight})) is same
 
 
@@ -165,7 +167,7 @@ def test_words_are_read_without_the_marks_at_both_ends():
     torch.manual_seed(0)
     encoder = WordEncoder(5, 16)
     values, lengths = torch.randn(2, 6, 5), torch.tensor([6, 4])
-    found = encoder(Sequence(values, lengths))
+    found = encoder(PaddedSequence(values, lengths))
     assert found.lengths.tolist() == [4, 2]
     torch.testing.assert_close(found.values[0, :4], encoder.project(values[0, 1:5]))
     torch.testing.assert_close(found.values[1, :2], encoder.project(values[1, 1:3]))
@@ -181,7 +183,7 @@ def test_a_text_without_words_has_no_descriptors(monkeypatch):
             super().__init__(20, self.dim)
 
         def forward(self, tokens):
-            return Sequence(super().forward(tokens.values) * tokens.mask.unsqueeze(-1), tokens.lengths)
+            return PaddedSequence(super().forward(tokens.values) * tokens.mask.unsqueeze(-1), tokens.lengths)
 
     monkeypatch.setattr("mmbench.methods.base.PretrainedText", Embedding)
     spec = make_spec(modalities=("text",))
@@ -189,7 +191,7 @@ def test_a_text_without_words_has_no_descriptors(monkeypatch):
     method = ScaleVLAD(spec, config=ScaleVLAD.Config(text_encoder="some", **SMALL)).train()
     assert isinstance(method.network.encoders["text"], WordEncoder)
     batch = make_batch(make_spec(modalities=("text",)), 3)
-    batch.inputs["text"] = Sequence(torch.randint(1, 19, (3, 2)), torch.tensor([2, 2, 1]))
+    batch.inputs["text"] = PaddedSequence(torch.randint(1, 19, (3, 2)), torch.tensor([2, 2, 1]))
     terms = terms_of(method, batch)
     sum(terms.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())

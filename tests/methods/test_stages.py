@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import Batch
 from mmbench.methods import ConfigError
 from mmbench.methods.base import FusionMethod, Output, Stage

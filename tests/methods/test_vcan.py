@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules.base import FusionDataModule
+from data_modules.batches.data_module import FusionDataModule
 from data_modules.features.keyframes import keyframe_store
-from data_modules.schema import Batch, Sequence
+from data_modules.schema import Batch, PaddedSequence
 from mmbench.methods import ConfigError, method
 from mmbench.methods.vcan import VCAN
 from mmbench.testing.builders import make_batch, make_spec, padded, with_garbage, write_toy_store
@@ -88,7 +88,7 @@ def test_order_of_frames_does_not_matter():
     model, batch = build().eval(), make_batch(SPEC)
     frames = [clip.flip(0) for clip in frames_of(batch)]
     values = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
-    turned = replace(batch, inputs={"vision": Sequence(values, batch.inputs["vision"].lengths)})
+    turned = replace(batch, inputs={"vision": PaddedSequence(values, batch.inputs["vision"].lengths)})
     torch.testing.assert_close(model(turned).prediction, model(batch).prediction)
 
 

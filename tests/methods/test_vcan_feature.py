@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from data_modules.schema import DataSpec, ModalitySpec, Sequence
+from data_modules.schema import DataSpec, ModalitySpec, PaddedSequence
 from mmbench.methods import ConfigError
 from mmbench.methods.vcan_feature import VCANFeature, matching_steps, standardized, striking_steps
 from mmbench.testing.builders import changed, make_batch, make_spec
@@ -20,13 +20,13 @@ def build(spec: DataSpec = SPEC, **settings: object) -> VCANFeature:
     return VCANFeature(spec, config=VCANFeature.Config.parse(settings)).eval()
 
 
-def ragged(lengths: list[int], dim: int, seed: int = 0) -> Sequence:
+def ragged(lengths: list[int], dim: int, seed: int = 0) -> PaddedSequence:
     random = torch.Generator().manual_seed(seed)
     values = torch.randn(len(lengths), max(lengths), dim, generator=random)
-    return Sequence(values, torch.tensor(lengths))
+    return PaddedSequence(values, torch.tensor(lengths))
 
 
-def naive_choice(audio: Sequence, vision: Sequence, share: float) -> list[list[int]]:
+def naive_choice(audio: PaddedSequence, vision: PaddedSequence, share: float) -> list[list[int]]:
     """Sort the steps of every sample by their variance, and look up each chosen step's time in the other sequence."""
     chosen = []
     for values, steps, other in zip(audio.values, audio.lengths.tolist(), vision.lengths.tolist(), strict=True):
@@ -59,7 +59,7 @@ def test_a_step_that_stands_out_is_chosen():
 
 
 def test_ties_go_to_the_earlier_step():
-    audio = Sequence(torch.zeros(1, 8, 3), torch.tensor([8]))
+    audio = PaddedSequence(torch.zeros(1, 8, 3), torch.tensor([8]))
     assert striking_steps(audio.values, audio, 0.25).nonzero()[:, 1].tolist() == [0, 1]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from data_modules.schema import MODALITIES, Sequence, TargetSpec
+from data_modules.schema import MODALITIES, PaddedSequence, TargetSpec
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mv2d import MV2D
 from mmbench.methods.vsd import VSD
@@ -125,7 +125,7 @@ def test_both_forms_of_a_batch_agree(cls, first):
     """Where the views take their steps together in the encoder that they share, and where each has its own turn."""
     torch.manual_seed(0)
     method = cls(make_spec("multiclass"), config=cls.Config(text_first=first, **QUIET, **NARROW)).double().train()
-    inputs = {name: Sequence(item.values.double(), item.lengths) for name, item in sample().inputs.items()}
+    inputs = {name: PaddedSequence(item.values.double(), item.lengths) for name, item in sample().inputs.items()}
     inputs["audio"].lengths[2] = 0
     assert_forms_agree(method.network, lambda: torch.cat(list(method.network(inputs).named.values()), 1))
 
@@ -365,8 +365,8 @@ def test_padding_does_not_change_the_terms():
     padded = {}
     for name, item in batch.inputs.items():
         values = torch.nn.functional.pad(item.values, (0, 0, 0, 5))
-        values[~Sequence(values, item.lengths).mask] = 100.0
-        padded[name] = Sequence(values, item.lengths)
+        values[~PaddedSequence(values, item.lengths).mask] = 100.0
+        padded[name] = PaddedSequence(values, item.lengths)
     (_, expected), (_, terms) = run(method, batch), run(method, replace(batch, inputs=padded))
     for name, value in terms.items():
         torch.testing.assert_close(value, expected[name])

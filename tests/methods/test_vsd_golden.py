@@ -7,7 +7,7 @@ View i of the cases is our ``audio``, view v our ``vision``. The cases begin at 
 import pytest
 import torch
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.base import Output
 from mmbench.methods.vsd import VSD
 from mmbench.nn.distillation import ranked_list_loss, sinkhorn_distance
@@ -108,7 +108,7 @@ def spec_of(classes, views=("audio", "vision")):
 
 def golden_batch(labels, views=("audio", "vision")):
     count = len(labels)
-    inputs = {view: Sequence(torch.zeros(count, 1, 3), torch.ones(count, dtype=torch.long)) for view in views}
+    inputs = {view: PaddedSequence(torch.zeros(count, 1, 3), torch.ones(count, dtype=torch.long)) for view in views}
     return Batch(inputs, labels, torch.arange(count))
 
 

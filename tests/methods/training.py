@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from data_modules.base import FusionDataModule
-from data_modules.schema import Batch, Sequence
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import Batch, PaddedSequence
 from mmbench.methods import FusionMethod
 from mmbench.methods.base import Output
 
-Network = Callable[[Mapping[str, Sequence]], tuple[Tensor, Any]]
+Network = Callable[[Mapping[str, PaddedSequence]], tuple[Tensor, Any]]
 
 
 def fit(
@@ -63,23 +63,23 @@ def step(method: FusionMethod, batch: Batch) -> tuple[dict[str, Tensor], dict[st
     return terms, {name: parameter.grad for name, parameter in method.named_parameters()}, output
 
 
-def more_padding(inputs: Mapping[str, Sequence], steps: int, value: float) -> dict[str, Sequence]:
+def more_padding(inputs: Mapping[str, PaddedSequence], steps: int, value: float) -> dict[str, PaddedSequence]:
     """Return the sequences with more right padding, and a value wherever there is padding."""
     filled = {}
     for name, sequence in inputs.items():
         values = F.pad(sequence.values, (0, 0, 0, steps))
-        values[~Sequence(values, sequence.lengths).mask] = value
-        filled[name] = Sequence(values, sequence.lengths)
+        values[~PaddedSequence(values, sequence.lengths).mask] = value
+        filled[name] = PaddedSequence(values, sequence.lengths)
     return filled
 
 
-def assert_samples_stand_alone(network: Network, inputs: Mapping[str, Sequence]) -> None:
+def assert_samples_stand_alone(network: Network, inputs: Mapping[str, PaddedSequence]) -> None:
     """Check that neither what padding holds nor the other samples change a prediction, the first of two results."""
     prediction, _ = network(inputs)
     torch.testing.assert_close(network(more_padding(inputs, 4, torch.nan))[0], prediction)
     for row in range(len(prediction)):
         alone = {
-            name: Sequence(item.values[[row], : max(int(item.lengths[row]), 1)], item.lengths[[row]])
+            name: PaddedSequence(item.values[[row], : max(int(item.lengths[row]), 1)], item.lengths[[row]])
             for name, item in inputs.items()
         }
         torch.testing.assert_close(network(alone)[0], prediction[[row]])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.fft import dct
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.cepstrum import Cepstrum, cosine_transform, fixed_columns
 from tests.golden.cases import Case
 
@@ -31,7 +31,7 @@ def golden_clips():
 
 def batch_of(clips):
     lengths = torch.tensor([len(clip) for clip in clips])
-    return Sequence(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lengths)
+    return PaddedSequence(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lengths)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_padding_changes_nothing(edges):
 
 def test_silence_is_finite_and_a_clip_without_a_sample_has_no_column():
     cepstrum = Cepstrum(8000, 128, 64, 12, 6)
-    found = cepstrum(Sequence(torch.zeros(2, 300), torch.tensor([300, 0])))
+    found = cepstrum(PaddedSequence(torch.zeros(2, 300), torch.tensor([300, 0])))
     assert found.lengths.tolist() == [5, 0]
     # All bands are at -100 dB: the zeroth coefficient is their sum over the root of their number.
     torch.testing.assert_close(found.values[0, :, 0], torch.full((5,), -100 * 12**0.5))
@@ -112,7 +112,7 @@ def test_more_coefficients_than_bands_are_refused():
 
 def test_fixed_columns_pad_and_crop():
     values = torch.arange(1.0, 13.0).reshape(2, 3, 2)
-    made = Sequence(
+    made = PaddedSequence(
         values.masked_fill(torch.tensor([[False] * 3, [False, True, True]])[..., None], torch.nan), torch.tensor([3, 1])
     )
     assert fixed_columns(made, 5).tolist() == [

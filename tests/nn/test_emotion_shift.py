@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn import emotion_shift
 from mmbench.nn.emotion_shift import (
     BothWays,
@@ -218,14 +218,14 @@ class Embedding(nn.Module):
 
     def forward(self, tokens):
         self.sizes.append(tuple(tokens.values.shape))
-        return Sequence(self.table(tokens.values), tokens.lengths)
+        return PaddedSequence(self.table(tokens.values), tokens.lengths)
 
 
 def test_an_utterance_s_vector_is_the_mean_of_its_own_tokens(monkeypatch):
     monkeypatch.setattr(emotion_shift, "PIECE", 2)
     encoder, steps = Embedding(), torch.tensor([[2, 5, 1], [3, 0, 0]])
     values = torch.randint(1, 20, (2, 3, 5))
-    found = utterance_vectors(encoder, Sequence(values, torch.tensor([3, 1]), steps))
+    found = utterance_vectors(encoder, PaddedSequence(values, torch.tensor([3, 1]), steps))
     assert found.values.shape == (2, 3, 3)
     assert (found.values[1, 1:] == 0).all()
     for row, place in ((0, 0), (0, 1), (0, 2), (1, 0)):

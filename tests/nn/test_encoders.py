@@ -4,23 +4,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import ModalitySpec, Sequence
+from data_modules.schema import ModalitySpec, PaddedSequence
 from mmbench.nn.encoders import AverageDNN, FeatureNorm, SequenceEncoder, Subnetworks
 
 
-def sequence(lengths: list[int], dim: int = 3, steps: int = 5, seed: int = 0) -> Sequence:
+def sequence(lengths: list[int], dim: int = 3, steps: int = 5, seed: int = 0) -> PaddedSequence:
     torch.manual_seed(seed)
-    made = Sequence(torch.randn(len(lengths), steps, dim), torch.tensor(lengths))
+    made = PaddedSequence(torch.randn(len(lengths), steps, dim), torch.tensor(lengths))
     made.values *= made.mask.unsqueeze(-1)
     return made
 
 
-def with_garbage(made: Sequence) -> Sequence:
-    return Sequence(torch.where(made.mask.unsqueeze(-1), made.values, 1e3), made.lengths)
+def with_garbage(made: PaddedSequence) -> PaddedSequence:
+    return PaddedSequence(torch.where(made.mask.unsqueeze(-1), made.values, 1e3), made.lengths)
 
 
-def with_padding(made: Sequence, steps: int = 4) -> Sequence:
-    return Sequence(nn.functional.pad(made.values, (0, 0, 0, steps)), made.lengths)
+def with_padding(made: PaddedSequence, steps: int = 4) -> PaddedSequence:
+    return PaddedSequence(nn.functional.pad(made.values, (0, 0, 0, steps)), made.lengths)
 
 
 def encoder() -> SequenceEncoder:
@@ -88,7 +88,7 @@ def test_sequence_encoder_sees_real_steps_only(change, train):
 
 def test_sequence_encoder_knows_the_order_of_steps():
     made, model = sequence([5]), encoder().eval()
-    assert (model(Sequence(made.values.flip(1), made.lengths)) - model(made)).abs().max() > 1e-3
+    assert (model(PaddedSequence(made.values.flip(1), made.lengths)) - model(made)).abs().max() > 1e-3
 
 
 def test_sequence_encoder_mixes_steps():
@@ -98,7 +98,7 @@ def test_sequence_encoder_mixes_steps():
     def states(values: Tensor) -> Tensor:
         kept = []
         handle = model.layers.norm.register_forward_hook(lambda *call: kept.append(call[-1]))
-        model(Sequence(values, made.lengths))
+        model(PaddedSequence(values, made.lengths))
         handle.remove()
         return kept[0]
 
@@ -121,7 +121,7 @@ def test_average_dnn_sees_the_mean_of_real_steps():
     model = AverageDNN(3, 4, 0.0).eval()
     made = with_garbage(sequence([5, 2]))
     mean = torch.stack([made.values[0].mean(0), made.values[1, :2].mean(0)])[:, None]
-    torch.testing.assert_close(model(made), model(Sequence(mean, torch.tensor([1, 1]))))
+    torch.testing.assert_close(model(made), model(PaddedSequence(mean, torch.tensor([1, 1]))))
 
 
 @pytest.mark.parametrize(("steps", "ordered"), [(5, True), (1, False)])
@@ -132,7 +132,7 @@ def test_subnetworks_read_text_sequences_in_order(steps, ordered):
     widths = {"text": 4, "audio": 6, "vision": 2}
     model = Subnetworks(modalities, {"text": 3, "audio": 3}, widths, text_hidden=8, dropout=0.0).eval()
     made = sequence([5, 5])
-    turned = Sequence(made.values.flip(1), made.lengths)
+    turned = PaddedSequence(made.values.flip(1), made.lengths)
     before, after = model({"text": made, "audio": made}), model({"text": turned, "audio": turned})
     assert model.widths == {"text": 4, "audio": 6}
     assert {name: vector.shape[1] for name, vector in before.items()} == model.widths

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_modules.schema import MODALITIES, Sequence
+from data_modules.schema import MODALITIES, PaddedSequence
 from mmbench.nn.mutual_promotion import ContextPooling, MutualPromotion, PromotionUnit, interleaved_positions
 from mmbench.nn.steps import Layout, Steps
 
@@ -28,7 +28,7 @@ def given():
     torch.manual_seed(1)
     context = torch.randn(3, 3, 8, dtype=torch.float64)
     values = {name: torch.randn(3, count, 8, dtype=torch.float64) for name, count in STEPS.items()}
-    return context, {name: Sequence(values[name], torch.tensor(LENGTHS[name])) for name in STEPS}
+    return context, {name: PaddedSequence(values[name], torch.tensor(LENGTHS[name])) for name in STEPS}
 
 
 def rows_of(sequences):
@@ -169,7 +169,8 @@ def test_published_sizes():
 def test_padding_changes_neither_the_context_nor_any_real_step():
     context, sequences = given()
     longer = {
-        name: Sequence(F.pad(item.values, (0, 0, 0, 3), value=7.0), item.lengths) for name, item in sequences.items()
+        name: PaddedSequence(F.pad(item.values, (0, 0, 0, 3), value=7.0), item.lengths)
+        for name, item in sequences.items()
     }
     fusion = build(share_directions=False, share_modalities=False, share_layers=False)
     (before, local), (after, padded) = (fusion(context, rows_of(items)) for items in (sequences, longer))
@@ -183,10 +184,10 @@ def test_padding_changes_neither_the_context_nor_any_real_step():
 def test_a_sample_without_steps_reads_one_of_zeros(monkeypatch, packed):
     monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
     context, sequences = given()
-    silent = {**sequences, "text": Sequence(sequences["text"].values, torch.tensor([4, 0, 0]))}
+    silent = {**sequences, "text": PaddedSequence(sequences["text"].values, torch.tensor([4, 0, 0]))}
     zeros = {
         **sequences,
-        "text": Sequence(silent["text"].values * silent["text"].mask[..., None], torch.tensor([4, 1, 1])),
+        "text": PaddedSequence(silent["text"].values * silent["text"].mask[..., None], torch.tensor([4, 1, 1])),
     }
     found, expected = (build()(context, rows_of(items))[0] for items in (silent, zeros))
     assert found.isfinite().all()

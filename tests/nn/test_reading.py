@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.reading import ConvolutionTokens, LSTMTokens, Reader, TextTokens, seen_whole
 from mmbench.nn.steps import Layout, Steps
 from mmbench.nn.transformer import position_vectors
@@ -14,14 +14,14 @@ EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 def sequence(lengths, dim=4, seed=0):
     values = torch.randn(len(lengths), max(lengths), dim, generator=torch.Generator().manual_seed(seed)).double()
-    item = Sequence(values, torch.tensor(lengths))
-    return Sequence(values * item.mask[..., None], item.lengths)
+    item = PaddedSequence(values, torch.tensor(lengths))
+    return PaddedSequence(values * item.mask[..., None], item.lengths)
 
 
 def grown(item, steps=3):
     """Return the sequence with more padding, full of numbers that must not matter."""
     values = F.pad(item.values, (0, 0, 0, steps))
-    return Sequence(torch.where(Sequence(values, item.lengths).mask[..., None], values, 1e3), item.lengths)
+    return PaddedSequence(torch.where(PaddedSequence(values, item.lengths).mask[..., None], values, 1e3), item.lengths)
 
 
 def real(steps):
@@ -98,7 +98,7 @@ def test_a_reader_does_not_see_the_future():
     for step in range(6):
         values = context.values.clone()
         values[:, step, 0] += 1
-        after = reader(Steps.of(query), Steps.of(Sequence(values, context.lengths))).padded()
+        after = reader(Steps.of(query), Steps.of(PaddedSequence(values, context.lengths))).padded()
         # Query t sees the context up to t + |6 - 4|.
         assert (after != before).any(-1)[0].tolist() == [t + 2 >= step for t in range(4)]
 
@@ -120,7 +120,7 @@ def test_text_has_a_vector_and_tokens(ends):
 
 
 def test_text_without_any_word_is_zero():
-    text = Sequence(torch.full((2, 3, 4), 7.0), torch.tensor([3, 0]))
+    text = PaddedSequence(torch.full((2, 3, 4), 7.0), torch.tensor([3, 0]))
     for ends in (True, False):
         vector, tokens = TextTokens(ends, whole=False)(text)
         assert vector.any(-1).tolist() == [True, False]

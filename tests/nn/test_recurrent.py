@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn import recurrent
 from mmbench.nn.recurrent import LSTMEncoder, LSTMVector
 from mmbench.nn.steps import Layout
@@ -26,7 +26,7 @@ every_form = pytest.mark.usefixtures("form")
 def sequence(lengths=(4, 1, 6), dim=3, steps=6, seed=0):
     values = torch.randn(len(lengths), steps, dim, generator=torch.Generator().manual_seed(seed))
     lengths = torch.tensor(lengths)
-    return Sequence(values * (torch.arange(steps) < lengths[:, None])[..., None], lengths)
+    return PaddedSequence(values * (torch.arange(steps) < lengths[:, None])[..., None], lengths)
 
 
 @every_form
@@ -53,8 +53,8 @@ def test_padding_has_no_say(layers, bidirectional):
     encoder = LSTMEncoder(3, 5, layers, bidirectional)
     batch = sequence()
     padded = nn.functional.pad(batch.values, (0, 0, 0, 4))
-    padded[~Sequence(padded, batch.lengths).mask] = torch.nan
-    states, final = encoder(Sequence(padded, batch.lengths))
+    padded[~PaddedSequence(padded, batch.lengths).mask] = torch.nan
+    states, final = encoder(PaddedSequence(padded, batch.lengths))
     expected, expected_final = encoder(batch)
     torch.testing.assert_close(final, expected_final)
     torch.testing.assert_close(states.values[:, :6], expected.values)
@@ -87,7 +87,7 @@ def test_gradients_are_those_of_each_sample_alone(layers, bidirectional):
     encoder, batch = LSTMEncoder(3, 5, layers, bidirectional).double(), sequence()
     values = batch.values.double().requires_grad_()
     leaves = [values, *encoder.parameters()]
-    states, final = encoder(Sequence(values, batch.lengths))
+    states, final = encoder(PaddedSequence(values, batch.lengths))
     found = torch.autograd.grad(states.values.square().sum() + final.sum(), leaves)
     total = torch.zeros((), dtype=torch.float64)
     for row, length in enumerate(batch.lengths.tolist()):
@@ -135,7 +135,7 @@ def test_every_layer_gets_a_gradient_from_the_final_state(bidirectional):
 def test_a_sample_without_steps_is_one_step_of_zeros():
     torch.manual_seed(0)
     encoder = LSTMEncoder(3, 5)
-    batch = Sequence(torch.full((2, 3, 3), 7.0), torch.tensor([0, 3]))
+    batch = PaddedSequence(torch.full((2, 3, 3), 7.0), torch.tensor([0, 3]))
     states, final = encoder(batch)
     torch.testing.assert_close(final[0], encoder.rnn(torch.zeros(1, 1, 3))[0][0, 0])
     assert not states.values[0].any()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.resnext3d import (
     AREA,
     ASPECT,
@@ -116,7 +116,7 @@ def test_batch_norm_of_a_single_value_takes_the_running_statistics():
 def test_frames_are_spread_evenly(count):
     lengths = [7, 3, 1, 0]
     values = torch.arange(4 * 7 * 3, dtype=torch.uint8).reshape(4, 7, 3, 1, 1)
-    found = spread_frames(Sequence(values, torch.tensor(lengths)), count)
+    found = spread_frames(PaddedSequence(values, torch.tensor(lengths)), count)
     assert found.dtype == torch.uint8
     for row, length in enumerate(lengths):
         for i in range(count):
@@ -126,11 +126,11 @@ def test_frames_are_spread_evenly(count):
 
 def test_as_many_frames_as_there_are_stay_as_they_are():
     values = torch.randint(0, 256, (2, 30, 3, 2, 2), dtype=torch.uint8)
-    assert torch.equal(spread_frames(Sequence(values, torch.tensor([30, 30])), 30), values)
+    assert torch.equal(spread_frames(PaddedSequence(values, torch.tensor([30, 30])), 30), values)
 
 
 def test_a_batch_of_no_frame_at_all_is_black():
-    found = spread_frames(Sequence(torch.zeros(2, 0, 3, 4, 5, dtype=torch.uint8), torch.tensor([0, 0])), 6)
+    found = spread_frames(PaddedSequence(torch.zeros(2, 0, 3, 4, 5, dtype=torch.uint8), torch.tensor([0, 0])), 6)
     assert found.shape == (2, 6, 3, 4, 5)
     assert not found.any()
 

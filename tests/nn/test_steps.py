@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import Sequence
+from data_modules.schema import PaddedSequence
 from mmbench.nn.steps import Layout, encode
 from mmbench.nn.transformer import CrossmodalEncoder, TransformerEncoder
 
@@ -121,9 +121,9 @@ def test_one_row_each(packed):
 
 
 def test_on_a_cpu_rows_are_the_real_steps():
-    sequence = Sequence(random(3, 6, 2), torch.tensor([2, 6, 4]))
+    sequence = PaddedSequence(random(3, 6, 2), torch.tensor([2, 6, 4]))
     assert Layout.of(sequence).rows(sequence.values).shape == (12, 2)
-    moved = Sequence(sequence.values.to("meta"), sequence.lengths)
+    moved = PaddedSequence(sequence.values.to("meta"), sequence.lengths)
     assert Layout.of(moved).rows(moved.values).shape == (18, 2)
 
 

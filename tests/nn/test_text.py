@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataError, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods import ConfigError, method
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.text import PretrainedText
@@ -35,9 +35,9 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tokens() -> Sequence:
+def tokens() -> PaddedSequence:
     torch.manual_seed(1)
-    made = Sequence(torch.randint(1, WORDS, (3, 6)), torch.tensor([6, 3, 1]))
+    made = PaddedSequence(torch.randint(1, WORDS, (3, 6)), torch.tensor([6, 3, 1]))
     made.values *= made.mask
     return made
 
@@ -74,7 +74,7 @@ def read_shapes(model, tokens, monkeypatch, cost):
 def test_groups_of_similar_length_give_the_states_and_gradients_of_the_whole_batch(folder, monkeypatch):
     torch.manual_seed(2)
     model = PretrainedText(str(folder)).double().eval()
-    tokens = Sequence(torch.randint(1, WORDS, (6, 9)), torch.tensor([2, 9, 1, 2, 9, 0]))
+    tokens = PaddedSequence(torch.randint(1, WORDS, (6, 9)), torch.tensor([2, 9, 1, 2, 9, 0]))
     found = []
     for cost in (1000, 7):
         with monkeypatch.context() as patch:
@@ -110,7 +110,7 @@ def test_states_drop_out_in_training(folder, tokens):
 
 def test_what_stands_in_the_padding_does_not_matter(folder, tokens):
     model = PretrainedText(str(folder)).eval()
-    other = Sequence(torch.where(tokens.mask, tokens.values, 7), tokens.lengths)
+    other = PaddedSequence(torch.where(tokens.mask, tokens.values, 7), tokens.lengths)
     torch.testing.assert_close(model(other).values, model(tokens).values, atol=1e-5, rtol=1e-5)
 
 
@@ -150,11 +150,11 @@ def test_method_reads_tokens_and_trains_their_encoder_at_its_own_rate(folder, to
     late_fusion = method("late_fusion")
     config = late_fusion.Config.parse({"text_encoder": str(folder), "text_lr": 1e-5, "lr": 1e-3})
     model = late_fusion(spec, config=config).eval()
-    audio = Sequence(torch.randn(3, 4, 5), torch.tensor([4, 4, 2]))
+    audio = PaddedSequence(torch.randn(3, 4, 5), torch.tensor([4, 4, 2]))
     batch = Batch({"text": tokens, "audio": audio}, torch.zeros(3), torch.arange(3))
     before = model(batch).prediction
     assert before.shape == (3, 1)
-    other = Sequence(tokens.values.roll(1, 0), tokens.lengths)
+    other = PaddedSequence(tokens.values.roll(1, 0), tokens.lengths)
     assert (model(Batch({"text": other, "audio": audio}, batch.target, batch.index)).prediction != before).any()
     rates = {id(p): part["lr"] for part in model.configure_optimizers()[0].param_groups for p in part["params"]}
     for name, parameter in model.named_parameters():
@@ -173,7 +173,7 @@ def test_the_linear_method_freezes_its_encoder(folder, tokens):
     """Its states are the inputs of the solution; while it trains, they are as when it predicts."""
     linear = method("linear")
     model = linear(spec_of_tokens(), config=linear.Config.parse({"text_encoder": str(folder)}))
-    audio = Sequence(torch.randn(3, 4, 5), torch.tensor([4, 4, 2]))
+    audio = PaddedSequence(torch.randn(3, 4, 5), torch.tensor([4, 4, 2]))
     batch = Batch({"text": tokens, "audio": audio}, torch.zeros(3), torch.arange(3))
     features = model.train()(batch).named["features"]
     assert features.shape == (3, 2 * (16 + 5))
@@ -201,7 +201,7 @@ def test_real_sentence_encoder_reads_english(monkeypatch):
         values[row, : len(sentence)] = torch.tensor(sentence)
     model = PretrainedText(folder, frozen=True).eval()
     with torch.no_grad():
-        states = model(Sequence(values, lengths))
+        states = model(PaddedSequence(values, lengths))
     assert model.dim == 384
     assert model.model.config.num_hidden_layers == 6
     vectors = torch.nn.functional.normalize(states.values.sum(1) / lengths[:, None], dim=-1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data_modules.schema import MODALITIES, ModalitySpec, Sequence
+from data_modules.schema import MODALITIES, ModalitySpec, PaddedSequence
 from mmbench.nn.three_view import (
     EpochMeans,
     ModalityVector,
@@ -28,8 +28,10 @@ READERS = ("mean", "lstm", "gru")
 
 
 def sequence(lengths=(5, 2, 3), dim=4, seed=0):
-    made = Sequence(torch.randn(len(lengths), max(lengths), dim, generator=torch.Generator().manual_seed(seed)), None)
-    return Sequence(made.values, torch.tensor(lengths))
+    made = PaddedSequence(
+        torch.randn(len(lengths), max(lengths), dim, generator=torch.Generator().manual_seed(seed)), None
+    )
+    return PaddedSequence(made.values, torch.tensor(lengths))
 
 
 def vectors(modalities=MODALITIES, size=12, width=6):
@@ -89,9 +91,9 @@ def test_both_forms_of_a_batch_give_the_same_vectors_and_gradients(reader):
 @pytest.mark.parametrize("reader", READERS)
 def test_sequences_without_a_step_and_of_one_step_train(reader):
     part = ModalityVector(4, 6, reader, 3, dropout=0.1).train()
-    part(Sequence(torch.randn(3, 2, 4), torch.tensor([0, 1, 2]))).square().sum().backward()
+    part(PaddedSequence(torch.randn(3, 2, 4), torch.tensor([0, 1, 2]))).square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in part.parameters())
-    empty = part.eval()(Sequence(torch.full((1, 2, 4), 1e3), torch.tensor([0])))
+    empty = part.eval()(PaddedSequence(torch.full((1, 2, 4), 1e3), torch.tensor([0])))
     assert empty.isfinite().all()
 
 

@@ -107,7 +107,7 @@ def test_what_decides_nothing_changes_nothing(root: Path, file: str, edit: Calla
         ("mmbench/metrics/confusion.py", appended("X = 1")),
         ("mmbench/metrics/families.py", appended("X = 1")),
         ("mmbench/tasks.py", appended("X = 1")),
-        ("data_modules/loading.py", appended("X = 1")),
+        ("data_modules/batches/loading.py", appended("X = 1")),
         (BASE, appended("X = 1")),
         ("mmbench/runner/callbacks.py", appended("X = 1")),
         ("mmbench/methods/__init__.py", appended("print(methods())")),
@@ -143,15 +143,15 @@ def test_the_files_are_those_that_the_method_needs() -> None:
         "mmbench.metrics.families",
         "mmbench.metrics.sentiment",
         "mmbench.tasks",
-        "data_modules.base",
-        "data_modules.loading",
+        "data_modules.batches.data_module",
+        "data_modules.batches.loading",
     } <= set(files)
     unwanted = (
         "mmbench.report",
         "mmbench.cli",
         "mmbench.runner.launch",
         "data_modules.importers",
-        "data_modules.iemocap",
+        "data_modules.datasets",
     )
     assert not [file for file in files if file.startswith(unwanted)]
     others = {f"mmbench.methods.{key}" for key in methods()} - {"mmbench.methods.mmim"}
@@ -232,6 +232,14 @@ def test_a_package_counts_when_it_defines_what_is_taken_or_acts(plugin: Callable
     plugin({"plugin/package/__init__.py": "from plugin.two import y\ny = y + 1\n"})
     plugin({"plugin/fusion/own.py": "from plugin.package import y\n"})
     assert of_plugin() == ["plugin.fusion.own", "plugin.package", "plugin.two"], "it is not only passed on"
+
+
+def test_what_a_package_defines_comes_before_a_file_of_that_name(plugin: Callable[[dict[str, str]], None]) -> None:
+    files = {"plugin/fusion/own.py": "from plugin.package import x\n", "plugin/package/x.py": ""}
+    plugin({**files, "plugin/package/__init__.py": "def x():\n    return 1\n"})
+    assert of_plugin() == ["plugin.fusion.own", "plugin.package"]
+    plugin({"plugin/package/__init__.py": "def y():\n    return 1\n"})
+    assert of_plugin() == ["plugin.fusion.own", "plugin.package.x"]
 
 
 def test_texts_that_another_file_takes_count(plugin: Callable[[dict[str, str]], None]) -> None:

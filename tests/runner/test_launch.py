@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data_modules.generator_clips import write_clips
+from data_modules.datasets.synthetic.clips import write_clips
 from mmbench.runner import launch as launch_module
 from mmbench.runner import work as work_module
 from mmbench.runner.executors import local, worker

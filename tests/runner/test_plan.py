@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules import DataError, FeatureStore, FusionDataModule, Record, StoreInfo, TargetSpec, write_store
-from data_modules.generator import write_synthetic
-from data_modules.generator_dialogues import write_dialogues
-from data_modules.generator_lag import write_lag
+from data_modules import DataError, FeatureStore, FusionDataModule, Sample, StoreInfo, TargetSpec, write_store
+from data_modules.datasets.synthetic.dialogues import write_dialogues
+from data_modules.datasets.synthetic.generator import write_synthetic
+from data_modules.datasets.synthetic.lag import write_lag
 from mmbench.methods import ConfigError
 from mmbench.runner.again import trials_again
 from mmbench.runner.plan import make_plan
@@ -245,7 +245,7 @@ def test_mmim_reads_all_words_where_text_is_word_vectors() -> None:
 
 def test_tokens_without_an_encoder_are_refused_before_training(plan: Planner, tmp_path: Path) -> None:
     records = [
-        Record(split, {"text": np.array([1, 2]), "audio": np.ones((2, 3))}, 0.5, split)
+        Sample(split, {"text": np.array([1, 2]), "audio": np.ones((2, 3))}, 0.5, split)
         for split in ("train", "valid", "test")
     ]
     info = StoreInfo("synthetic", "ids", TargetSpec("regression", ("s",)), kinds={"text": "tokens"}, sizes={"text": 9})

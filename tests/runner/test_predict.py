@@ -13,11 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from data_modules import DataError, DataSpec, FeatureStore, FusionDataModule, Record, StoreInfo
+from data_modules import DataError, DataSpec, FeatureStore, FusionDataModule, Sample, StoreInfo
 from data_modules.schema import TargetKind
-from data_modules.store import EVERYTHING, UNLABELLED
-from data_modules.store_writer import write_store
-from data_modules.summary import summary
+from data_modules.store import EVERYTHING, UNLABELLED, write_store
+from data_modules.store.summary import summary
 from mmbench.cli import main
 from mmbench.methods import ConfigError, FusionMethod, method
 from mmbench.methods.vcan import VCAN
@@ -57,7 +56,7 @@ def unlabelled(
         inputs = {m: item.values[row, : item.lengths[row]].numpy() + shift for m, item in batch.inputs.items()}
         inputs["audio"] = inputs["audio"][:, :dim]
         inputs.pop(without, None)
-        records.append(Record(f"clip{row}", inputs, np.zeros(0), transcript=f"take {row}"))
+        records.append(Sample(f"clip{row}", inputs, np.zeros(0), transcript=f"take {row}"))
     return write_store(path, StoreInfo("own", "random", UNLABELLED, **info), records, splits=lambda _: {})
 
 

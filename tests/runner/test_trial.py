@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from data_modules import FeatureStore, FusionDataModule, SplitLocked
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 from mmbench.cli import main
 from mmbench.methods import FusionMethod, method
 from mmbench.metrics import SplitMetric, fit_thresholds, multilabel_metrics

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 from mmbench.metrics.calibration import TEMPERATURES
 from mmbench.runner import training as training_module
 from mmbench.runner.facts import Calibration

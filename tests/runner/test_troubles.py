@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from data_modules import DataError
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 from mmbench.cli import main
 from mmbench.methods import ConfigError, method
 from mmbench.runner import work as work_module

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data_modules import FeatureStore
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 from data_modules.schema import TargetSpec
 from mmbench.cli import main
 from mmbench.metrics.calibration import reliability

@@ -10,7 +10,7 @@ from types import FrameType
 
 import torch
 
-from data_modules.streaming import READERS, automatic_workers
+from data_modules.batches.streaming import READERS, automatic_workers
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.work import EDITED, edited, work
 

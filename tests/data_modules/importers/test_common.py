@@ -1,11 +1,8 @@
-"""Sample names, padding, cuts by group, and the registry of importers."""
-
-from pathlib import Path
+"""Sample names, padding, and cuts by group."""
 
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store, importer, importers, options_of
 from data_modules.importers.common import cut_by_group, extent, hold_out, likely_importer, sample_name, union
 from data_modules.schema import DataError
 
@@ -83,38 +80,6 @@ def test_cut_by_group() -> None:
         cut_by_group(["a", "b", "b"])
 
 
-def test_registry_is_what_is_there() -> None:
-    folder = Path(importers.__wrapped__.__globals__["__file__"]).parent
-    defining = {path.stem for path in folder.glob("*.py") if "\ndef read(" in path.read_text()}
-    assert set(importers()) == defining
-    assert {"misa", "mmsa", "mult", "plain"} <= defining
-
-
-def test_options_are_typed() -> None:
-    for key in importers():
-        for name, option in options_of(key).items():
-            assert not isinstance(option.annotation, str), (key, name)
-            assert option.annotation is not option.empty, (key, name)
-            assert f"    {name}: " in str(importer(key).__doc__), f"{key} does not document {name}"
-
-
-@pytest.mark.parametrize(
-    ("format", "options", "message"),
-    [
-        ("mmsaa", {}, "There is no format 'mmsaa'.*Did you mean 'mmsa'"),
-        ("mmsa", {"txt": "tokens"}, "There is no option of the mmsa importer 'txt'.*'text'"),
-        ("mmsa", {"text": "token"}, "value of the option text 'token'.*'tokens'"),
-        ("plain", {"feature_set": "x", "family": "affekt"}, "value of the option family.*'affect'"),
-        ("misa", {}, "needs the option embedding"),
-        ("mmsa", {}, "nothing at"),
-    ],
-)
-def test_wrong_request(tmp_path: Path, format: str, options: dict[str, object], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        import_store(format, tmp_path / "none", tmp_path / "out.h5", dataset="mosi", options=options)
-    assert not (tmp_path / "out.h5").exists()
-
-
 def test_likely_importer() -> None:
     assert likely_importer({"train": {"labels": 1}, "test": {}}) == "mult"
     assert likely_importer({"train": {"regression_labels": 1}}) == "mmsa"
@@ -122,19 +87,3 @@ def test_likely_importer() -> None:
     assert likely_importer([((1, 2, 3), 0.5, "v[0]")]) == "misa"
     for other in ({}, [], {"train": {"x": 1}}, {"a": 1}, 3, np.zeros(3)):
         assert likely_importer(other) is None
-
-
-def test_an_import_never_writes_over_its_source_or_a_foreign_file(tmp_path: Path) -> None:
-    source = tmp_path / "mine.npz"
-    np.savez(source, id=np.array(["a"]), label=np.ones(1), text=np.ones((1, 2)))
-    before = source.read_bytes()
-    (tmp_path / "notes.txt").write_text("precious")
-    for out, message in (
-        (source, "is the source itself"),
-        (tmp_path / "notes.txt", "is no store"),
-        (tmp_path, "is a folder"),
-    ):
-        with pytest.raises(DataError, match=message):
-            import_store("plain", source, out, dataset="mine", options={})
-    assert source.read_bytes() == before
-    assert (tmp_path / "notes.txt").read_text() == "precious"

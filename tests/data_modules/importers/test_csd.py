@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 from tests.data_modules.importers.csd_layouts import (

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules.generator import write_synthetic
+from data_modules.datasets.synthetic.generator import write_synthetic
 from data_modules.importers.csd_files import EPSILON, CsdFile, Timeline, average, find_files
 from data_modules.schema import DataError
 from tests.data_modules.importers.csd_layouts import naive_mean, naive_overlap, tokens, write_csd

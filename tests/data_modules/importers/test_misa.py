@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.importers.misa import word_vectors
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
@@ -111,7 +111,7 @@ def test_emotions_are_present_above_zero(tmp_path: Path, table: Path) -> None:
     content = worded()
     source = misa(tmp_path / "MOSEI", content, lambda s: np.array([[s.label, *EMOTIONS]]))
     store = bring(tmp_path, source, table, target="emotions")
-    assert store.target.kind == store.target.metrics == "multilabel"
+    assert store.target.kind == store.target.metric_family == "multilabel"
     assert store.target.names == ("happy", "sad", "anger", "surprise", "disgust", "fear")
     np.testing.assert_array_equal(store.targets, np.tile([1, 0, 1, 1, 0, 1], (14, 1)))
     check(bring(tmp_path, source, table), content)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 from tests.data_modules.importers.layouts import ALIGNED, UNALIGNED, check, dump, make_content, mmsa
@@ -34,7 +34,7 @@ def test_records_are_the_content_on_either_side(tmp_path: Path, limits: dict[str
         "vision": {"nan": 0, "inf": 0, "empty": 0},
     }
     target = store.target
-    assert (target.kind, target.low, target.high, target.metrics) == ("regression", -3, 3, "sentiment")
+    assert (target.kind, target.low, target.high, target.metric_family) == ("regression", -3, 3, "sentiment")
     assert any("padded on the left" in note for note in store.notes) is (side == "left")
     assert not any("stored lengths" in note for note in store.notes)
 
@@ -114,7 +114,7 @@ def test_sims_and_unknown_keys(tmp_path: Path) -> None:
     pickled["config"] = {"text": {"model": "bert"}, "list": [1, None]}
     store = bring(tmp_path, pickled, dataset="sims")
     check(store, content)
-    assert (store.target.low, store.target.high, store.target.metrics) == (-1, 1, "sims")
+    assert (store.target.low, store.target.high, store.target.metric_family) == (-1, 1, "sims")
     assert not store.notes
 
 

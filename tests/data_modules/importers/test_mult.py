@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 from tests.data_modules.importers.layouts import ALIGNED, UNALIGNED, check, dump, make_content, mmsa, mult
@@ -67,7 +67,7 @@ def iemocap(columns: int = 4) -> tuple[dict[str, Any], np.ndarray]:
 def test_iemocap(tmp_path: Path) -> None:
     pickled, present = iemocap()
     store = bring(tmp_path, pickled, dataset="iemocap")
-    assert store.target.kind == store.target.metrics == "binary"
+    assert store.target.kind == store.target.metric_family == "binary"
     assert store.target.names == ("neutral", "happy", "sad", "angry")
     np.testing.assert_array_equal(store.targets, present)
     assert store.ids[[0, -1]].tolist() == ["train_0", "test_3"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store
-from data_modules.importers.values import array, column, labels, named, shown, text, whole
+from data_modules.formats import import_store
+from data_modules.importers.values import array, column, labels, named, shown, text, whole_numbers
 from data_modules.schema import DataError
-from tests.data_modules.importers.iemocap_layouts import few_conversations, tuple9, tuple12
+from tests.data_modules.datasets.iemocap.layouts import few_conversations, tuple9, tuple12
 from tests.data_modules.importers.layouts import dump, make_content, mmsa, mult, words_item
 
 DIMS = {"text": 4, "audio": 3, "vision": 2}
@@ -165,9 +165,9 @@ def test_values_that_stand_in_other_types() -> None:
     np.testing.assert_array_equal(labels("x", [[1], [2.5]]), [[1], [2.5]])
     np.testing.assert_array_equal(labels("x", np.array(["1.5", "2"])), [1.5, 2])
     np.testing.assert_array_equal(labels("x", np.array([1, 2.5], object)), [1, 2.5])
-    np.testing.assert_array_equal(whole("x", [1.0, 2.0]), [1, 2])
-    np.testing.assert_array_equal(whole("x", np.array([3], np.uint8)), [3])
-    assert whole("x", []).size == 0
+    np.testing.assert_array_equal(whole_numbers("x", [1.0, 2.0]), [1, 2])
+    np.testing.assert_array_equal(whole_numbers("x", np.array([3], np.uint8)), [3])
+    assert whole_numbers("x", []).size == 0
     assert column("x", (1, 2)) == (1, 2)
     assert text("x", np.bytes_(b"ab")) == "ab"
     assert named("x", [b"video_name_1", b"0.5", b"1"]) == ("video_name[1]", "video_name")

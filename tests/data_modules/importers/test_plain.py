@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 
@@ -169,7 +169,7 @@ def test_tasks(
 
 def test_metric_family(tmp_path: Path) -> None:
     arrays = {**columns(), "label": np.zeros((N, 2))}
-    assert bring(tmp_path, arrays, names=("arousal", "valence"), family="affect").target.metrics == "affect"
+    assert bring(tmp_path, arrays, names=("arousal", "valence"), family="affect").target.metric_family == "affect"
 
 
 def test_valid_is_held_out_by_group(tmp_path: Path) -> None:
@@ -332,4 +332,4 @@ def test_real_bclstm_utterances(tmp_path: Path) -> None:
     assert sum(map(len, videos.values())) == len(set.union(*videos.values())) == 93
     assert (len(rows["train"]) + len(rows["valid"]), len(rows["test"])) == (1447, 752)
     assert float(np.abs(store.targets).max()) == 3
-    assert (store.target.low, store.target.high, store.target.metrics) == (-3, 3, "sentiment")
+    assert (store.target.low, store.target.high, store.target.metric_family) == (-3, 3, "sentiment")

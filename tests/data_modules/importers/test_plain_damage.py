@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_modules.budget import VARIABLE
-from data_modules.importers import import_store
+from data_modules.formats import import_store
 from data_modules.schema import DataError
 from tests.data_modules.importers.test_plain import N, bring, columns, save
 

@@ -12,10 +12,10 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from data_modules.features.encoders import TextEncoder
-from data_modules.importers import import_store
-from data_modules.provenance import digest
+from data_modules.formats import import_store
 from data_modules.schema import DataError
 from data_modules.store import SPLITS, FeatureStore
+from data_modules.store.provenance import digest
 
 REAL = os.environ.get("MMBENCH_REAL_DATA")
 IDS = ["a_1", "a_2", "b_1", "c_1"]
