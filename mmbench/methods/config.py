@@ -104,7 +104,13 @@ class MethodConfig:
     @classmethod
     def where(cls, key: str) -> str:
         """Return how a setting is named in messages."""
-        return f"{cls.__qualname__.replace('.Config', '')}: setting {key!r}"
+        return f"{cls._owner()}: setting {key!r}"
+
+    @classmethod
+    def _owner(cls) -> str:
+        """Return the class of the method: ``MMIM`` for ``MMIM.Config`` inside it and for ``MMIMConfig`` beside it."""
+        inside = cls.__qualname__.removesuffix(".Config")
+        return inside if cls is MethodConfig else inside.removesuffix("Config")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -113,7 +119,7 @@ class MethodConfig:
         Raises:
             ConfigError: When a key is unknown or a value does not fit.
         """
-        what = f"setting of {cls.__qualname__.replace('.Config', '')} called"
+        what = f"setting of {cls._owner()} called"
         allowed = {item.name: _allowed(item) for item in fields(cls)}
         return cls(**parse_values(cls, values, what, lambda key: (cls.where(key), f"it must be {allowed[key]}")))
 

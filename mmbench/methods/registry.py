@@ -1,4 +1,4 @@
-"""Which methods there are: the files of this package, plug-in files, and entry points of installed packages."""
+"""Which methods there are: files and folders of this package, plug-in files, and entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -51,10 +51,12 @@ def method(key: str) -> type[FusionMethod]:
 @cache
 def _found(files: tuple[Path, ...]) -> plugins.Found[FusionMethod]:
     folder, package = Path(mmbench.methods.__file__).parent, mmbench.methods.__name__
-    names = sorted(info.name for info in pkgutil.iter_modules([str(folder)]))
+    there = {
+        info.name: f"{info.name}/" if info.ispkg else f"{info.name}.py" for info in pkgutil.iter_modules([str(folder)])
+    }
     shipped = [
-        plugins.Source(name, f"this project ({name}.py)", module, partial(importlib.import_module, module))
-        for name, module in ((name, f"{package}.{name}") for name in names)
+        plugins.Source(name, f"this project ({place})", module, partial(importlib.import_module, module))
+        for name, place, module in ((name, place, f"{package}.{name}") for name, place in sorted(there.items()))
     ]
     sources = [*shipped, *plugins.from_files(), *plugins.installed("mmbench.methods")]
     return plugins.collect(sources, _take, "method")

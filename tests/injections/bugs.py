@@ -131,7 +131,7 @@ OF_SEQUENCES = (
     ),
     Bug(
         "cmc attends to padding",
-        f"{METHODS}/cmc.py",
+        f"{METHODS}/cmc/network.py",
         "        layout = Layout.of(sequence)\n",
         "        layout = Layout.of_all(sequence.values)\n",
         (("ci", "cmc"),),

@@ -14,14 +14,14 @@ OF_METHODS = (
     ),
     Bug(
         "cmc: hard pairs come first",
-        f"{NN}/curriculum.py",
+        f"{METHODS}/cmc/curriculum.py",
         "rank = difficulty.argsort(stable=True).argsort()",
         "rank = difficulty.argsort(stable=True, descending=True).argsort()",
         (("ci", "cmc"),),
     ),
     Bug(
         "cmc: nothing is discarded",
-        f"{METHODS}/cmc.py",
+        f"{METHODS}/cmc/__init__.py",
         "difficulty_buckets(kind, c.discard, c.levels)",
         "difficulty_buckets(kind, 0.0, c.levels)",
         (("ci", "cmc"),),

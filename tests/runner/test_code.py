@@ -16,7 +16,7 @@ import pytest
 import mmbench.methods
 from mmbench.methods import methods
 from mmbench.runner import code
-from mmbench.runner.code import ROOT, code_files, code_hash
+from mmbench.runner.code import ROOT, code_files, code_hash, code_sources
 
 COUNT = itertools.count(1)
 MMIM, MULT, BASE = "mmbench/methods/mmim.py", "mmbench/methods/mult.py", "mmbench/methods/base.py"
@@ -160,8 +160,8 @@ def test_the_files_are_those_that_the_method_needs() -> None:
 
 
 def test_no_file_imports_by_a_computed_name() -> None:
-    for file in {file for key in methods() for file in code_files(key)}:
-        text = ROOT.joinpath(*file.split(".")).with_suffix(".py").read_text()
+    for file in {file for key in methods() for file in code_sources(key).values()}:
+        text = file.read_text()
         assert "import_module" not in text, file
         assert "__import__" not in text, file
 

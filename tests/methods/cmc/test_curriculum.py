@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.nn.curriculum import (
+from mmbench.methods.cmc.curriculum import (
     DifficultyScorer,
     FeedingController,
     PairPredictor,

@@ -13,7 +13,7 @@ from data_modules.schema import MODALITIES
 from mmbench.methods import ConfigError
 from mmbench.methods.cmc import CMC
 from mmbench.testing.builders import make_spec, write_toy_store
-from tests.methods.cmc_parts import SMALL, build
+from tests.methods.cmc.parts import SMALL, build
 from tests.methods.training import fit
 
 

@@ -16,91 +16,33 @@ Loss: ``task + correlation * mean |c(x_i, x_j) - t_ij|`` over the fed pairs, wit
 ``t_ij = (|y_i - y_j| + alpha) / (gamma + alpha)`` for ``i != j`` and ``t_ii = 0``. In ``pretrain``, the first epochs,
 all pairs are fed. ``main`` then scores each pair by its loss under the pre-trained predictors and under those of today,
 discards the hardest, and feeds the easiest ``level / levels`` of the rest. After every epoch the loss moves the level:
-stay, step back or step forward (see :mod:`mmbench.nn.curriculum`).
+stay, step back or step forward (see :mod:`mmbench.methods.cmc.curriculum`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
-from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.nn.curriculum import (
-    RULES,
+from mmbench.methods.cmc.config import CMCConfig
+from mmbench.methods.cmc.curriculum import (
     DifficultyScorer,
     FeedingController,
-    PairPredictor,
     PairSampler,
     difficulty_buckets,
     label_distance_targets,
 )
-from mmbench.nn.steps import Layout
-from mmbench.nn.transformer import TransformerEncoder
+from mmbench.methods.cmc.network import CMCNetwork
+from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.tasks import Task
-
-_KERNEL = 3
-
-
-class VectorEncoder(nn.Module):
-    """A convolution, a Transformer (or none) and the last real step.
-
-    Args:
-        features: Features per step.
-        layers: Layers of the Transformer; 0 for none.
-        settings: Sizes and dropouts.
-    """
-
-    def __init__(self, features: int, layers: int, settings: CMC.Config) -> None:
-        super().__init__()
-        c = settings
-        self.project = nn.Conv1d(features, c.dim, _KERNEL, padding=_KERNEL // 2, bias=False)
-        dropouts = (c.attention_dropout, c.relu_dropout, c.residual_dropout, c.embed_dropout)
-        self.transformer = TransformerEncoder(c.dim, c.heads, layers, *dropouts) if layers else None
-
-    def forward(self, sequence: Sequence) -> Tensor:
-        """Return ``(B, dim)``."""
-        layout = Layout.of(sequence)
-        rows = layout.convolve(layout.rows(sequence.values), self.project)
-        return layout.last(rows) if self.transformer is None else self.transformer(rows, layout, last=True)
-
-
-class CMCNetwork(nn.Module):
-    """Encoders, head and correlation predictors.
-
-    Args:
-        dims: Features per step by modality, two or three of them.
-        outputs: Width of the prediction.
-        settings: The method's settings.
-    """
-
-    def __init__(self, dims: Mapping[str, int], outputs: int, settings: CMC.Config) -> None:
-        super().__init__()
-        c = settings
-        self.encoders = nn.ModuleDict(
-            {
-                name: VectorEncoder(features, c.text_layers if name == "text" else c.layers, c)
-                for name, features in dims.items()
-            }
-        )
-        self.head = nn.Linear(c.dim * len(dims), outputs)
-        self.couples = {f"{x}_{y}": (x, y) for x, y in combinations(dims, 2)} if c.correlation else {}
-        self.predictors = nn.ModuleDict({name: PairPredictor(c.dim, c.hidden) for name in self.couples})
-
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
-        """Return the prediction and, named ``h_<modality>``, the vectors ``(B, dim)``."""
-        vectors = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
-        prediction = self.head(torch.cat(list(vectors.values()), dim=-1))
-        return Output(prediction, {f"h_{name}": vector for name, vector in vectors.items()})
 
 
 class CMC(FusionMethod):
@@ -151,44 +93,9 @@ class CMC(FusionMethod):
         needs=Needs(at_least=2),
     )
 
-    @dataclass(frozen=True)
-    class Config(MethodConfig):
-        """Settings of CMC; sizes are those of MCL for CMU-MOSI."""
+    Config = CMCConfig
 
-        batch_size: int = setting(35, "samples per step", low=1)
-        gradient_clip: float = setting(0.0, "largest L2 norm of the gradient of all parameters; 0 for no limit", low=0)
-        text_lr: float = setting(2e-5, "learning rate of the text encoder; 0 freezes it", low=0.0)
-        predictor_lr: float = setting(1e-3, "learning rate of the correlation predictors", low=0.0)
-        dim: int = setting(40, "width of the vectors and of the Transformers", low=1)
-        heads: int = setting(5, "attention heads, a divisor of dim", low=1)
-        layers: int = setting(3, "Transformer layers over audio and over vision", low=0)
-        text_layers: int = setting(0, "Transformer layers over text; 0 where a pretrained model read it", low=0)
-        attention_dropout: float = setting(0.5, "dropout on the attention weights", low=0, high=1)
-        relu_dropout: float = setting(0.3, "dropout inside the feed-forward networks", low=0, high=1)
-        residual_dropout: float = setting(0.3, "dropout on what layers add to the stream", low=0, high=1)
-        embed_dropout: float = setting(0.3, "dropout on what enters a Transformer", low=0, high=1)
-        correlation: float = setting(0.1, "weight of the correlation loss; 0 for late fusion without pairs", low=0.0)
-        hidden: int = setting(0, "hidden units of the correlation predictors; 0 for linear ones", low=0)
-        negatives: int = setting(4, "negative pairs per sample and couple of modalities", low=1)
-        targets: str = setting(
-            "label", "target of negative pairs: by label distance, or always 1", choices=("label", "constant")
-        )
-        alpha: float = setting(0.1, "distance of two samples whose labels are the same", low=0.0)
-        gamma: float = setting(0.0, "largest label distance; 0 for the range of the labels (1 for classes)", low=0.0)
-        pretrain_epochs: int = setting(5, "epochs with all pairs before the curriculum, part of max_epochs", low=0)
-        mix: float = setting(0.5, "share of today's loss in the difficulty of a pair", low=0.0, high=1.0)
-        discard: float = setting(0.1, "share of the hardest pairs that is discarded", low=0.0, high=0.9)
-        levels: int = setting(5, "buckets of difficulty; 1 feeds every pair that is not discarded", low=1)
-        tolerance: float = setting(0.02, "relative change of the loss that counts as none", low=0.0)
-        feed_rule: str = setting(RULES[0], "step forward when the loss is saturated or when it improved", choices=RULES)
-
-        def __post_init__(self) -> None:
-            """Check that the heads divide the width."""
-            super().__post_init__()
-            if self.dim % self.heads:
-                raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")
-
-    config: Config
+    config: CMCConfig
     level: Tensor
     fed_losses: Tensor
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.golden.cases import snapshot
-from tests.methods.cmc_parts import build, count, naive, remembering, sample, terms_of
+from tests.methods.cmc.parts import build, count, naive, remembering, sample, terms_of
 
 
 def test_without_correlation_it_is_late_fusion():

@@ -10,11 +10,12 @@ import torch
 
 from data_modules.schema import MODALITIES, Sequence
 from mmbench.methods import ConfigError
-from mmbench.methods.cmc import CMC, CMCNetwork, VectorEncoder
+from mmbench.methods.cmc import CMC
+from mmbench.methods.cmc.network import CMCNetwork, VectorEncoder
 from mmbench.nn.steps import Layout
 from mmbench.runner.settings import load_suite, shipped_settings
 from mmbench.testing.builders import DIMS, doubled, make_spec
-from tests.methods.cmc_parts import SMALL, build, count, sample
+from tests.methods.cmc.parts import SMALL, build, count, sample
 from tests.methods.forms import assert_forms_agree
 
 COUPLES = {"text_audio": ("text", "audio"), "text_vision": ("text", "vision"), "audio_vision": ("audio", "vision")}
@@ -133,7 +134,7 @@ def test_impossible_settings_are_refused():
 
 
 def test_shipped_settings_fit_their_data():
-    folder = Path(__file__).parents[2] / "benchmarks"
+    folder = Path(__file__).parents[3] / "benchmarks"
     suite = load_suite(folder / "suites" / "ci.yaml")
 
     def shipped(dataset, feature_set, name="default"):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.methods.cmc_parts import build, naive, remembering, sample, terms_of
+from tests.methods.cmc.parts import build, naive, remembering, sample, terms_of
 
 
 def test_pre_training_takes_all_pairs():
