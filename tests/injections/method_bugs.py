@@ -91,21 +91,21 @@ OF_METHODS = (
     ),
     Bug(
         "scalevlad: descriptors are summed without their centres",
-        f"{NN}/vlad.py",
+        f"{METHODS}/scalevlad/vlad.py",
         "total - assignment.sum(1).unsqueeze(-1) * self.centres, assignment",
         "total, assignment",
         (("ci", "scalevlad"),),
     ),
     Bug(
         "mmmie: the minimised bound is maximised",
-        f"{METHODS}/mmmie.py",
+        f"{METHODS}/mmmie/__init__.py",
         'terms["club"] = self.club_weight *',
         'terms["club"] = -self.club_weight *',
         (("ci", "mmmie"),),
     ),
     Bug(
         "mmmie: the minimisation never warms up",
-        f"{METHODS}/mmmie.py",
+        f"{METHODS}/mmmie/__init__.py",
         "return c.beta * (min(1.0, self.current_epoch / c.warmup) if c.warmup else 1.0)",
         "return c.beta",
         (("ci", "mmmie"),),
@@ -147,7 +147,7 @@ OF_METHODS = (
     ),
     Bug(
         "cmga: every gate is open",
-        f"{NN}/gated_attention.py",
+        f"{METHODS}/cmga/gated_attention.py",
         "+ message * gate)",
         "+ message)",
         (("ci", "cmga"),),

@@ -195,7 +195,7 @@ def test_every_form_of_import_is_followed(plugin: Callable[[dict[str, str]], Non
             "plugin/fusion/own.py": (
                 "from typing import TYPE_CHECKING\nimport torch, plugin.a\nimport plugin.b as b\nfrom . import near\n"
                 "from .. import c\nfrom ..d import *\nfrom plugin.package import inside, Given, late\n"
-                "from plugin.nowhere import part\nfrom mmbench.nn.vlad import SharedVLAD\n"
+                "from plugin.nowhere import part\nfrom mmbench.methods.scalevlad.vlad import SharedVLAD\n"
                 "if TYPE_CHECKING:\n    from plugin import unseen\nelse:\n    from plugin import seen\n"
                 "def later():\n    if True:\n        from plugin import e\n"
                 "async def also():\n    try:\n        from plugin import f\n"
@@ -216,7 +216,7 @@ def test_every_form_of_import_is_followed(plugin: Callable[[dict[str, str]], Non
     packaged = ["plugin.package.inside", "plugin.package.one", "plugin.package.three"]
     near = ["plugin.fusion.near", "plugin.fusion.own", "plugin.nowhere.part", *packaged]
     assert of_plugin() == sorted([*near, *(f"plugin.{name}" for name in "abcdefgh"), "plugin.seen"])
-    assert "mmbench.nn.vlad" in code_files("own")
+    assert "mmbench.methods.scalevlad.vlad" in code_files("own")
     assert "mmbench.methods.base" in code_files("own")
 
 

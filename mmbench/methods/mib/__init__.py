@@ -37,9 +37,9 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.mib.graph_fusion import GraphFusion
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.fusion import LowRankFusion, outer_product
-from mmbench.nn.graph_fusion import GraphFusion
 from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import TransformerEncoder
 from mmbench.nn.variational import GaussianEncoder, product_of_experts, reparameterised, standard_normal_kl

@@ -34,7 +34,7 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.nn.club import RunningStandard, club
+from mmbench.methods.mmmie.club import RunningStandard, club
 from mmbench.nn.contrastive import info_nce
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.mutual_information import GaussianConditional, gaussian_log_likelihood

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmbench.nn.clustering import (
+from mmbench.methods.scalevlad.clustering import (
     MemoryQueue,
     ShiftedClustering,
     balanced_assignment,

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from data_modules.schema import MODALITIES, Batch, Sequence
-from mmbench.nn.club import club
+from mmbench.methods.mmmie.club import club
 from mmbench.nn.steps import Layout
-from tests.methods.mmmie_parts import build, gradients, sample
+from tests.methods.mmmie.parts import build, gradients, sample
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,15 @@ from data_modules.base import FusionDataModule
 from data_modules.schema import MODALITIES, ModalitySpec, Sequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.scalevlad import ScaleVLAD, ScaleVLADFusion, WordEncoder
+from mmbench.methods.scalevlad.vlad import SharedVLAD
 from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import position_vectors
-from mmbench.nn.vlad import SharedVLAD
 from mmbench.runner.callbacks import EpochSeed
 from mmbench.runner.settings import shipped_settings
 from mmbench.testing.builders import doubled, make_batch, make_spec, write_toy_store
 from tests.methods import training
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {"width": 16, "vectors": 4, "scales": (1, 2), "top_layers": 1, "clusters": 4, "memory": 32}
 LENGTHS = {"text": [4, 9, 1], "audio": [17, 3, 8], "vision": [2, 13, 6]}
 

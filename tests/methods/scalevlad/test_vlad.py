@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from mmbench.methods.scalevlad.vlad import MultiScale, SharedVLAD, window_means
 from mmbench.nn.steps import Layout
-from mmbench.nn.vlad import MultiScale, SharedVLAD, window_means
 
 SCALES = (1, 2, 3, 10, 0)
 

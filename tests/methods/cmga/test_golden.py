@@ -8,7 +8,7 @@ from torch import nn
 
 from data_modules.schema import Sequence
 from mmbench.methods.cmga import CMGA, CMGANetwork
-from mmbench.nn.gated_attention import GatedCrossAttention
+from mmbench.methods.cmga.gated_attention import GatedCrossAttention
 from mmbench.nn.steps import Layout
 from tests.golden.cases import Case, Piece, fill, golden_weight, gradient_norms
 

@@ -13,7 +13,7 @@ from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import position_vectors
 from mmbench.testing.builders import padded, rows, with_garbage
 from tests.methods.forms import assert_forms_agree
-from tests.methods.mmmie_parts import SMALL, build, gradients, sample
+from tests.methods.mmmie.parts import SMALL, build, gradients, sample
 
 # The network
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from data_modules.schema import Sequence
-from mmbench.nn.gated_attention import FusionAttention, GatedCrossAttention, Interaction
+from mmbench.methods.cmga.gated_attention import FusionAttention, GatedCrossAttention, Interaction
 from mmbench.nn.steps import Layout
+from tests.methods.cmga.test_method import tiny
 from tests.methods.forms import padded_form
-from tests.methods.test_cmga import tiny
 from tests.methods.test_mult import DIMS, LENGTHS, random_inputs
 
 

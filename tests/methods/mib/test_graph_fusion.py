@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from mmbench.nn.graph_fusion import GraphFusion
+from mmbench.methods.mib.graph_fusion import GraphFusion
 
 
 def lively(names):

@@ -15,7 +15,7 @@ from data_modules.schema import Sequence
 from mmbench.methods.mmmie import MMMIE
 from mmbench.testing.builders import make_spec, write_toy_store
 from tests.golden.cases import snapshot
-from tests.methods.mmmie_parts import SMALL, build, gradients, sample
+from tests.methods.mmmie.parts import SMALL, build, gradients, sample
 from tests.methods.training import assert_resumes, fit
 
 

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
+from mmbench.methods.cmga.gated_attention import FusionAttention, GatedCrossAttention
 from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.nn.dropout import Dropout
-from mmbench.nn.gated_attention import FusionAttention, GatedCrossAttention
 from mmbench.nn.recurrent import LSTMEncoder
 from mmbench.nn.steps import Layout
 from mmbench.tasks import Task

@@ -30,10 +30,10 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.nn.clustering import ShiftedClustering
+from mmbench.methods.scalevlad.clustering import ShiftedClustering
+from mmbench.methods.scalevlad.vlad import MultiScale, SharedVLAD
 from mmbench.nn.encoders import StepEncoder, pre_norm_transformer
 from mmbench.nn.steps import Layout, encode
-from mmbench.nn.vlad import MultiScale, SharedVLAD
 from mmbench.nn.words import words
 from mmbench.tasks import Task
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmbench.nn.club import RunningStandard, club
+from mmbench.methods.mmmie.club import RunningStandard, club
 from mmbench.nn.mutual_information import GaussianConditional, gaussian_log_likelihood
 
 
