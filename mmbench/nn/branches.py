@@ -3,7 +3,7 @@
 The networks of VSD (Tian et al., CVPR 2021, arXiv 2104.02862) and of its successor MV2D (Tian et al., TPAMI 2024, arXiv
 2206.09548). An *observation* ``v`` is a normalised feature vector, a *representation* ``z = B(v)`` what a
 deterministic bottleneck keeps of it; a head on each gives logits ``p`` and ``q`` of the label. What the logits say and
-how two of them differ: :mod:`mmbench.nn.distillation`.
+how two of them differ: :mod:`mmbench.methods.vsd.labels`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from tests.injections.bug import METHODS, NN, Bug
 OF_METHODS = (
     Bug(
         "mcmult: every level is the lowest",
-        f"{METHODS}/mcmult.py",
+        f"{METHODS}/mcmult/__init__.py",
         "levels[side].append((new, new))",
         "levels[side].append(levels[side][0])",
         (("ci", "mcmult"),),
@@ -42,21 +42,21 @@ OF_METHODS = (
     ),
     Bug(
         "vsd and mv2d: teachers learn from their students",
-        f"{NN}/distillation.py",
+        f"{METHODS}/vsd/labels.py",
         "p, q = self.log(teacher.detach(), temperature)",
         "p, q = self.log(teacher, temperature)",
         (("ci", "vsd"), ("ci", "mv2d")),
     ),
     Bug(
         "emt_dlfr: the views repel each other",
-        f"{METHODS}/emt_dlfr.py",
+        f"{METHODS}/emt_dlfr/__init__.py",
         "self.config.attraction * attraction\n",
         "-self.config.attraction * attraction\n",
         (("ci-missing", "emt_dlfr"),),
     ),
     Bug(
         "emt_dlfr: what is there is restored, not what is missing",
-        f"{METHODS}/emt_dlfr.py",
+        f"{METHODS}/emt_dlfr/__init__.py",
         "    kept = ~missing.unsqueeze(-1)",
         "    kept = missing.unsqueeze(-1)",
         (("ci-missing", "emt_dlfr"),),
@@ -189,7 +189,7 @@ OF_METHODS = (
     ),
     Bug(
         "mvcl: the rate of a modality counts for none",
-        f"{METHODS}/mvcl.py",
+        f"{METHODS}/mvcl/__init__.py",
         '"lr": rate * its,',
         '"lr": rate * lr,',
         (("ci", "mvcl"),),

@@ -1,6 +1,6 @@
 """Attention of one modality to another behind a forget gate, and self-attention over what several pairs gave.
 
-The parts of CMGA (Jiang, Ji, arXiv 2208.11893); its equations are in ``mmbench/methods/cmga.py``. Sequences are rows
+The parts of CMGA (Jiang, Ji, arXiv 2208.11893); its equations are in :mod:`mmbench.methods.cmga`. Sequences are rows
 ``(N, d)`` of a :class:`~mmbench.nn.steps.Layout`.
 """
 

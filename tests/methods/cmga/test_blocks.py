@@ -12,7 +12,7 @@ from mmbench.methods.cmga.gated_attention import FusionAttention, GatedCrossAtte
 from mmbench.nn.steps import Layout
 from tests.methods.cmga.test_method import tiny
 from tests.methods.forms import padded_form
-from tests.methods.test_mult import DIMS, LENGTHS, random_inputs
+from tests.methods.mult.test_method import DIMS, LENGTHS, random_inputs
 
 
 def pair(lengths=((5, 3, 0), (4, 2, 1)), dim=8, **settings):

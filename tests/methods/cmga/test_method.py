@@ -11,7 +11,7 @@ from mmbench.methods import ConfigError
 from mmbench.methods.cmga import CMGA, CMGANetwork, average_steps
 from mmbench.testing.builders import make_batch, make_spec, with_garbage
 from tests.methods.forms import assert_forms_agree
-from tests.methods.test_mult import DIMS, LENGTHS, count, random_inputs
+from tests.methods.mult.test_method import DIMS, LENGTHS, count, random_inputs
 
 SMALL = {"dim": 8, "heads": 2}
 LEFT_OUT = {  # one switch each, and the modules that it takes away or adds, by their names

@@ -13,7 +13,7 @@ from mmbench.methods import ConfigError
 from mmbench.methods.mvcl import MVCL
 from mmbench.testing.builders import DIMS, make_spec, write_toy_store
 from tests.golden.cases import snapshot
-from tests.methods.mvcl_parts import PARTS, SMALL, STAGES, STILL, build, gradients, sample
+from tests.methods.mvcl.parts import PARTS, SMALL, STAGES, STILL, build, gradients, sample
 from tests.methods.training import assert_resumes, fit
 
 

@@ -17,7 +17,7 @@ from mmbench.runner.settings import shipped_settings
 from mmbench.testing.builders import make_batch, make_spec, write_toy_store
 from tests.methods import training
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {"dim": 8, "layers": 2, "heads": 2, "head": 12, "bottleneck_context": 6, "bottleneck_text": 3}
 STILL = {"attention_dropout": 0.0, "network_dropout": 0.0, "head_dropout": 0.0}
 TERMS = {

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.nn.simsiam import RowNorm, SimSiam, attraction
+from mmbench.methods.emt_dlfr.simsiam import RowNorm, SimSiam, attraction
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import torch
 from data_modules.schema import Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mcmult import MCMulT, MCMulTNetwork
+from mmbench.methods.mcmult.cooperative import LevelReader, levels_read
 from mmbench.methods.mult import MulT, MulTNetwork
-from mmbench.nn.cooperative import LevelReader, levels_read
 from mmbench.nn.transformer import TransformerLayer, position_vectors
 from tests.methods.forms import assert_forms_agree
-from tests.methods.test_mult import DIMS, LENGTHS, count, data_spec, random_inputs
+from tests.methods.mult.test_method import DIMS, LENGTHS, count, data_spec, random_inputs
 from tests.methods.training import assert_samples_stand_alone
 
 PAIR = {"text": 12, "vision": 7}  # one sample of LENGTHS has no vision

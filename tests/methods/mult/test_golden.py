@@ -11,7 +11,7 @@ from torch import nn
 from data_modules.schema import Batch, Sequence
 from mmbench.methods.mult import MulT, MulTNetwork
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
-from tests.methods.test_mult import DIMS, count, data_spec, watch
+from tests.methods.mult.test_method import DIMS, count, data_spec, watch
 
 CASE = Case.load("mult")
 EXACT = {"rtol": 1e-8, "atol": 1e-10}

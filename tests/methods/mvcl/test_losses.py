@@ -9,7 +9,7 @@ import torch
 
 from data_modules.schema import MODALITIES, TargetSpec
 from mmbench.nn.contrastive import supervised_contrastive
-from tests.methods.mvcl_parts import STILL, build, gradients, sample
+from tests.methods.mvcl.parts import STILL, build, gradients, sample
 
 # Classes
 

@@ -1,8 +1,8 @@
 """EMT-DLFR: a few context tokens fuse the modalities, and a damaged view of a sample learns from its intact one.
 
 The fusion (EMT): one context token per modality, made of the modality's utterance vector, and the steps of every
-modality promote each other in layers (:mod:`mmbench.nn.mutual_promotion`); the head reads the context and the
-utterance vectors. The training (DLFR): where the data come with their intact view, the same network reads both, the
+modality promote each other in layers (:mod:`mmbench.methods.emt_dlfr.mutual_promotion`); the head reads the context and
+the utterance vectors. The training (DLFR): where the data come with their intact view, the same network reads both, the
 representations of the views attract each other (high level), and the missing steps are restored (low level).
 
 Paper: Sun, Lian, Liu, Tao, "Efficient Multimodal Transformer with Dual-Level Feature Restoration for Robust Multimodal
@@ -39,10 +39,10 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.emt_dlfr.mutual_promotion import MutualPromotion
+from mmbench.methods.emt_dlfr.simsiam import SimSiam
 from mmbench.nn.dropout import Dropout
-from mmbench.nn.mutual_promotion import MutualPromotion
 from mmbench.nn.recurrent import LSTMEncoder
-from mmbench.nn.simsiam import SimSiam
 from mmbench.nn.steps import Steps
 from mmbench.nn.words import shifted, words
 from mmbench.tasks import Task

@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 
 from data_modules.schema import MODALITIES, Sequence
-from mmbench.nn.mutual_promotion import ContextPooling, MutualPromotion, PromotionUnit, interleaved_positions
+from mmbench.methods.emt_dlfr.mutual_promotion import (
+    ContextPooling,
+    MutualPromotion,
+    PromotionUnit,
+    interleaved_positions,
+)
 from mmbench.nn.steps import Layout, Steps
 
 STEPS = {"text": 4, "audio": 7, "vision": 5}

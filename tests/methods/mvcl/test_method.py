@@ -11,7 +11,7 @@ from mmbench.methods.mvcl import MVCL, MVCLNetwork
 from mmbench.nn.contrastive import pair_contrastive
 from mmbench.nn.steps import Layout
 from mmbench.testing.builders import doubled, make_spec, padded, rows, with_garbage
-from tests.methods.mvcl_parts import STILL, build, gradients, parameters, sample
+from tests.methods.mvcl.parts import STILL, build, gradients, parameters, sample
 
 # The network
 

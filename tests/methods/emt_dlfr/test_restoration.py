@@ -8,7 +8,7 @@ from torch import nn
 
 from data_modules.schema import Sequence
 from mmbench.methods.emt_dlfr import restoration
-from tests.methods.test_emt_dlfr import build, damaged, terms_of
+from tests.methods.emt_dlfr.test_method import build, damaged, terms_of
 
 
 def test_restoration_is_the_mean_smooth_distance_in_missing_steps():

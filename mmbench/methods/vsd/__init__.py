@@ -34,8 +34,7 @@ from data_modules.schema import Batch, DataSpec, Sequence, TargetSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.nn.branches import Branch, GRUMean, fusion_head
-from mmbench.nn.distillation import (
+from mmbench.methods.vsd.labels import (
     CategoricalLabels,
     Direction,
     GaussianLabels,
@@ -43,6 +42,7 @@ from mmbench.nn.distillation import (
     ranked_list_loss,
     sinkhorn_distance,
 )
+from mmbench.nn.branches import Branch, GRUMean, fusion_head
 from mmbench.nn.steps import Layout
 from mmbench.tasks import Task
 

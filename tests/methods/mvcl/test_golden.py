@@ -6,8 +6,8 @@ from torch import nn
 
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.mvcl import MVCL
+from mmbench.methods.mvcl.reading import Reader
 from mmbench.nn.contrastive import pair_contrastive, supervised_contrastive
-from mmbench.nn.reading import Reader
 from mmbench.nn.steps import Steps
 from tests.golden.cases import Case, fill, gradient_norms, renamed
 

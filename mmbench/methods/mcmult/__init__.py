@@ -3,7 +3,7 @@
 Paper: Ma, Yao, Liang, Liu, "Multi-scale Cooperative Multimodal Transformers for Multimodal Sentiment Analysis in
 Videos", 2022, arXiv 2206.07981. Only its abstract could be read, and no official code was found: it says that
 crossmodal interaction uses several semantic levels of the source modality, each modality building its own hierarchy
-from them, and that the two modalities of a pair do so cooperatively. All else is MulT (see ``mmbench/methods/mult.py``)
+from them, and that the two modalities of a pair do so cooperatively. All else is MulT (see :mod:`mmbench.methods.mult`)
 or inferred: see the card.
 
 Of two modalities, one stream has the first as target and the second as source, the other the reverse. Level 0 is the
@@ -31,8 +31,8 @@ from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.mcmult.cooperative import FUSIONS, Level, LevelReader, levels_read
 from mmbench.methods.mult import MulT, MulTNetwork, Stream
-from mmbench.nn.cooperative import FUSIONS, Level, LevelReader, levels_read
 from mmbench.nn.transformer import CrossmodalEncoder, TransformerLayer
 from mmbench.tasks import Task
 

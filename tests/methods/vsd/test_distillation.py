@@ -10,7 +10,7 @@ from scipy.special import rel_entr
 from torch.distributions import Categorical, Normal, kl_divergence
 
 from data_modules.schema import TargetSpec
-from mmbench.nn.distillation import (
+from mmbench.methods.vsd.labels import (
     CategoricalLabels,
     GaussianLabels,
     ranked_list_loss,

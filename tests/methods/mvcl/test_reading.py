@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from data_modules.schema import Sequence
-from mmbench.nn.reading import ConvolutionTokens, LSTMTokens, Reader, TextTokens, seen_whole
+from mmbench.methods.mvcl.reading import ConvolutionTokens, LSTMTokens, Reader, TextTokens, seen_whole
 from mmbench.nn.steps import Layout, Steps
 from mmbench.nn.transformer import position_vectors
 

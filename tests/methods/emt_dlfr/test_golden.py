@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.emt_dlfr import EMTDLFR
-from mmbench.nn.mutual_promotion import MutualPromotion
+from mmbench.methods.emt_dlfr.mutual_promotion import MutualPromotion
 from mmbench.nn.steps import Steps
 from tests.golden.cases import Case, Piece, fill, gradient_norms, parameter_norms, renamed, snapshot
 

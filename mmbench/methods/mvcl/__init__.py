@@ -36,9 +36,9 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.mvcl.reading import ConvolutionTokens, LSTMTokens, MutualReading, Reader, TextTokens, ViewFusion
 from mmbench.nn.contrastive import Projector, pair_contrastive, supervised_contrastive
 from mmbench.nn.dropout import Dropout
-from mmbench.nn.reading import ConvolutionTokens, LSTMTokens, MutualReading, Reader, TextTokens, ViewFusion
 from mmbench.tasks import Task
 
 PARTS = ("encoders", "interaction", "fusion", "head")

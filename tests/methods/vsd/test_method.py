@@ -10,14 +10,14 @@ from data_modules.schema import MODALITIES, Sequence, TargetSpec
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mv2d import MV2D
 from mmbench.methods.vsd import VSD
+from mmbench.methods.vsd.labels import CategoricalLabels
 from mmbench.nn import branches
 from mmbench.nn.branches import Branch
-from mmbench.nn.distillation import CategoricalLabels
 from mmbench.runner.settings import shipped_settings
 from mmbench.tasks import Task
 from mmbench.testing.builders import DIMS, changed, make_batch, make_spec
 from tests.methods.forms import assert_forms_agree
-from tests.nn.test_distillation import naive_ranked_list_loss
+from tests.methods.vsd.test_distillation import naive_ranked_list_loss
 
 QUIET = {"head_dropout": 0.0, "fusion_dropout": 0.0}
 TERMS = ("heads", "vsd", "vcd", "vml")
@@ -155,7 +155,7 @@ def test_shipped_settings_read_the_first_state_of_bert(cls):
     """A subset of modalities without text gets them too."""
 
     def shipped(dataset, feature_set):
-        folder = Path(__file__).parents[2] / "benchmarks"
+        folder = Path(__file__).parents[3] / "benchmarks"
         return cls.Config(**shipped_settings(folder, cls.__name__.lower(), dataset, feature_set, "default"))
 
     for dataset in ("mosi", "mosei"):
