@@ -35,7 +35,7 @@ OF_METHODS = (
     ),
     Bug(
         "emotion_shift: the gate opens where nothing shifts",
-        f"{NN}/emotion_shift.py",
+        f"{METHODS}/emotion_shift/multilogue.py",
         "    kept = (1 - shift) * state\n    return kept + shift *",
         "    kept = shift * state\n    return kept + (1 - shift) *",
         (("ci-dialogues", "emotion_shift"),),
@@ -168,21 +168,21 @@ OF_METHODS = (
     ),
     Bug(
         "cfn_sr: attention weighs all places alike",
-        f"{METHODS}/cfn_sr.py",
+        f"{METHODS}/cfn_sr/__init__.py",
         "        alpha = scores.softmax(-1)",
         "        alpha = (0 * scores).softmax(-1)",
         (("ci-clips", "cfn_sr"),),
     ),
     Bug(
         "mesm: the learned vector of a state stands first and the last step is read",
-        f"{METHODS}/mesm.py",
+        f"{METHODS}/mesm/__init__.py",
         "ends = layout.step + 1 == layout.lengths[layout.sample]",
         "ends = layout.step == 0",
         (("ci-clips", "mesm"),),
     ),
     Bug(
         "vcan: networks vote with logits",
-        f"{METHODS}/vcan.py",
+        f"{METHODS}/vcan/__init__.py",
         "votes = logits.softmax(-1).mean(1)",
         "votes = logits.mean(1).softmax(-1)",
         (("ci-clips", "vcan"),),
@@ -196,7 +196,7 @@ OF_METHODS = (
     ),
     Bug(
         "linear: the weakest penalty is always taken",
-        f"{METHODS}/linear.py",
+        f"{METHODS}/linear/__init__.py",
         "chosen = int(np.argmax(np.nan_to_num(values, nan=-np.inf)))",
         "chosen = 0",
         (("ci", "linear"),),

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbench.methods.mesm.vgg import convolution, low_level
 from mmbench.nn.encoders import FeatureNorm
-from mmbench.nn.vgg import convolution, low_level
 
 BLOCKS = 3
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from data_modules.schema import Sequence
-from mmbench.nn.resnext3d import (
+from mmbench.methods.cfn_sr.resnext3d import (
     AREA,
     ASPECT,
     BatchNorm,

@@ -20,7 +20,7 @@ from mmbench.methods import ConfigError
 from mmbench.methods.emotion_shift import EmotionShift
 from mmbench.testing.builders import make_spec, write_toy_store
 from tests.golden.cases import snapshot
-from tests.methods.test_emotion_shift import SMALL, STILL, build, predict, sample
+from tests.methods.emotion_shift.test_method import SMALL, STILL, build, predict, sample
 from tests.methods.training import assert_resumes, fit, step
 
 frozen_on_purpose = pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*")

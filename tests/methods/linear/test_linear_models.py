@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from mmbench.nn.linear_models import logistic, ridge
+from mmbench.methods.linear.linear_models import logistic, ridge
 
 STRENGTHS = (1e4, 10.0, 1.0, 1e-2)
 

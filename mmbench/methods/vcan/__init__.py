@@ -31,7 +31,7 @@ from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.nn.image_classifiers import ARCHITECTURES, ClassifierGroup, known_classifier
+from mmbench.methods.vcan.image_classifiers import ARCHITECTURES, ClassifierGroup, known_classifier
 from mmbench.nn.pooling import masked_mean
 from mmbench.tasks import Task
 

@@ -8,8 +8,8 @@ import torch
 from data_modules.schema import Batch, ModalitySpec, Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.mesm import MESM, rarity
+from mmbench.methods.mesm.vgg import Faces, Pictures, Pieces
 from mmbench.nn.steps import Layout
-from mmbench.nn.vgg import Faces, Pictures, Pieces
 from mmbench.testing.builders import changed, doubled, make_batch, make_spec, padded, rows, with_garbage
 
 RAW = {"audio": "waveform", "vision": "frames"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_modules.schema import TargetSpec
-from mmbench.nn.shift_labels import (
+from mmbench.methods.emotion_shift.shift_labels import (
     NOBODY,
     SAME,
     SHIFT,

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from data_modules.schema import DataError
-from mmbench.nn import image_classifiers
-from mmbench.nn.image_classifiers import Architecture, ClassifierGroup, image_classifier, known_classifier
+from mmbench.methods.vcan import image_classifiers
+from mmbench.methods.vcan.image_classifiers import Architecture, ClassifierGroup, image_classifier, known_classifier
 
 pytest.importorskip("transformers")
 

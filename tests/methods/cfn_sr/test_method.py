@@ -9,7 +9,7 @@ import torch
 
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.cfn_sr import CFNSR, AudioInput, CFNSRNetwork, CrossModalBlock, VisionMap
-from mmbench.nn.cepstrum import Cepstrum
+from mmbench.methods.cfn_sr.cepstrum import Cepstrum
 from mmbench.nn.steps import Layout
 from mmbench.testing.builders import changed, make_batch, make_spec
 from tests.methods.forms import assert_forms_agree, watch_steps

@@ -11,7 +11,7 @@ from data_modules.base import FusionDataModule
 from mmbench.methods import ConfigError
 from mmbench.methods.cfn_sr import CFNSR
 from mmbench.testing.builders import make_spec, write_toy_store
-from tests.methods.test_cfn_sr import BOTH, MEDIA, SMALL, build, sample
+from tests.methods.cfn_sr.test_method import BOTH, MEDIA, SMALL, build, sample
 from tests.methods.training import assert_resumes, step
 
 DROPOUTS = (

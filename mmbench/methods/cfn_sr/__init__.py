@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
+from mmbench.methods.cfn_sr.cepstrum import Cepstrum, fixed_columns
+from mmbench.methods.cfn_sr.resnext3d import DEPTHS, BatchNorm, ResNeXt3D, imagenet_scaled, random_views, spread_frames
 from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.nn.cepstrum import Cepstrum, fixed_columns
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
-from mmbench.nn.resnext3d import DEPTHS, BatchNorm, ResNeXt3D, imagenet_scaled, random_views, spread_frames
 from mmbench.nn.spectrogram import Edges
 from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import TransformerEncoder

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence as Input
+from mmbench.methods.emotion_shift.shift_labels import SHIFT, party_roles
 from mmbench.nn.dropout import dropout
 from mmbench.nn.pooling import masked_mean
-from mmbench.nn.shift_labels import SHIFT, party_roles
 
 Drop = Callable[[Tensor], Tensor]
 WAYS = ("forward", "backward")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from data_modules.schema import Sequence
-from mmbench.nn import emotion_shift
-from mmbench.nn.emotion_shift import (
+from mmbench.methods.emotion_shift import multilogue
+from mmbench.methods.emotion_shift.multilogue import (
     BothWays,
     ShiftDetector,
     ShiftGatedCell,
@@ -222,7 +222,7 @@ class Embedding(nn.Module):
 
 
 def test_an_utterance_s_vector_is_the_mean_of_its_own_tokens(monkeypatch):
-    monkeypatch.setattr(emotion_shift, "PIECE", 2)
+    monkeypatch.setattr(multilogue, "PIECE", 2)
     encoder, steps = Embedding(), torch.tensor([[2, 5, 1], [3, 0, 0]])
     values = torch.randint(1, 20, (2, 3, 5))
     found = utterance_vectors(encoder, Sequence(values, torch.tensor([3, 1]), steps))

@@ -34,9 +34,9 @@ from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import OF_STEPS, MethodConfig, setting
+from mmbench.methods.linear.linear_models import Floats, Model, logistic, ridge
 from mmbench.metrics import SplitMetric, fit_thresholds
 from mmbench.metrics.info import MetricInfo
-from mmbench.nn.linear_models import Floats, Model, logistic, ridge
 from mmbench.tasks import Task
 
 STRENGTHS = tuple(10.0**power for power in range(4, -5, -1))

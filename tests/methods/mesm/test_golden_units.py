@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from data_modules.schema import Sequence
+from mmbench.methods.mesm.vgg import Faces, Pieces
 from mmbench.metrics import fit_thresholds
 from mmbench.metrics.multilabel import multilabel_metrics
-from mmbench.nn.vgg import Faces, Pieces
 from tests.golden.cases import Case
 
 CASE = Case.load("mesm")

@@ -11,13 +11,13 @@ from torch import nn
 from data_modules.base import FusionDataModule
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.mesm import MESM
-from mmbench.nn.sparse import SparseTower
+from mmbench.methods.mesm.sparse import SparseTower
 from mmbench.runner.settings import shipped_settings
 from mmbench.testing.builders import make_batch, make_spec, write_toy_store
-from tests.methods.test_mesm import build, raw_spec, rows, shortened
+from tests.methods.mesm.test_method import build, raw_spec, rows, shortened
 from tests.methods.training import assert_resumes, fit
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 LEARN = {"lr": 5e-3, "text_pooling": "mean", "width": 8, "dim": 32}
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.mesm import MESM, rarity
-from mmbench.nn.vgg import Pictures
+from mmbench.methods.mesm.vgg import Pictures
 from tests.golden.cases import Case, Piece, fill, gradient_norms, parameter_norms, renamed, snapshot
 
 CASE = Case.load("mesm")

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmbench.nn.sparse import CrossModalAttention, SparseBlock, SparseTower, halved, nucleus, reordered
-from mmbench.nn.vgg import dense_tower
+from mmbench.methods.mesm.sparse import CrossModalAttention, SparseBlock, SparseTower, halved, nucleus, reordered
+from mmbench.methods.mesm.vgg import dense_tower
 from tests.golden.cases import Case
 
 CASE = Case.load("mesm")

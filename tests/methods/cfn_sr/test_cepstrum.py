@@ -6,7 +6,7 @@ import torch
 from scipy.fft import dct
 
 from data_modules.schema import Sequence
-from mmbench.nn.cepstrum import Cepstrum, cosine_transform, fixed_columns
+from mmbench.methods.cfn_sr.cepstrum import Cepstrum, cosine_transform, fixed_columns
 from tests.golden.cases import Case
 
 CASE = Case.load("cfn_sr")

@@ -37,8 +37,7 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig, setting
-from mmbench.nn.dropout import dropout
-from mmbench.nn.emotion_shift import (
+from mmbench.methods.emotion_shift.multilogue import (
     WAYS,
     BothWays,
     ShiftDetector,
@@ -49,7 +48,8 @@ from mmbench.nn.emotion_shift import (
     utterance_vectors,
     weighted_mean,
 )
-from mmbench.nn.shift_labels import NOBODY, EmotionGroups, at, predecessors, shift_labels, successors
+from mmbench.methods.emotion_shift.shift_labels import NOBODY, EmotionGroups, at, predecessors, shift_labels, successors
+from mmbench.nn.dropout import dropout
 from mmbench.nn.text import PretrainedText
 from mmbench.tasks import Task
 

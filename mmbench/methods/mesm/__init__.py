@@ -38,11 +38,11 @@ from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.mesm.sparse import SparseTower
+from mmbench.methods.mesm.vgg import POOLS, WINDOW, Faces, Pieces, crop_corner, dense_tower
 from mmbench.nn.encoders import FeatureNorm
 from mmbench.nn.pooling import masked_mean
-from mmbench.nn.sparse import SparseTower
 from mmbench.nn.steps import Layout, encode
-from mmbench.nn.vgg import POOLS, WINDOW, Faces, Pieces, crop_corner, dense_tower
 from mmbench.tasks import Task
 
 _TRACK = "iemocap_mesm/mesm-waveform-faces48/mesm"

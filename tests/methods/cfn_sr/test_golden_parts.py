@@ -10,14 +10,14 @@ from torch import nn
 
 from data_modules.schema import ModalitySpec
 from mmbench.methods.cfn_sr import CFNSR, AudioInput, CrossModalBlock, VisionMap, audio_network
-from mmbench.nn.resnext3d import ResNeXt3D
+from mmbench.methods.cfn_sr.resnext3d import ResNeXt3D
 from mmbench.runner.settings import shipped_settings
 from tests.golden.cases import fill, gradient_norms, renamed
+from tests.methods.cfn_sr.test_cepstrum import batch_of, golden_clips
+from tests.methods.cfn_sr.test_golden import CASE, CLIPS, COLUMNS, DOUBLE, LABELS, SINGLE, STILL, attention, residual
 from tests.methods.forms import watch_steps
-from tests.methods.test_cfn_sr_golden import CASE, CLIPS, COLUMNS, DOUBLE, LABELS, SINGLE, STILL, attention, residual
-from tests.nn.test_cepstrum import batch_of, golden_clips
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 BLOCK = CASE.table("table_block")
 
 
