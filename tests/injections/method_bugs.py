@@ -28,7 +28,7 @@ OF_METHODS = (
     ),
     Bug(
         "cold_fusion: the uncertain modality weighs more",
-        f"{METHODS}/cold_fusion.py",
+        f"{METHODS}/cold_fusion/__init__.py",
         "    return (-scores.log())",
         "    return (scores.log())",
         (("ci", "cold_fusion"),),
@@ -63,14 +63,14 @@ OF_METHODS = (
     ),
     Bug(
         "mmim: contrastive prediction with the wrong sign",
-        f"{METHODS}/mmim.py",
+        f"{METHODS}/mmim/__init__.py",
         '{"nce": self.config.alpha * _total(nce)',
         '{"nce": -self.config.alpha * _total(nce)',
         (("ci", "mmim"),),
     ),
     Bug(
         "mmim: the bound is never fitted",
-        f"{METHODS}/mmim.py",
+        f"{METHODS}/mmim/__init__.py",
         "        if not (self.network.pairs and self.config.beta):",
         "        if True:",
         (("ci", "mmim"),),
@@ -112,7 +112,7 @@ OF_METHODS = (
     ),
     Bug(
         "bimha: attention weighs all pairs alike",
-        f"{METHODS}/bimha.py",
+        f"{METHODS}/bimha/__init__.py",
         "(scores if self.weighted else torch.zeros_like(scores)).softmax(-1)",
         "torch.zeros_like(scores).softmax(-1)",
         (("ci", "bimha"),),
@@ -133,14 +133,14 @@ OF_METHODS = (
     ),
     Bug(
         "effmulti: modalities weigh alike",
-        f"{METHODS}/effmulti.py",
+        f"{METHODS}/effmulti/__init__.py",
         "return self.score(vectors).squeeze(-1).softmax(-1)",
         "return (0 * self.score(vectors)).squeeze(-1).softmax(-1)",
         (("ci", "effmulti"),),
     ),
     Bug(
         "intermulti: the leader's lead is gone",
-        f"{METHODS}/intermulti.py",
+        f"{METHODS}/intermulti/__init__.py",
         "weights = len(self.modalities) * self.beta.softmax(0)",
         "weights = len(self.modalities) * (0 * self.beta).softmax(0)",
         (("ci", "intermulti"),),
@@ -154,7 +154,7 @@ OF_METHODS = (
     ),
     Bug(
         "lmr_cbt: no residual around the blocks",
-        f"{METHODS}/lmr_cbt.py",
+        f"{METHODS}/lmr_cbt/__init__.py",
         "        if self.blocks and self.residual:",
         "        if False:",
         (("ci", "lmr_cbt"),),

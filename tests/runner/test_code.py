@@ -19,7 +19,8 @@ from mmbench.runner import code
 from mmbench.runner.code import ROOT, code_files, code_hash, code_sources
 
 COUNT = itertools.count(1)
-MMIM, MULT, BASE = "mmbench/methods/mmim.py", "mmbench/methods/mult.py", "mmbench/methods/base.py"
+MMIM, MULT = "mmbench/methods/mmim/__init__.py", "mmbench/methods/mult/__init__.py"
+BASE = "mmbench/methods/base.py"
 
 
 @pytest.fixture(scope="module")

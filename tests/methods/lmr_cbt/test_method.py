@@ -9,9 +9,9 @@ from mmbench.methods import ConfigError
 from mmbench.methods.lmr_cbt import LMRCBT, LMRCBTNetwork
 from mmbench.nn.steps import Layout
 from mmbench.runner.plan import shipped_settings
-from tests.methods.lmr_cbt_parts import DIMS, NO_DROPOUT, count, data_spec, random_inputs, tiny
+from tests.methods.lmr_cbt.parts import DIMS, NO_DROPOUT, count, data_spec, random_inputs, tiny
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 # Sizes

@@ -10,7 +10,7 @@ from mmbench.methods import ConfigError
 from mmbench.methods.bimha import BIMHA, BIMHANetwork, PairAttention, PairFusion
 from mmbench.runner.plan import shipped_settings
 from mmbench.testing.builders import make_spec
-from tests.methods.bimha_parts import PAIRS, build, count, normalised
+from tests.methods.bimha.parts import PAIRS, build, count, normalised
 
 # Sizes
 
@@ -41,7 +41,7 @@ def test_shipped_settings_are_those_of_the_design():
         "mosi": ([32, 1e-3, 1e-4, 1.0, 5e-5, 4, 4, 1], [0.3, 0.2, 0.3]),
         "mosei": ([128, 5e-4, 1e-4, 1.0, 5e-5, 4, 4, 1], [0.2, 0.1, 0.2]),
     }
-    folder = Path(__file__).parents[2] / "benchmarks"
+    folder = Path(__file__).parents[3] / "benchmarks"
     for dataset, (values, probabilities) in design.items():
         config = BIMHA.Config.parse(shipped_settings(folder, "bimha", dataset, "", "default"))
         assert [getattr(config, key) for key in keys] == values

@@ -5,7 +5,7 @@ import torch
 
 from mmbench.methods.lmr_cbt import LMRCBT
 from tests.methods.forms import watch_steps
-from tests.methods.lmr_cbt_parts import batch_of, data_spec, random_inputs, tiny, watch
+from tests.methods.lmr_cbt.parts import batch_of, data_spec, random_inputs, tiny, watch
 
 
 def test_without_blocks_the_vectors_meet_in_the_head():

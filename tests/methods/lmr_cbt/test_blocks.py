@@ -5,7 +5,7 @@ import torch
 
 from mmbench.methods.lmr_cbt import CrossModalBlock
 from mmbench.nn.steps import Layout
-from tests.methods.lmr_cbt_parts import random_inputs, tiny, watch
+from tests.methods.lmr_cbt.parts import random_inputs, tiny, watch
 
 
 def blended(block, states, lengths, vector, packed=True):

@@ -11,7 +11,7 @@ from data_modules.base import FusionDataModule
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.cold_fusion import COLDFusion
 from mmbench.testing.builders import make_spec, write_toy_store
-from tests.methods.test_cold_fusion import build
+from tests.methods.cold_fusion.test_method import build
 
 PAIR = DataSpec(
     "toy",

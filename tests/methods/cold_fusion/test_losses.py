@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from data_modules.schema import MODALITIES
 from mmbench.methods.cold_fusion import COLDFusion, matching, symmetric_divergence
 from mmbench.testing.builders import make_batch, make_spec
-from tests.methods.test_cold_fusion import build, by_step, certain, sample
+from tests.methods.cold_fusion.test_method import build, by_step, certain, sample
 
 
 def every(count):

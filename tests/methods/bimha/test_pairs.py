@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.bimha import BIMHA, PairFusion
-from tests.methods.bimha_parts import PAIRS, batch_of, build, watch
+from tests.methods.bimha.parts import PAIRS, batch_of, build, watch
 
 # Pairs
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from data_modules.schema import Sequence
 from mmbench.methods.lmr_cbt import LMRCBT
 from tests.methods.forms import assert_forms_agree, watch_steps
-from tests.methods.lmr_cbt_parts import LENGTHS, NO_DROPOUT, batch_of, data_spec, random_inputs, tiny
+from tests.methods.lmr_cbt.parts import LENGTHS, NO_DROPOUT, batch_of, data_spec, random_inputs, tiny
 from tests.methods.training import assert_samples_stand_alone
 
 

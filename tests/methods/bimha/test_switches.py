@@ -5,7 +5,7 @@ import torch
 
 from data_modules.schema import Batch, Sequence
 from mmbench.testing.builders import make_batch, make_spec
-from tests.methods.bimha_parts import PAIRS, batch_of, build, count, naive_attention, normalised, watch
+from tests.methods.bimha.parts import PAIRS, batch_of, build, count, naive_attention, normalised, watch
 
 
 def test_the_head_reads_pairs_and_modalities():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmbench.methods.bimha import PairAttention
-from tests.methods.bimha_parts import PAIRS, batch_of, build, naive_attention, normalised, watch
+from tests.methods.bimha.parts import PAIRS, batch_of, build, naive_attention, normalised, watch
 
 
 @pytest.mark.parametrize(("weighted", "residual"), [(True, True), (False, True), (True, False)])
