@@ -34,7 +34,8 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.methods.vsd import DistillationConfig, view_encoders
+from mmbench.methods.vsd.config import DistillationConfig
+from mmbench.methods.vsd.network import view_encoders
 from mmbench.nn.branches import Branch, fusion_head
 from mmbench.tasks import Task
 

@@ -124,7 +124,7 @@ OF_TRAINING = (
 OF_SEQUENCES = (
     Bug(
         "mult attends to padding",
-        f"{METHODS}/mult/__init__.py",
+        f"{METHODS}/mult/network.py",
         "            layout = Layout.of(sequence)\n",
         "            layout = Layout.of_all(sequence.values)\n",
         (("ci", "mult"),),
@@ -159,7 +159,7 @@ OF_SEQUENCES = (
     ),
     Bug(
         "mult sees the future",
-        f"{METHODS}/mult/__init__.py",
+        f"{METHODS}/mult/network.py",
         'c.padding == "left", c.causal_mask, c.pooling',
         'c.padding == "left", False, c.pooling',
         (("ci", "mult"),),

@@ -7,7 +7,7 @@ from tests.injections.bug import METHODS, NN, Bug
 OF_METHODS = (
     Bug(
         "mcmult: every level is the lowest",
-        f"{METHODS}/mcmult/__init__.py",
+        f"{METHODS}/mcmult/network.py",
         "levels[side].append((new, new))",
         "levels[side].append(levels[side][0])",
         (("ci", "mcmult"),),
@@ -28,14 +28,14 @@ OF_METHODS = (
     ),
     Bug(
         "cold_fusion: the uncertain modality weighs more",
-        f"{METHODS}/cold_fusion/__init__.py",
+        f"{METHODS}/cold_fusion/network.py",
         "    return (-scores.log())",
         "    return (scores.log())",
         (("ci", "cold_fusion"),),
     ),
     Bug(
         "emotion_shift: the gate opens where nothing shifts",
-        f"{METHODS}/emotion_shift/multilogue.py",
+        f"{METHODS}/emotion_shift/gates.py",
         "    kept = (1 - shift) * state\n    return kept + shift *",
         "    kept = shift * state\n    return kept + (1 - shift) *",
         (("ci-dialogues", "emotion_shift"),),
@@ -112,7 +112,7 @@ OF_METHODS = (
     ),
     Bug(
         "bimha: attention weighs all pairs alike",
-        f"{METHODS}/bimha/__init__.py",
+        f"{METHODS}/bimha/network.py",
         "(scores if self.weighted else torch.zeros_like(scores)).softmax(-1)",
         "torch.zeros_like(scores).softmax(-1)",
         (("ci", "bimha"),),
@@ -133,14 +133,14 @@ OF_METHODS = (
     ),
     Bug(
         "effmulti: modalities weigh alike",
-        f"{METHODS}/effmulti/__init__.py",
+        f"{METHODS}/effmulti/network.py",
         "return self.score(vectors).squeeze(-1).softmax(-1)",
         "return (0 * self.score(vectors)).squeeze(-1).softmax(-1)",
         (("ci", "effmulti"),),
     ),
     Bug(
         "intermulti: the leader's lead is gone",
-        f"{METHODS}/intermulti/__init__.py",
+        f"{METHODS}/intermulti/network.py",
         "weights = len(self.modalities) * self.beta.softmax(0)",
         "weights = len(self.modalities) * (0 * self.beta).softmax(0)",
         (("ci", "intermulti"),),
@@ -154,7 +154,7 @@ OF_METHODS = (
     ),
     Bug(
         "lmr_cbt: no residual around the blocks",
-        f"{METHODS}/lmr_cbt/__init__.py",
+        f"{METHODS}/lmr_cbt/network.py",
         "        if self.blocks and self.residual:",
         "        if False:",
         (("ci", "lmr_cbt"),),
@@ -168,14 +168,14 @@ OF_METHODS = (
     ),
     Bug(
         "cfn_sr: attention weighs all places alike",
-        f"{METHODS}/cfn_sr/__init__.py",
+        f"{METHODS}/cfn_sr/network.py",
         "        alpha = scores.softmax(-1)",
         "        alpha = (0 * scores).softmax(-1)",
         (("ci-clips", "cfn_sr"),),
     ),
     Bug(
         "mesm: the learned vector of a state stands first and the last step is read",
-        f"{METHODS}/mesm/__init__.py",
+        f"{METHODS}/mesm/network.py",
         "ends = layout.step + 1 == layout.lengths[layout.sample]",
         "ends = layout.step == 0",
         (("ci-clips", "mesm"),),

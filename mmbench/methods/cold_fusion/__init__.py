@@ -30,148 +30,20 @@ The items are those of the local batch: under DDP nothing is gathered from other
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
-from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.nn.dropout import Dropout
-from mmbench.nn.pooling import masked_mean
-from mmbench.nn.recurrence import gru
-from mmbench.nn.steps import Layout
-from mmbench.nn.variational import reparameterised, standard_normal_kl
+from mmbench.methods.cold_fusion.config import COLDFusionConfig
+from mmbench.methods.cold_fusion.losses import matching
+from mmbench.methods.cold_fusion.network import COLDFusionNetwork
+from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.nn.variational import standard_normal_kl
 from mmbench.tasks import Task
-
-VARIANCES = (1e-6, 1e4)
-"""Limits of the variances that scores and draws see; the prior term sees them as they are."""
-
-_LEAST = 1e-8  # smallest probability that a divergence sees
-
-
-def symmetric_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Return ``KL(p || q) + KL(q || p)`` of two distributions ``(N,)``, a scalar."""
-    p, q = p.clamp(min=_LEAST), q.clamp(min=_LEAST)
-    return ((p - q) * (p.log() - q.log())).sum()
-
-
-def matching(errors: Tensor, scores: Tensor, present: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return how far the uncertainty of items is from following their error, a scalar from 0 on.
-
-    Both become distributions over the items that favour the good ones; a constant added to either changes nothing.
-
-    Args:
-        errors: ``(N,)``.
-        scores: ``(N,)``.
-        present: ``(N,)`` bool, the items that count.
-        temperature: Divides both.
-    """
-    p, q = (
-        (-values / temperature).masked_fill(~present, torch.finfo(values.dtype).min).softmax(0)
-        for values in (errors, scores)
-    )
-    return symmetric_divergence(p, q)
-
-
-def certainty_weights(scores: Tensor, present: Tensor) -> Tensor:
-    """Return weights proportional to one over the score, zero for what is absent.
-
-    Args:
-        scores: ``(..., M)`` positive uncertainty of every modality.
-        present: ``(..., M)`` bool; where nothing is present all count.
-
-    Returns:
-        ``(..., M)`` weights that sum to 1.
-    """
-    return (-scores.log()).masked_fill(~present & present.any(-1, keepdim=True), -torch.inf).softmax(-1)
-
-
-class ContextDistribution(nn.Module):
-    """A Gaussian over the context of every step of one modality.
-
-    Args:
-        dim: Features per step.
-        hidden: Units of the recurrent network and width of the Gaussian.
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.gru = nn.GRU(dim, hidden, batch_first=True)
-        self.mean = nn.Linear(hidden, hidden)
-        self.logvar = nn.Linear(hidden, hidden)
-
-    def forward(self, rows: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance, ``(N, H)`` each.
-
-        Args:
-            rows: ``(N, dim)``.
-            layout: Where they belong.
-        """
-        context = gru(self.gru, rows, layout)
-        return self.mean(context), self.logvar(context)
-
-
-class COLDFusionNetwork(nn.Module):
-    """Distributions, fusion by certainty and heads.
-
-    Args:
-        dims: Features per step by modality.
-        outputs: Width of the predictions.
-        settings: The method's settings.
-        by_step: Whether the modalities share their steps and are fused before they are averaged over time.
-    """
-
-    def __init__(self, dims: Mapping[str, int], outputs: int, settings: COLDFusion.Config, by_step: bool) -> None:
-        super().__init__()
-        c = settings
-        self.by_step, self.score, self.sample, self.legacy = by_step, c.score, c.sample, c.legacy_averages
-        self.distributions = nn.ModuleDict({name: ContextDistribution(dim, c.hidden) for name, dim in dims.items()})
-        self.dropout = Dropout(c.dropout)
-        self.heads = nn.ModuleDict({name: nn.Linear(c.hidden, outputs) for name in (*dims, "fused")})
-
-    def forward(self, inputs: Mapping[str, Sequence], kept: Mapping[str, Tensor] | None = None) -> Output:
-        """Return the fused prediction and what every modality says.
-
-        Args:
-            inputs: ``(B, T_m, D_m)`` by modality.
-            kept: ``(B, T_m)`` bool by modality, the steps that survived a corruption; a modality without any is absent.
-
-        Returns:
-            ``named`` holds by modality, for the rows of its steps, ``mean_...`` and ``logvar_...`` ``(N, H)``,
-            ``real_...`` ``(N,)`` bool and ``step_score_...`` ``(N,)``; ``score_...`` ``(B,)``, ``present_...`` ``(B,)``
-            bool, ``prediction_...`` ``(B, outputs)`` and ``weight_...``, ``(B, T)`` where the fusion is by step and
-            else ``(B, 1)``; and ``fused`` of the same steps, ``(B, T or 1, H)``.
-        """
-        named: dict[str, Tensor] = {}
-        means, scores, present = [], [], []
-        for name, distribution in self.distributions.items():
-            sequence = inputs[name]
-            if self.legacy:  # padding is read like anything else
-                sequence = Sequence(sequence.values, torch.full_like(sequence.lengths, sequence.values.shape[1]))
-            layout = Layout.of(sequence)
-            mean, logvar = distribution(layout.rows(sequence.values), layout)
-            variance = logvar.exp().clamp(*VARIANCES)
-            latent = reparameterised(mean, variance.sqrt()) if self.sample and self.training else mean
-            step_score = (variance if self.score == "variance" else variance.sqrt()).norm(dim=-1)
-            pooled, score = layout.mean(latent), layout.mean(step_score)
-            survived = (sequence.mask if kept is None else kept[name]).any(1, keepdim=True)
-            named |= {f"mean_{name}": mean, f"logvar_{name}": logvar, f"real_{name}": layout.positions > 0}
-            named |= {f"step_score_{name}": step_score, f"score_{name}": score, f"present_{name}": survived[:, 0]}
-            named[f"prediction_{name}"] = self.heads[name](self.dropout(pooled))
-            means.append(layout.padded(latent) if self.by_step else pooled[:, None])
-            scores.append(layout.padded(step_score) if self.by_step else score[:, None])
-            present.append(survived & sequence.mask if self.by_step else survived)
-        there = torch.stack(present, -1)
-        # Real scores never reach the limit; that of a modality without any step is 0 and has no logarithm.
-        weights = certainty_weights(torch.stack(scores, -1).clamp(min=VARIANCES[0]), there)
-        named |= {f"weight_{name}": weights[..., number] for number, name in enumerate(self.distributions)}
-        named["fused"] = (weights[..., None, :] * torch.stack(means, -1)).sum(-1)
-        summary = masked_mean(named["fused"], there.any(-1)) if self.by_step else named["fused"][:, 0]
-        return Output(self.heads["fused"](self.dropout(summary)), named)
 
 
 class COLDFusion(FusionMethod):
@@ -209,31 +81,9 @@ class COLDFusion(FusionMethod):
         needs=Needs(at_least=2),
     )
 
-    @dataclass(frozen=True)
-    class Config(MethodConfig):
-        """Settings of COLD Fusion."""
+    Config = COLDFusionConfig
 
-        hidden: int = setting(128, "units H of the recurrent networks and width of the Gaussians", low=1)
-        dropout: float = setting(0.2, "dropout before every head", low=0.0, high=1.0)
-        lambda_co: float = setting(0.1, "weight of calibration and ordinality", low=0.0)
-        lambda_reg: float = setting(1e-3, "weight of the prior term", low=0.0)
-        unimodal_weight: float = setting(1.0, "weight of the task loss of every modality alone", low=0.0)
-        regression_loss: str = setting("l1", "task loss of regression", choices=("l1", "mse"))
-        calibration: bool = setting(True, "whether uncertainty must follow the error within a modality")
-        ordinality: bool = setting(True, "whether uncertainty must be comparable across modalities")
-        detach_error: bool = setting(False, "whether the matching loss leaves predictions alone")
-        temperature: float = setting(1.0, "divides errors and scores before they are matched", low=1e-6)
-        score: str = setting("variance", "what uncertainty is the norm of", choices=("variance", "std"))
-        sample: bool = setting(False, "whether latents are drawn in training; else they are the means")
-        level: str = setting(
-            "auto", "where modalities are fused; auto: by step if they are aligned", choices=("auto", "step", "sample")
-        )
-        legacy_averages: bool = setting(
-            False,
-            "whether time averages include padding and the prior term sums over time, as in the re-implementation",
-        )
-
-    config: Config
+    config: COLDFusionConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(spec, task, config)

@@ -24,107 +24,24 @@ of ``l_k`` against the shift of the labels. Both are divided by the sum of their
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_modules.base import FusionDataModule
 from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
-from mmbench.methods.config import MethodConfig, setting
-from mmbench.methods.emotion_shift.multilogue import (
-    WAYS,
-    BothWays,
-    ShiftDetector,
-    Sizes,
-    bimodal_attention,
-    inverse_frequencies,
-    shift_probability,
-    utterance_vectors,
-    weighted_mean,
-)
-from mmbench.methods.emotion_shift.shift_labels import NOBODY, EmotionGroups, at, predecessors, shift_labels, successors
-from mmbench.nn.dropout import dropout
+from mmbench.methods.config import MethodConfig
+from mmbench.methods.emotion_shift.config import EmotionShiftConfig
+from mmbench.methods.emotion_shift.losses import inverse_frequencies, weighted_mean
+from mmbench.methods.emotion_shift.network import EmotionShiftNetwork
+from mmbench.methods.emotion_shift.shift_labels import NOBODY, EmotionGroups, at, predecessors, shift_labels
+from mmbench.methods.emotion_shift.utterances import utterance_vectors
 from mmbench.nn.text import PretrainedText
 from mmbench.tasks import Task
-
-PAIRS = (("text", "audio"), ("vision", "audio"), ("text", "vision"))
-"""The pairs of the bimodal attention, in the order in which the head reads them."""
-
-
-class EmotionShiftNetwork(nn.Module):
-    """Detector, recurrent nets, attention and head.
-
-    Args:
-        dims: Width of an utterance vector by modality; text must be there.
-        outputs: Width of the prediction.
-        settings: The method's settings.
-    """
-
-    def __init__(self, dims: Mapping[str, int], outputs: int, settings: EmotionShift.Config) -> None:
-        super().__init__()
-        c = self.settings = settings
-        self.modalities = list(dims)
-        self.pairs = [pair for pair in PAIRS if set(pair) <= set(dims)]
-        self.detector = ShiftDetector(dims["text"]) if c.use_shift else None
-        gated = (c.use_shift, c.use_shift and c.backward_gate != "plain_gru")
-        self.nets = BothWays(dims, Sizes(c.context, c.party, c.emotion), gated, c.dropout_recurrent)
-        self.shared = nn.Linear(2 * c.emotion, 2 * c.hidden)
-        self.head = nn.Linear((4 * len(self.pairs) + 2 * len(dims)) * c.hidden, outputs)
-
-    def shifts(self, text: Tensor, previous: Tensor) -> Tensor:
-        """Return the logits of a shift ``(B, U, 2)``; without an utterance before there are zeros in its place.
-
-        Args:
-            text: ``(B, U, D)``, zero in padding.
-            previous: ``(B, U)`` places of the predecessors.
-        """
-        assert self.detector is not None
-        logits: Tensor = self.detector(at(text, previous), text)
-        return logits
-
-    def _gates(self, shift: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(B, U)`` the probability that opens the gate, of the forward and of the backward nets."""
-        if self.settings.backward_gate == "shifted":  # backwards, what follows an utterance comes before it
-            return shift, at(shift, successors(previous), otherwise=1.0)
-        return shift, torch.zeros_like(shift)
-
-    def forward(
-        self, features: Mapping[str, Sequence], speaker: Tensor, previous: Tensor, shift_text: Tensor | None = None
-    ) -> Output:
-        """Return the prediction ``(B, U, outputs)``.
-
-        Args:
-            features: The modalities, ``(B, U, D_m)`` each.
-            speaker: ``(B, U)`` roles.
-            previous: ``(B, U)`` places of the predecessors.
-            shift_text: ``(B, U, D)`` what the detector reads; by default the text.
-
-        Returns:
-            ``named`` holds ``shift`` (logits, ``(B, U, 2)``), ``p_shift (B, U)``, the states of :class:`BothWays`,
-            ``hidden_<modality> (B, U, 2 hidden)`` and ``attention_<modality>_<modality> (B, U, 4 hidden)``.
-        """
-        c, real = self.settings, features["text"].mask
-        values = {name: features[name].values.masked_fill(~real.unsqueeze(-1), 0.0) for name in self.modalities}
-        named, shift = {}, torch.zeros_like(values["text"][..., 0])
-        if c.use_shift:
-            named["shift"] = self.shifts(values["text"] if shift_text is None else shift_text, previous)
-            named["p_shift"] = shift = shift_probability(named["shift"])
-        named |= self.nets(values, speaker, real, self._gates(shift, previous))
-        both = [torch.cat([named[f"emotion_{name}_{way}"] for way in WAYS], dim=-1) for name in self.modalities]
-        dropped = dropout(torch.stack(both), c.dropout_states, self.training)
-        hidden = dropout(self.shared(dropped).relu(), c.dropout, self.training)
-        named |= {f"hidden_{name}": item for name, item in zip(self.modalities, hidden.unbind(), strict=True)}
-        for one, other in self.pairs:
-            found = bimodal_attention(named[f"hidden_{one}"], named[f"hidden_{other}"], real if c.attn_mask else None)
-            named[f"attention_{one}_{other}"] = found
-        seen = [named[f"attention_{one}_{other}"] for one, other in self.pairs] + list(hidden.unbind())
-        return Output(self.head(torch.cat(seen, dim=-1)), named)
 
 
 class EmotionShift(FusionMethod):
@@ -166,49 +83,9 @@ class EmotionShift(FusionMethod):
         needs=Needs(modalities=("text",), dialogue=True),
     )
 
-    @dataclass(frozen=True)
-    class Config(MethodConfig):
-        """Settings of Emotion-Shift; the defaults are those of the official code."""
+    Config = EmotionShiftConfig
 
-        batch_size: int = setting(128, "dialogues per step", low=1)
-        lr: float = setting(1e-4, "learning rate", low=0.0)
-        weight_decay: float = setting(1e-4, "L2 penalty inside Adam", low=0.0)
-        gradient_clip: float = setting(0.0, "largest L2 norm of the gradient of all parameters; 0 for no limit", low=0)
-        text_lr: float = setting(0.0, "learning rate of the text encoder; 0 freezes it", low=0.0)
-        use_shift: bool = setting(True, "whether shifts gate the states; false is the base model, with GRU cells")
-        backward_gate: str = setting(
-            "shifted",
-            "what gates the reversed nets: the shift to the utterance that follows, nothing (a GRU cell), or the "
-            "official zero, which leaves them dead",
-            choices=("shifted", "plain_gru", "legacy_zero"),
-        )
-        shift_scope: str = setting(
-            "dialogue",
-            "the utterance before: of anybody in the dialogue, or of the same speaker",
-            choices=("dialogue", "same_speaker"),
-        )
-        groups: str = setting(
-            "valence",
-            "between what emotion shifts: pleasant and unpleasant classes, or all classes",
-            choices=("valence", "classes"),
-        )
-        shift_weight: float = setting(1.0, "weight of the shift loss; 0 leaves it out", low=0.0)
-        balanced: bool = setting(True, "whether classes and shifts weigh by their inverse frequency in training data")
-        siamese_epochs: int = setting(3, "epochs that prepare the detector; 0 for none", low=0)
-        siamese_lr: float = setting(2e-5, "learning rate of the preparation", low=0.0)
-        own_encoder: bool = setting(
-            True, "whether text tokens are read for the detector by a second encoder, which the preparation trains"
-        )
-        attn_mask: bool = setting(True, "whether padding is hidden from the attention between modalities")
-        context: int = setting(150, "width of the state of the dialogue", low=1)
-        party: int = setting(150, "width of the state of a party", low=1)
-        emotion: int = setting(100, "width of the state of emotion", low=1)
-        hidden: int = setting(100, "half the width in which modalities meet", low=1)
-        dropout_recurrent: float = setting(0.1, "dropout on new states", low=0.0, high=1.0)
-        dropout_states: float = setting(0.65, "dropout on the states of emotion that are read", low=0.0, high=1.0)
-        dropout: float = setting(0.5, "dropout on what the modalities show each other", low=0.0, high=1.0)
-
-    config: Config
+    config: EmotionShiftConfig
     shift_weights: Tensor
     class_weights: Tensor
 

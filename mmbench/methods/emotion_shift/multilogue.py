@@ -1,13 +1,8 @@
-"""Emotion shift for recurrent recognisers of emotion in dialogues: a detector, a gate, and the base model they gate.
+"""Multilogue-Net, the base model that shifts gate: recurrent nets that follow a dialogue and its parties.
 
-The component is two modules. :class:`ShiftDetector` reads the vectors of an utterance and of the one before and says
-whether emotion shifts between them; :class:`ShiftGatedCell` is a recurrent cell that keeps its state where it does not.
-Any recurrent model whose state stands for emotion can put the one in the place of its own cell and be told by the
-other.
-
-The base model is Multilogue-Net: per modality and direction a :class:`PartyNet` with a state of the dialogue, a state
-per party and a state of emotion, and attention between modalities. Source: Bansal, Agarwal, Joshi, Modi, "Shapes of
-Emotions", MMMPIE 2022, arXiv 2112.01938, and its code; see :mod:`mmbench.methods.emotion_shift`.
+Per modality and direction a :class:`PartyNet` with a state of the dialogue, a state per party and a state of emotion.
+Source: Bansal, Agarwal, Joshi, Modi, "Shapes of Emotions", MMMPIE 2022, arXiv 2112.01938, and its code; see
+:mod:`mmbench.methods.emotion_shift`.
 """
 
 from __future__ import annotations
@@ -19,98 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Sequence as Input
-from mmbench.methods.emotion_shift.shift_labels import SHIFT, party_roles
+from mmbench.methods.emotion_shift.gates import ShiftGatedCell, gated_state, gru_state
+from mmbench.methods.emotion_shift.shift_labels import party_roles
 from mmbench.nn.dropout import dropout
-from mmbench.nn.pooling import masked_mean
 
 Drop = Callable[[Tensor], Tensor]
 WAYS = ("forward", "backward")
-PIECE = 256
-"""Utterances that a text encoder reads at a time."""
-
-
-class ShiftDetector(nn.Module):
-    """Whether emotion shifts between two utterances: a linear layer on both vectors and their distance.
-
-    Args:
-        dim: Width ``D`` of an utterance vector.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.classifier = nn.Linear(3 * dim, 2)
-
-    def forward(self, previous: Tensor, current: Tensor) -> Tensor:
-        """Return logits ``(..., 2)`` of :data:`SHIFT` and :data:`SAME` for vectors ``(..., D)``.
-
-        Args:
-            previous: The utterance before; zeros where there is none.
-            current: The utterance.
-        """
-        logits: Tensor = self.classifier(torch.cat([previous, current, (previous - current).abs()], dim=-1))
-        return logits
-
-
-def shift_probability(logits: Tensor) -> Tensor:
-    """Return the probability of a shift ``(...)`` for a detector's logits ``(..., 2)``."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)[..., SHIFT]
-
-
-def gated_state(read: Tensor, state: Tensor, shift: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the next state ``(..., H)``: the old one without a shift, a new one with it.
-
-    Args:
-        read: ``(..., H)`` what the cell reads, already multiplied by its weights.
-        state: ``(..., H)`` the state before.
-        shift: ``(..., 1)`` probability of a shift.
-        weight: ``(..., H, H)``, to multiply a row from the right.
-        bias: ``(..., H)``.
-    """
-    kept = (1 - shift) * state
-    return kept + shift * torch.tanh(read + kept @ weight + bias)
-
-
-def gru_state(read: Tensor, state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return the next state ``(N, B, H)`` of ``N`` GRU cells at once.
-
-    Args:
-        read: ``(N, B, 3 H)`` what the cells read, already multiplied by their weights, with its bias.
-        state: ``(N, B, H)`` the states before.
-        weight: ``(N, H, 3 H)``.
-        bias: ``(N, 1, 3 H)``.
-    """
-    size = 2 * state.shape[-1]
-    own = torch.baddbmm(bias, state, weight)
-    reset, update = (read[..., :size] + own[..., :size]).sigmoid().chunk(2, dim=-1)
-    fresh = torch.tanh(read[..., size:] + reset * own[..., size:])
-    return fresh + update * (state - fresh)
-
-
-class ShiftGatedCell(nn.Module):
-    """A recurrent cell with one gate from outside in the place of a GRU's two.
-
-    ``kept = (1 - p) e; next = kept + p tanh(W x + U kept)`` with the probability ``p`` of a shift.
-
-    Args:
-        dim: Features that are read.
-        hidden: Width ``H`` of the state.
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.read = nn.Linear(dim, hidden)
-        self.keep = nn.Linear(hidden, hidden)
-
-    def forward(self, values: Tensor, state: Tensor, shift: Tensor) -> Tensor:
-        """Return the next state ``(B, H)``.
-
-        Args:
-            values: ``(B, dim)`` what is read.
-            state: ``(B, H)`` the state before.
-            shift: ``(B,)`` probability of a shift.
-        """
-        return gated_state(self.read(values), state, shift[:, None], self.keep.weight.T, self.keep.bias)
 
 
 @dataclass(frozen=True)
@@ -323,56 +232,3 @@ class BothWays(nn.Module):
                 back = number >= half
                 named[f"{kind}_{key}"] = reordered(item, places).masked_fill(~real[..., None], 0.0) if back else item
         return named
-
-
-def bimodal_attention(one: Tensor, other: Tensor, real: Tensor | None) -> Tensor:
-    """Return ``(B, T, 2 D)``: what each modality finds in the other, times itself.
-
-    Args:
-        one: ``(B, T, D)``, the first half of the result.
-        other: ``(B, T, D)``, the second half.
-        real: ``(B, T)`` bool, the utterances that can be found; by default padding too.
-    """
-
-    def found(scores: Tensor, values: Tensor) -> Tensor:
-        if real is not None:
-            scores = scores.masked_fill(~real[:, None, :], torch.finfo(scores.dtype).min)
-        return scores.softmax(-1) @ values
-
-    scores = one @ other.mT
-    return torch.cat([found(scores, other) * one, found(scores.mT, one) * other], dim=-1)
-
-
-def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """Return the mean of ``(B, U)`` losses by their weights, a scalar; of ``(B, U, C)`` the mean over ``C`` of them.
-
-    It is zero where all weights are, and counts padding, whose weight is zero, nowhere.
-    """
-    total = weights.sum((0, 1)).clamp(min=torch.finfo(weights.dtype).tiny)
-    return ((losses * weights).sum((0, 1)) / total).mean()
-
-
-def inverse_frequencies(counts: Tensor) -> Tensor:
-    """Return ``(..., K)`` one over the share of each class among ``(..., K)`` counts, zero for a class without any."""
-    weights = counts.sum(-1, keepdim=True) / counts.clamp(min=1)
-    return weights.masked_fill(counts == 0, 0.0)
-
-
-def utterance_vectors(encoder: nn.Module, tokens: Input) -> Input:
-    """Return the mean of a text encoder's states for every utterance of dialogues, ``(B, U, D)``.
-
-    Args:
-        encoder: From tokens ``(N, L)`` to states ``(N, L, D)``.
-        tokens: ``(B, U, L)`` with the steps of each utterance.
-    """
-    assert tokens.steps is not None
-    real = tokens.mask
-    ids, lengths = tokens.values[real], tokens.steps[real]
-    pieces = []
-    for some, steps in zip(ids.split(PIECE), lengths.split(PIECE), strict=True):
-        states = encoder(Input(some[:, : int(steps.max())], steps))
-        pieces.append(masked_mean(states.values, states.mask))
-    vectors = torch.cat(pieces)
-    out = vectors.new_zeros(*real.shape, vectors.shape[-1])
-    out[real] = vectors
-    return Input(out, tokens.lengths)

@@ -27,9 +27,8 @@ learn, so that all others have a gradient in every step, as DDP wants it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +37,11 @@ from torch import Tensor, nn
 from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
-from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.methods.emt_dlfr.mutual_promotion import MutualPromotion
+from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.methods.emt_dlfr.config import EMTDLFRConfig
+from mmbench.methods.emt_dlfr.network import EMTNetwork, View
 from mmbench.methods.emt_dlfr.simsiam import SimSiam
-from mmbench.nn.dropout import Dropout
-from mmbench.nn.recurrent import LSTMEncoder
-from mmbench.nn.steps import Steps
-from mmbench.nn.words import shifted, words
+from mmbench.nn.words import shifted
 from mmbench.tasks import Task
 
 SOURCE = "the authors' poster, complete modalities, mean of three runs, row EMT"
@@ -58,119 +55,6 @@ PUBLISHED = {
     "f1_has0": 0.832,
     "f1_non0": 0.850,
 }
-
-
-class Read(NamedTuple):
-    """What an encoder makes of a modality.
-
-    Attributes:
-        vector: ``(B, width)`` utterance vector.
-        steps: ``(N, width)`` local features.
-    """
-
-    vector: Tensor
-    steps: Steps
-
-
-class View(NamedTuple):
-    """What the network makes of one view of a batch.
-
-    Attributes:
-        prediction: ``(B, outputs)``.
-        vectors: By modality the utterance vector ``(B, width)``, and ``context``, the flat context ``(B, M D)``.
-        steps: By modality ``(B, T_m, D)`` after the last layer, zero beyond the lengths, if they were wanted.
-    """
-
-    prediction: Tensor
-    vectors: dict[str, Tensor]
-    steps: dict[str, Tensor]
-
-
-class RecurrentReader(nn.Module):
-    """An LSTM and one linear layer on its final state and on every state; none where the width fits already.
-
-    Args:
-        dim: Features per step.
-        hidden: Units of the LSTM.
-        out: Width of the vector and of the steps.
-    """
-
-    def __init__(self, dim: int, hidden: int, out: int) -> None:
-        super().__init__()
-        self.lstm = LSTMEncoder(dim, hidden)
-        self.linear = nn.Identity() if hidden == out else nn.Linear(hidden, out)
-
-    def forward(self, sequence: Sequence) -> Read:
-        """Read ``(B, T, dim)``."""
-        states, final = self.lstm(sequence)
-        rows, layout = Steps.of(states)
-        return Read(self.linear(final), Steps(self.linear(rows), layout))
-
-
-class StateReader(nn.Module):
-    """Text states as they are: the first one stands for the utterance, those up to the last one are the words."""
-
-    def forward(self, sequence: Sequence) -> Read:
-        """Read ``(B, T, dim)``."""
-        return Read(sequence.values[:, 0], Steps.of(words(sequence)))
-
-
-class EMTNetwork(nn.Module):
-    """Encoders, fusion and head: what predicts.
-
-    Args:
-        dims: Features per step by modality.
-        outputs: Width of the prediction.
-        settings: The method's settings.
-        states: Whether text comes as the states of a pretrained encoder, with [CLS] first and [SEP] last.
-    """
-
-    def __init__(self, dims: Mapping[str, int], outputs: int, settings: EMTDLFR.Config, states: bool) -> None:
-        super().__init__()
-        c, self.states = settings, states
-        self.readers, self.project, self.widths = nn.ModuleDict(), nn.ModuleDict(), {}
-        for name, dim in dims.items():
-            plain = name == "text" and states
-            self.widths[name] = width = dim if plain else getattr(c, f"out_{name}")
-            self.readers[name] = StateReader() if plain else RecurrentReader(dim, getattr(c, f"hidden_{name}"), width)
-            self.project[name] = nn.Identity() if width == c.dim else nn.Linear(width, c.dim, bias=False)
-        self.fusion = MutualPromotion(
-            list(dims),
-            c.dim,
-            c.layers,
-            c.heads,
-            c.expansion,
-            c.embedding_dropout,
-            c.attention_dropout,
-            c.network_dropout,
-            share_directions=c.share_directions,
-            share_modalities=c.share_modalities,
-            share_layers=c.share_layers,
-        )
-        self.head = nn.Sequential(
-            Dropout(c.head_dropout),
-            nn.Linear(sum(self.widths.values()) + len(dims) * c.dim, c.head),
-            nn.ReLU(),
-            nn.Linear(c.head, c.head),
-            nn.ReLU(),
-            nn.Linear(c.head, outputs),
-        )
-
-    def forward(self, features: Mapping[str, Sequence], local: bool = False) -> View:
-        """Read one view of a batch.
-
-        Args:
-            features: By modality ``(B, T_m, dims[m])``.
-            local: Whether the steps after the last layer are wanted.
-        """
-        read: dict[str, Read] = {name: reader(features[name]) for name, reader in self.readers.items()}
-        vectors = {name: item.vector for name, item in read.items()}
-        context = torch.stack([self.project[name](vector) for name, vector in vectors.items()], dim=1)
-        steps = {name: Steps(self.project[name](item.steps.rows), item.steps.layout) for name, item in read.items()}
-        context, promoted = self.fusion(context, steps, local)
-        flat = context.flatten(1)
-        prediction = self.head(torch.cat([*vectors.values(), flat], dim=-1))
-        return View(prediction, {"context": flat, **vectors}, {name: x.padded() for name, x in promoted.items()})
 
 
 def restoration(restored: Tensor, features: Tensor, missing: Tensor) -> Tensor:
@@ -222,58 +106,9 @@ class EMTDLFR(FusionMethod):
         needs=Needs(at_least=2),
     )
 
-    @dataclass(frozen=True)
-    class Config(MethodConfig):
-        """Settings of EMT-DLFR; the defaults are those of the official code for CMU-MOSI but for two.
+    Config = EMTDLFRConfig
 
-        There ``dim`` is 128 and ``accumulate`` is 4, which takes more samples than small data have.
-        """
-
-        weight_decay: float = setting(1e-3, "L2 penalty inside Adam, on all but the readers", low=0.0)
-        gradient_clip: float = setting(0.0, "largest L2 norm of the gradient of all parameters; 0 for no limit", low=0)
-        weight_decay_text: float = setting(1e-3, "penalty on the matrices of the text encoder", low=0.0)
-        lr_audio: float = setting(1e-3, "learning rate of the audio reader", low=0.0)
-        lr_vision: float = setting(1e-4, "learning rate of the vision reader", low=0.0)
-        weight_decay_audio: float = setting(1e-2, "penalty on the audio reader", low=0.0)
-        weight_decay_vision: float = setting(1e-3, "penalty on the vision reader", low=0.0)
-        accumulate: int = setting(1, "batches whose gradients add up for a step", low=1)
-        text_states: str = setting(
-            "auto",
-            "bert: text begins with [CLS], the utterance's vector, and ends with [SEP]; words: all steps are words; "
-            "auto: bert for tokens",
-            choices=("auto", "bert", "words"),
-        )
-        hidden_text: int = setting(64, "units of the LSTM over words", low=1)
-        hidden_audio: int = setting(32, "units of the audio LSTM", low=1)
-        hidden_vision: int = setting(64, "units of the vision LSTM", low=1)
-        out_text: int = setting(64, "width of the text vector where an LSTM makes it", low=1)
-        out_audio: int = setting(16, "width of the audio vector", low=1)
-        out_vision: int = setting(32, "width of the vision vector", low=1)
-        dim: int = setting(64, "width D of the fusion", low=1)
-        layers: int = setting(3, "layers of the fusion", low=1)
-        heads: int = setting(4, "attention heads, a divisor of dim", low=1)
-        expansion: int = setting(4, "hidden units of the feed-forward networks as a multiple of dim", low=1)
-        share_directions: bool = setting(True, "whether context and steps are promoted by one unit")
-        share_modalities: bool = setting(True, "whether all modalities have the same units")
-        share_layers: bool = setting(True, "whether all layers have the same units and the same pooling")
-        attention_dropout: float = setting(0.3, "dropout on attention weights", low=0.0, high=1.0)
-        network_dropout: float = setting(0.1, "dropout after the feed-forward networks", low=0.0, high=1.0)
-        embedding_dropout: float = setting(0.0, "dropout on steps with positions", low=0.0, high=1.0)
-        head: int = setting(256, "width of the hidden layers of the head", low=1)
-        head_dropout: float = setting(0.3, "dropout on what the head reads", low=0.0, high=1.0)
-        attraction: float = setting(1.0, "weight w1 of attraction and of the task loss of the intact view", low=0.0)
-        restoration: float = setting(1.0, "weight w2 of restoration", low=0.0)
-        restore_clean: bool = setting(False, "whether clean data are seen as two views that differ by dropout alone")
-        bottleneck_context: int = setting(128, "hidden width of the predictor of the context", low=1)
-        bottleneck_text: int = setting(256, "hidden width of the predictor of bert's text vector (others: half)", low=1)
-
-        def __post_init__(self) -> None:
-            """Check that the heads divide the width."""
-            super().__post_init__()
-            if self.dim % self.heads:
-                raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")
-
-    config: Config
+    config: EMTDLFRConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(spec, task, config)

@@ -21,22 +21,21 @@ loss, which is logged for the solution and not descended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, Sequence
+from data_modules.schema import MODALITIES, Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import OF_STEPS, MethodConfig, setting
 from mmbench.methods.linear.linear_models import Floats, Model, logistic, ridge
-from mmbench.metrics import SplitMetric, fit_thresholds
-from mmbench.metrics.info import MetricInfo
+from mmbench.methods.linear.pooling import _Rows, mean_and_deviation
+from mmbench.metrics import fit_thresholds
 from mmbench.tasks import Task
 
 STRENGTHS = tuple(10.0**power for power in range(4, -5, -1))
@@ -45,37 +44,6 @@ STRENGTHS = tuple(10.0**power for power in range(4, -5, -1))
 WITHOUT_VALIDATION = 1.0
 CONSTANT = 1e-7
 """A feature is constant if it deviates by less, as a part of its mean: that is the rounding of its float32 values."""
-
-
-def mean_and_deviation(sequence: Sequence) -> Tensor:
-    """Return ``(B, 2 D)`` mean and standard deviation of every feature over the real steps, float64 on the CPU.
-
-    Running sums go from step to step, so that more padding does not change a bit.
-
-    Args:
-        sequence: Features ``(B, T, D)``.
-    """
-    padding, steps = ~sequence.mask.cpu()[..., None], sequence.lengths.cpu().clamp(min=1)[:, None].double()
-    values = sequence.values.detach().cpu().double().masked_fill(padding, 0.0)
-    mean = values.cumsum(1)[:, -1] / steps
-    squares = (values - mean[:, None]).masked_fill(padding, 0.0).square().cumsum(1)[:, -1]
-    return torch.cat([mean, (squares / steps).sqrt()], 1)
-
-
-class _Rows(SplitMetric):
-    """Pooled features and targets, collected as a metric collects predictions: of all processes, each sample once."""
-
-    info: ClassVar[Mapping[str, MetricInfo]] = {}
-
-    def update(self, prediction: Tensor, target: Tensor, index: Tensor) -> None:
-        """Add ``(B, F)`` features in the place of predictions."""
-        self.prediction.append(prediction.detach())
-        self.target.append(target)
-        self.index.append(index)
-
-    def score(self, prediction: Tensor, target: Tensor) -> dict[str, float]:
-        """Return nothing: features have no score."""
-        return {}
 
 
 class Linear(FusionMethod):

@@ -23,26 +23,17 @@ Terms of the loss, with ``z = mean + std * e`` the code and one linear decoder p
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial, reduce
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, PublishedResult
-from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.methods.mib.graph_fusion import GraphFusion
-from mmbench.nn.dropout import Dropout
-from mmbench.nn.fusion import LowRankFusion, outer_product
-from mmbench.nn.steps import Layout
-from mmbench.nn.transformer import TransformerEncoder
-from mmbench.nn.variational import GaussianEncoder, product_of_experts, reparameterised, standard_normal_kl
+from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.methods.mib.config import MIBConfig
+from mmbench.methods.mib.network import MIBNetwork
+from mmbench.nn.variational import standard_normal_kl
 from mmbench.tasks import Task
 
 SENTIMENT = ("acc7", "acc2_non0_geq", "f1_non0_geq", "mae_non0", "corr_non0")
@@ -56,149 +47,6 @@ PUBLISHED = {
 }
 """Rows C-MIB with concatenation of the paper's tables: sentiment on MAG's pickles with the words read by fine-tuned
 BERT, emotions on MulT's with GloVe."""
-
-
-class Encoder(nn.Module):
-    """One modality as one vector: convolution over three steps, Transformer, last step.
-
-    Args:
-        dim: Features per step.
-        settings: The method's settings.
-        transformer: Whether there is a Transformer; hidden states of a text encoder have passed one already.
-        steps: With ``legacy_padding`` the length that sequences are padded to; longer ones keep their own.
-    """
-
-    def __init__(self, dim: int, settings: MIB.Config, transformer: bool, steps: int) -> None:
-        super().__init__()
-        c = settings
-        self.legacy, self.steps = c.legacy_padding, steps
-        self.convolution = nn.Conv1d(dim, c.dim, 3, padding=1, bias=False)
-        dropouts = (c.attention_dropout, c.relu_dropout, c.residual_dropout, c.embed_dropout)
-        self.transformer = TransformerEncoder(c.dim, c.heads, c.layers, *dropouts) if transformer else None
-
-    def forward(self, sequence: Sequence) -> Tensor:
-        """Return ``(B, d)``."""
-        values = sequence.values
-        if self.legacy:
-            values = F.pad(values, (0, 0, 0, max(0, self.steps - values.shape[1])))
-        layout = Layout.of_all(values) if self.legacy else Layout.of(sequence)
-        rows = layout.convolve(layout.rows(values), self.convolution)
-        if self.transformer is None:
-            return layout.last(rows)
-        # The official code takes a first channel of exactly 0 for padding.
-        positions = (layout.step + 1) * (rows[:, 0] != 0) if self.legacy else layout.positions
-        return self.transformer(rows, layout, positions, last=True)
-
-
-class JoinedFusion(nn.Module):
-    """Vectors joined into one without parameters, and layers on top.
-
-    Args:
-        join: From ``(B, d)`` vectors to one of any width.
-        layers: From there to ``(B, d)``.
-    """
-
-    def __init__(self, join: Callable[[list[Tensor]], Tensor], layers: nn.Module) -> None:
-        super().__init__()
-        self.join, self.layers = join, layers
-
-    def forward(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """Return ``(B, d)`` from ``(B, d)`` each."""
-        return self.layers(self.join(list(vectors.values())))
-
-
-class MIBNetwork(nn.Module):
-    """Encoders, bottlenecks, fusion and decoders; only what the variant uses is built.
-
-    Args:
-        dims: Features per step by modality.
-        outputs: Width of the predictions.
-        settings: The method's settings.
-        contextual: Modalities that need no Transformer.
-        steps: Longest length by modality, for ``legacy_padding``.
-    """
-
-    def __init__(
-        self,
-        dims: Mapping[str, int],
-        outputs: int,
-        settings: MIB.Config,
-        contextual: frozenset[str] = frozenset(),
-        steps: Mapping[str, int] | None = None,
-    ) -> None:
-        super().__init__()
-        c, names, lengths = settings, tuple(dims), steps or {}
-        self.eval_noise = c.eval_noise
-        self.encoders = nn.ModuleDict(
-            {name: Encoder(dim, c, name not in contextual, lengths.get(name, 0)) for name, dim in dims.items()}
-        )
-        self.unimodal = names if c.variant in ("l", "c") else ()
-        self.coded = (*self.unimodal, *(("fused",) if c.variant in ("e", "c") else ()))
-        self.bottlenecks = nn.ModuleDict({name: GaussianEncoder(c.dim, c.hidden, c.dim) for name in self.coded})
-        self.fusion = _fusion(c, names)
-        self.decoders = nn.ModuleDict({name: nn.Linear(c.dim, outputs) for name in (*self.unimodal, "fused")})
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not name.endswith(".packed"):  # as BERT's initialisation does
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def _draw(self, mean: Tensor, std: Tensor) -> Tensor:
-        return reparameterised(mean, std) if self.training or self.eval_noise else mean
-
-    def _code(self, name: str, x: Tensor, named: dict[str, Tensor]) -> Tensor:
-        mean, std = self.bottlenecks[name](x)
-        named[f"mean_{name}"], named[f"std_{name}"] = mean, std
-        named[f"z_{name}"] = self._draw(mean, std)
-        return named[f"z_{name}"]
-
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
-        """Return prediction, vectors and codes of a batch.
-
-        Returns:
-            ``named`` holds ``x_<modality>`` and ``fused``, what enters a bottleneck or goes on without one; per
-            bottleneck ``mean_...``, ``std_...`` and the draw ``z_...``, all ``(B, d)``; and for modalities with a
-            bottleneck ``prediction_<modality>``.
-        """
-        vectors = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
-        named = {f"x_{name}": vector for name, vector in vectors.items()}
-        for name in self.unimodal:
-            vectors[name] = self._code(name, vectors[name], named)
-            named[f"prediction_{name}"] = self.decoders[name](vectors[name])
-        if self.fusion is None:
-            moments = [[named[f"{part}_{name}"] for name in self.unimodal] for part in ("mean", "std")]
-            fused = self._draw(*product_of_experts(*moments))  # the paper puts its Sigma, a deviation, in both places
-        else:
-            fused = self.fusion(vectors)
-        named["fused"] = fused
-        z = self._code("fused", fused, named) if "fused" in self.coded else fused
-        return Output(self.decoders["fused"](z), named)
-
-
-def _fusion(settings: MIB.Config, names: tuple[str, ...]) -> nn.Module | None:
-    """Return the chosen fusion of ``(B, d)`` by modality to ``(B, d)``; none for the product of experts."""
-    dim, count = settings.dim, len(names)
-    # Around the tensor fusion the official file of c has other activations than those of e and l.
-    first, last = (nn.Tanh(), nn.Tanh()) if settings.variant == "c" else (nn.Identity(), nn.ReLU())
-    makers: dict[str, Callable[[], nn.Module | None]] = {
-        "concat": lambda: JoinedFusion(
-            partial(torch.cat, dim=-1), nn.Sequential(nn.Linear(count * dim, dim), nn.ReLU())
-        ),
-        "addition": lambda: JoinedFusion(partial(reduce, operator.add), nn.Identity()),
-        "multiplication": lambda: JoinedFusion(partial(reduce, operator.mul), nn.Identity()),
-        "tensor": lambda: JoinedFusion(
-            outer_product,
-            nn.Sequential(
-                Dropout(settings.tensor_dropout),
-                *(nn.Linear((dim + 1) ** count, dim), first),
-                *(nn.Linear(dim, dim), nn.Tanh()),
-                *(nn.Linear(dim, dim), last),
-            ),
-        ),
-        "low_rank": lambda: LowRankFusion(dict.fromkeys(names, dim), dim, settings.rank),
-        "graph": lambda: GraphFusion(names, dim),
-        "poe": lambda: None,
-    }
-    return makers[settings.fusion]()
 
 
 class MIB(FusionMethod):
@@ -250,55 +98,9 @@ class MIB(FusionMethod):
         ),
     )
 
-    @dataclass(frozen=True)
-    class Config(MethodConfig):
-        """Settings of MIB; widths, layers, dropouts and weights are those of the official code."""
+    Config = MIBConfig
 
-        gradient_clip: float = setting(0.0, "largest L2 norm of the gradient; 0 for no limit", low=0.0)
-        text_lr: float = setting(
-            1e-5, "learning rate of the text encoder and the convolution on it; 0 freezes the encoder", low=0.0
-        )
-        variant: str = setting(
-            "c",
-            "where bottlenecks are: e after the fusion, l before it, c both, none nowhere",
-            choices=("e", "l", "c", "none"),
-        )
-        fusion: str = setting(
-            "concat",
-            "how vectors become one; poe multiplies the codes of variant l",
-            choices=("concat", "addition", "multiplication", "tensor", "low_rank", "graph", "poe"),
-        )
-        beta: float = setting(1e-3, "weight of the KL of every code", low=0.0)
-        kl: str = setting(
-            "mean", "KL over a code's dimensions: mean (official code) or sum (paper)", choices=("mean", "sum")
-        )
-        main_weight: float = setting(1.0, "weight of the final task loss; 2 as in the official code", low=0.0)
-        eval_noise: bool = setting(False, "whether evaluation draws codes as training does, as in the official code")
-        dim: int = setting(50, "width d of vectors and codes", low=1)
-        hidden: int = setting(256, "hidden units of every bottleneck; 1024 as published", low=1)
-        heads: int = setting(5, "attention heads, a divisor of dim", low=1)
-        layers: int = setting(3, "layers of every Transformer", low=1)
-        embed_dropout: float = setting(0.2, "dropout on what enters a Transformer", low=0.0, high=1.0)
-        attention_dropout: float = setting(0.5, "dropout on attention", low=0.0, high=1.0)
-        relu_dropout: float = setting(0.3, "dropout inside the feed-forward networks", low=0.0, high=1.0)
-        residual_dropout: float = setting(0.3, "dropout on what layers add to the stream", low=0.0, high=1.0)
-        tensor_dropout: float = setting(0.5, "dropout on the outer product of the tensor fusion", low=0.0, high=1.0)
-        rank: int = setting(5, "rank of the low-rank fusion", low=1, needs={"fusion": "low_rank"})
-        text_transformer: bool = setting(True, "whether text that no text encoder reads passes a Transformer")
-        legacy_padding: bool = setting(False, "whether padding takes part, as in the official code")
-
-        def __post_init__(self) -> None:
-            """Check that the heads divide the width and that a product of experts has experts."""
-            super().__post_init__()
-            if self.dim % self.heads:
-                raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")
-            if self.fusion == "poe" and self.variant != "l":
-                raise ConfigError(
-                    f"{self.where('fusion')} is 'poe', which multiplies unimodal codes into the final one: set variant "
-                    f"to 'l' (it is {self.variant!r}) or choose another fusion."
-                )
-
-    config: Config
+    config: MIBConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(spec, task, config)

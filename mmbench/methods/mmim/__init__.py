@@ -20,26 +20,18 @@ by ``task + alpha * nce - beta * lld - beta * H`` through the Gaussians, which s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
-from mmbench.methods.config import MethodConfig, setting
-from mmbench.nn.dropout import Dropout
-from mmbench.nn.mutual_information import (
-    ClassConditionalEntropy,
-    CosinePredictor,
-    GaussianConditional,
-    cosine_nce,
-    gaussian_log_likelihood,
-)
-from mmbench.nn.pooling import masked_mean
-from mmbench.nn.recurrent import LSTMVector
+from mmbench.methods.config import MethodConfig
+from mmbench.methods.mmim.config import MMIMConfig
+from mmbench.methods.mmim.network import MMIMNetwork
+from mmbench.nn.mutual_information import ClassConditionalEntropy, cosine_nce, gaussian_log_likelihood
 from mmbench.tasks import Task
 
 SOURCE = "with fine-tuned BERT; comparison table of Semi-IIN (DBF, ACL Findings 2023, prints the same, rounded)"
@@ -48,90 +40,6 @@ PUBLISHED = {
     "mosi/unaligned_50_tokens/standard": (0.700, 0.800, 0.4665, 0.8414, 0.8606, 0.8400, 0.8598),
     "mosei/unaligned_50_tokens/standard": (0.526, 0.772, 0.5424, 0.8224, 0.8597, 0.8266, 0.8594),
 }
-
-
-class MMIMNetwork(nn.Module):
-    """Encoders, fusion and the networks of the two bounds.
-
-    Args:
-        dims: Features per step by modality, in the order text, audio, vision.
-        outputs: Width of the prediction.
-        settings: The method's settings.
-    """
-
-    def __init__(self, dims: Mapping[str, int], outputs: int, settings: MMIM.Config) -> None:
-        super().__init__()
-        c = settings
-        self.text_pooling = c.text_pooling
-        self.widths = {name: dim if name == "text" else c.out for name, dim in dims.items()}
-        between = c.encoder_dropout if c.layers > 1 else 0.0  # one layer has none at all in the official code
-        self.encoders = nn.ModuleDict(
-            {
-                name: LSTMVector(dim, c.hidden, c.out, c.layers, c.bidirectional, between)
-                for name, dim in dims.items()
-                if name != "text"
-            }
-        )
-        self.dropout = Dropout(c.dropout)
-        self.fusion = nn.Sequential(
-            nn.Linear(sum(self.widths.values()), c.fusion_dim),
-            nn.Tanh(),
-            nn.Linear(c.fusion_dim, c.fusion_dim),
-            nn.Tanh(),
-        )
-        self.head = nn.Linear(c.fusion_dim, outputs)
-        self.pairs: dict[str, tuple[str, str]] = {}
-        if c.contrast:
-            pairs = [("text", name) for name in dims if name != "text"] if "text" in dims else []
-            if {"audio", "vision"} <= set(dims) and (c.add_va or not pairs):
-                pairs.append(("vision", "audio"))
-            self.pairs = {f"{x}_{y}": (x, y) for x, y in pairs}
-        self.gaussians = nn.ModuleDict(
-            {pair: GaussianConditional(self.widths[x], self.widths[y]) for pair, (x, y) in self.pairs.items()}
-        )
-        self.code_widths = {pair: max(1, self.widths[y] // 4) for pair, (_, y) in self.pairs.items()}
-        self.entropy_projectors = nn.ModuleDict(
-            {
-                pair: nn.Sequential(nn.Linear(self.widths[y], self.code_widths[pair]), nn.Tanh())
-                for pair, (_, y) in self.pairs.items()
-            }
-        )
-        self.predictors = nn.ModuleDict(
-            {name: CosinePredictor(c.fusion_dim, width, c.cpc_layers) for name, width in self.widths.items()}
-            if c.contrast
-            else {}
-        )
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_normal_(parameter)
-
-    def bound_parameters(self) -> list[nn.Parameter]:
-        """Return what the first pass of an epoch may change: the Gaussians and the entropy projectors."""
-        return [*self.gaussians.parameters(), *self.entropy_projectors.parameters()]
-
-    def _vector(self, name: str, sequence: Sequence) -> Tensor:
-        if name != "text":
-            vector: Tensor = self.encoders[name](sequence)
-            return vector
-        return sequence.values[:, 0] if self.text_pooling == "first" else masked_mean(sequence.values, sequence.mask)
-
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
-        """Return prediction and representations of a batch.
-
-        Returns:
-            ``named`` holds ``h_<modality> (B, width)``, ``z (B, fusion_dim)``, ``predicted_<modality>`` (from z), and
-            for each pair ``<x>_<y>`` the moments ``mean_...``, ``logvar_...`` of y given x and the code ``code_...``
-            of y whose entropy is estimated.
-        """
-        vectors = {name: self._vector(name, inputs[name]) for name in self.widths}
-        z = self.fusion(self.dropout(torch.cat(list(vectors.values()), dim=-1)))
-        named = {f"h_{name}": vector for name, vector in vectors.items()} | {"z": z}
-        for name, predictor in self.predictors.items():
-            named[f"predicted_{name}"] = predictor(z)
-        for pair, (x, y) in self.pairs.items():
-            named[f"mean_{pair}"], named[f"logvar_{pair}"] = self.gaussians[pair](vectors[x])
-            named[f"code_{pair}"] = self.entropy_projectors[pair](vectors[y])
-        return Output(self.head(z), named)
 
 
 class MMIM(FusionMethod):
@@ -170,39 +78,9 @@ class MMIM(FusionMethod):
         needs=Needs(at_least=2),
     )
 
-    @dataclass(frozen=True)
-    class Config(MethodConfig):
-        """Settings of MMIM; the defaults are those of the official code for CMU-MOSI."""
+    Config = MMIMConfig
 
-        weight_decay: float = setting(1e-4, "L2 penalty inside Adam, in both optimisers", low=0.0)
-        plateau_patience: int = setting(20, "epochs without gain before the learning rate drops; 0 for never", low=0)
-        plateau_factor: float = setting(
-            0.5, "factor by which the learning rate drops", low=0.0, high=1.0, needs="plateau_patience"
-        )
-        lr_mmilb: float = setting(1e-3, "learning rate of the first pass (Gaussians of the bound)", low=0.0)
-        alpha: float = setting(0.1, "weight of the contrastive loss", low=0.0)
-        beta: float = setting(0.1, "weight of the inter-modality bound", low=0.0)
-        estimate_fraction: float = setting(
-            1.0, "part of the batches in the first pass, in (0, 1]; 0.5 for CMU-MOSEI", low=1e-6, high=1.0
-        )
-        memory: int = setting(1, "batches that the entropy remembers", low=1)
-        hidden: int = setting(16, "units of the audio and vision LSTMs, per direction", low=1)
-        out: int = setting(16, "width of the audio and vision vectors", low=1)
-        layers: int = setting(1, "layers of the LSTMs", low=1)
-        bidirectional: bool = setting(False, "whether the LSTMs read in both directions")
-        encoder_dropout: float = setting(0.1, "dropout inside and after LSTMs of several layers", low=0.0, high=1.0)
-        text_pooling: str = setting("first", "the text vector: first step or mean of all", choices=("first", "mean"))
-        fusion_dim: int = setting(128, "width of the fused vector", low=1)
-        dropout: float = setting(0.1, "dropout on the concatenated vectors", low=0.0, high=1.0)
-        cpc_layers: int = setting(1, "linear layers of the contrastive predictors", low=1)
-        contrast: bool = setting(True, "whether to use mutual information at all")
-        add_va: bool = setting(False, "whether vision and audio are a pair too where there is text")
-        lld_include_logvar: bool = setting(
-            False, "whether the log-likelihood has its variance term, which the official code leaves out"
-        )
-        entropy_eps: float = setting(1e-5, "added to the diagonal of covariances; 0 as in the official code", low=0.0)
-
-    config: Config
+    config: MMIMConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(spec, task, config)

@@ -21,164 +21,24 @@ Every batch takes two steps, each with its own optimiser. ``estimate`` fits the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import MethodConfig
 from mmbench.methods.mmmie.club import RunningStandard, club
+from mmbench.methods.mmmie.config import MMMIEConfig
+from mmbench.methods.mmmie.network import MMMIENetwork
 from mmbench.nn.contrastive import info_nce
-from mmbench.nn.dropout import Dropout
 from mmbench.nn.mutual_information import GaussianConditional, gaussian_log_likelihood
 from mmbench.nn.pooling import masked_mean
-from mmbench.nn.recurrent import LSTMEncoder
-from mmbench.nn.steps import Layout
 from mmbench.nn.text import PretrainedText
-from mmbench.nn.transformer import TransformerLayer, position_vectors
 from mmbench.tasks import Task
-
-_SPREAD = 0.02  # standard deviation of fresh embeddings
-
-
-class VectorEncoder(nn.Module):
-    """One modality to a vector and to steps of one width.
-
-    Text was read already: its vector is a linear map of its first step, or of the mean of its steps. Audio and vision
-    pass an LSTM in both directions, whose final states give the vector.
-
-    Args:
-        dim: Features per step.
-        width: Width of vector and steps.
-        hidden: Units of the LSTM per direction; 0 for none.
-        first: Without an LSTM: whether the first step stands for the sequence.
-        steps: Whether the steps are wanted.
-    """
-
-    def __init__(self, dim: int, width: int, hidden: int, first: bool, steps: bool) -> None:
-        super().__init__()
-        self.first = first
-        self.lstm = LSTMEncoder(dim, hidden, bidirectional=True) if hidden else None
-        read = self.lstm.dim if self.lstm else dim
-        after = [nn.ReLU(), nn.LayerNorm(width)] if hidden else []
-        self.vector = nn.Sequential(nn.Linear(read, width), *after)
-        self.steps = nn.Linear(read, width) if steps else None
-
-    def forward(self, sequence: Sequence) -> tuple[Tensor, tuple[Tensor, Layout] | None]:
-        """Return ``(B, width)`` and, if wanted, rows ``(N, width)`` with their layout, for ``(B, T, dim)``."""
-        if self.lstm is not None:
-            sequence, read = self.lstm(sequence)
-        else:
-            sequence = Sequence(sequence.values.masked_fill(~sequence.mask[..., None], 0.0), sequence.lengths)
-            read = sequence.values[:, 0] if self.first else masked_mean(sequence.values, sequence.mask)
-        if self.steps is None:
-            return self.vector(read), None
-        layout = Layout.of(sequence)
-        return self.vector(read), (self.steps(layout.rows(sequence.values)), layout)
-
-
-class TokenFusion(nn.Module):
-    """A transformer over a learned fusion token and tokens of all modalities, and the head on the fusion token.
-
-    Args:
-        names: The modalities.
-        outputs: Width of the prediction.
-        settings: The method's settings.
-    """
-
-    def __init__(self, names: list[str], outputs: int, settings: MMMIE.Config) -> None:
-        super().__init__()
-        c = settings
-        self.names, self.positions = names, c.identity == "position"
-        self.token = nn.Parameter(_SPREAD * torch.randn(c.dim))
-        self.identity: nn.Parameter | None = None
-        if c.identity != "none":
-            self.identity = nn.Parameter(_SPREAD * torch.randn(len(names), c.dim))
-        dropouts = (c.dropout, c.dropout, c.dropout)
-        self.layers = nn.ModuleList(TransformerLayer(c.dim, c.heads, *dropouts) for _ in range(c.layers))
-        self.norm = nn.LayerNorm(c.dim)
-        self.head = nn.Sequential(nn.Linear(c.dim, c.dim), nn.ReLU(), Dropout(c.dropout), nn.Linear(c.dim, outputs))
-
-    def forward(
-        self, vectors: Mapping[str, Tensor], steps: Mapping[str, tuple[Tensor, Layout]]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the prediction ``(B, outputs)`` and the state of the fusion token ``(B, dim)``.
-
-        Args:
-            vectors: ``(B, dim)`` by modality.
-            steps: Rows ``(N_m, dim)`` with their layout by modality, further tokens; empty for none.
-        """
-        one = Layout.of_all(vectors[self.names[0]][:, None])
-        parts = [(self.token.expand(len(one.lengths), -1), one)]
-        for number, name in enumerate(self.names):
-            own = [(vectors[name], one)]
-            if name in steps:
-                rows, layout = steps[name]
-                if self.positions:
-                    rows = rows + position_vectors(layout.positions, rows.shape[1], rows.dtype, layout.steps)
-                own.append((rows, layout))
-            parts += own if self.identity is None else [(x + self.identity[number], place) for x, place in own]
-        layout, places = Layout.joined([place for _, place in parts])
-        states = torch.cat([rows for rows, _ in parts]).index_select(0, places)
-        *layers, last = self.layers
-        for layer in layers:
-            states = layer(states, layout.reads())
-        # Of what the last layer makes, only the fusion token is read: the first of each sample.
-        z = self.norm(last(states.index_select(0, layout.starts), one.reads(layout), states))
-        return self.head(z), z
-
-
-class MMMIENetwork(nn.Module):
-    """Encoders, projections of the pairs, and fusion.
-
-    Args:
-        dims: Features per step by modality.
-        outputs: Width of the prediction.
-        settings: The method's settings.
-        first: Whether the first step of text stands for it ([CLS]); else the mean of its steps.
-    """
-
-    def __init__(self, dims: Mapping[str, int], outputs: int, settings: MMMIE.Config, first: bool = False) -> None:
-        super().__init__()
-        c = settings
-        self.encoders = nn.ModuleDict(
-            {
-                name: VectorEncoder(dim, c.dim, 0 if name == "text" else c.hidden, first, c.fusion == "sequence")
-                for name, dim in dims.items()
-            }
-        )
-        self.projections = nn.ModuleDict(
-            {
-                name: nn.Sequential(nn.Linear(c.dim, c.dim), nn.ReLU(), nn.Linear(c.dim, c.code))
-                for name in dims
-                if c.alpha
-            }
-        )
-        self.fusion = TokenFusion(list(dims), outputs, c)
-
-    def forward(self, features: Mapping[str, Sequence]) -> Output:
-        """Return prediction and representations of a batch.
-
-        Returns:
-            ``named`` holds ``h_<modality> (B, dim)``, ``code_<modality> (B, code)`` of unit length and ``z (B, dim)``.
-        """
-        vectors, steps = {}, {}
-        for name, encoder in self.encoders.items():
-            vectors[name], states = encoder(features[name])
-            if states is not None:
-                steps[name] = states
-        prediction, z = self.fusion(vectors, steps)
-        named = {f"h_{name}": vector for name, vector in vectors.items()} | {"z": z}
-        for name, projection in self.projections.items():
-            named[f"code_{name}"] = F.normalize(projection(vectors[name]), dim=-1)
-        return Output(prediction, named)
 
 
 class MMMIE(FusionMethod):
@@ -216,41 +76,9 @@ class MMMIE(FusionMethod):
         needs=Needs(at_least=2),
     )
 
-    @dataclass(frozen=True)
-    class Config(MethodConfig):
-        """Settings of MMMIE; none of the paper's is known."""
+    Config = MMMIEConfig
 
-        weight_decay: float = setting(1e-4, "L2 penalty inside Adam, in both optimisers", low=0.0)
-        plateau_patience: int = setting(5, "epochs without gain before the learning rate drops; 0 for never", low=0)
-        plateau_factor: float = setting(
-            0.5, "factor by which the learning rate drops", low=0.0, high=1.0, needs="plateau_patience"
-        )
-        lr_estimator: float = setting(1e-3, "learning rate of the Gaussians q(h | x)", low=0.0)
-        alpha: float = setting(0.1, "weight of the maximisation between modalities; 0 for none", low=0.0)
-        beta: float = setting(0.01, "weight of the minimisation between input and feature; 0 for none", low=0.0)
-        warmup: int = setting(2, "epochs over which beta grows from 0; 0 for all of it at once", low=0)
-        clamp: bool = setting(True, "whether an upper bound below 0, which fits badly, counts as 0")
-        temperature: float = setting(0.1, "temperature of InfoNCE", low=1e-6)
-        identity: str = setting("modality", "what identity embeddings say", choices=("modality", "position", "none"))
-        fusion: str = setting("vectors", "tokens: one per modality, or steps too", choices=("vectors", "sequence"))
-        dim: int = setting(128, "width of vectors and tokens", low=1)
-        code: int = setting(64, "width of the codes that InfoNCE compares", low=1)
-        hidden: int = setting(32, "units of the audio and vision LSTMs, per direction", low=1)
-        layers: int = setting(2, "layers of the fusing transformer", low=1)
-        heads: int = setting(4, "its attention heads, a divisor of dim", low=1)
-        dropout: float = setting(0.1, "dropout in the fusing transformer and the head", low=0.0, high=1.0)
-
-        def __post_init__(self) -> None:
-            """Check that the heads divide the width and that positions have steps to number."""
-            super().__post_init__()
-            if self.dim % self.heads:
-                raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")
-            if self.identity == "position" and self.fusion != "sequence":
-                raise ConfigError(
-                    f"{self.where('identity')} is 'position', which numbers steps; set fusion to 'sequence'."
-                )
-
-    config: Config
+    config: MMMIEConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(spec, task, config)

@@ -25,103 +25,20 @@ representations; a contrast trains its part of the network and, at ``earlier_rat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data_modules.schema import Batch, DataSpec, Sequence
+from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
-from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.methods.mvcl.reading import ConvolutionTokens, LSTMTokens, MutualReading, Reader, TextTokens, ViewFusion
-from mmbench.nn.contrastive import Projector, pair_contrastive, supervised_contrastive
-from mmbench.nn.dropout import Dropout
+from mmbench.methods.config import MethodConfig
+from mmbench.methods.mvcl.config import CONTRASTS, MVCLConfig
+from mmbench.methods.mvcl.network import PARTS, MVCLNetwork
+from mmbench.nn.contrastive import pair_contrastive, supervised_contrastive
 from mmbench.tasks import Task
-
-PARTS = ("encoders", "interaction", "fusion", "head")
-"""The network in the order of its data flow; a stage trains one part, and some train the part before it too."""
-CONTRASTS = ("unimodal", "cross", "fused")
-"""The contrastive terms, each with a stage and a weight of its name."""
-
-
-class MVCLNetwork(nn.Module):
-    """Encoders, interaction, fusion and head, and the projectors of the contrasts that are used.
-
-    Args:
-        dims: Features per step by modality, two or three of them.
-        outputs: Width of the prediction.
-        settings: The method's settings.
-        text_ends: Whether text begins with [CLS] and ends with [SEP].
-    """
-
-    def __init__(self, dims: Mapping[str, int], outputs: int, settings: MVCL.Config, text_ends: bool = False) -> None:
-        super().__init__()
-        c, contrasts = settings, settings.contrasts()
-        self.encoders, token_widths, vector_widths = nn.ModuleDict(), {}, {}
-        for name, dim in dims.items():
-            self.encoders[name], vector_widths[name], token_widths[name] = self._encoder(name, dim, c, text_ends)
-        self.unimodal = nn.ModuleDict()
-        if "unimodal" in contrasts:
-            for name, width in vector_widths.items():
-                post, dropout = getattr(c, f"post_{name}"), Dropout(getattr(c, f"dropout_{name}"))
-                self.unimodal[name] = nn.Sequential(dropout, nn.Linear(width, post), nn.ReLU(), Projector(post))
-        self.interaction = MutualReading(token_widths, c.dim, c.heads, c.layers, c.attention_dropout)
-        views = self.interaction.views
-        self.view_projectors = nn.ModuleDict({view: Projector(c.dim) for view in views if "cross" in contrasts})
-        self.fusion = ViewFusion(len(views), c.dim, c.heads, c.attention_dropout_fusion, c.dropout_fusion)
-        self.fused_projector = Projector(c.dim) if "fused" in contrasts else None
-        self.head = nn.Sequential(nn.Linear(c.dim, c.post_fusion), nn.ReLU(), nn.Linear(c.post_fusion, outputs))
-
-    @staticmethod
-    def _encoder(name: str, dim: int, c: MVCL.Config, text_ends: bool) -> tuple[nn.Module, int, int]:
-        """Return the encoder of a modality and the widths of its vector and of its tokens, 0 for ``dim`` already."""
-        if name == "text":
-            return TextTokens(text_ends, c.legacy_no_mask), dim, dim
-        out: int = getattr(c, f"out_{name}") if "unimodal" in c.contrasts() else 0  # only that contrast has vectors
-        if c.encoder == "lstm":
-            hidden: int = getattr(c, f"hidden_{name}")
-            return LSTMTokens(dim, hidden, out, c.legacy_no_mask), out, hidden
-        dropouts = (getattr(c, f"attention_dropout_{name}"), 0.0, 0.0, c.embed_dropout)
-        reader = Reader(c.dim, c.heads, c.unimodal_layers, *dropouts, project=out, pooled=out > 0)
-        return ConvolutionTokens(dim, c.dim, getattr(c, f"kernel_{name}"), reader, c.legacy_no_mask), out, 0
-
-    def parts(self) -> dict[str, nn.ModuleList]:
-        """Return the modules of each of :data:`PARTS`, with the projectors that only its own contrast reaches."""
-        return {
-            "encoders": nn.ModuleList([self.encoders, self.unimodal]),
-            "interaction": nn.ModuleList([self.interaction, self.view_projectors]),
-            "fusion": nn.ModuleList([self.fusion, *([self.fused_projector] if self.fused_projector else [])]),
-            "head": nn.ModuleList([self.head]),
-        }
-
-    def forward(self, features: Mapping[str, Sequence], trained: Iterable[str] = PARTS) -> Output:
-        """Return prediction and representations of a batch.
-
-        Args:
-            features: The modalities, ``(B, T_m, dims[m])`` each.
-            trained: The parts through which gradients flow, neighbours in :data:`PARTS`.
-
-        Returns:
-            ``named`` holds the views ``view_<x>_<y>_<z> (B, dim)``, the fused vector ``fused (B, dim)``, and of unit
-            length what the contrasts compare: ``projected_<modality>``, ``projected_<view>``, ``projected_fused``.
-        """
-        learns, trained = torch.is_grad_enabled(), set(trained)
-        with torch.set_grad_enabled(learns and "encoders" in trained):
-            encoded = {name: self.encoders[name](features[name]) for name in self.encoders}
-            named = {f"projected_{name}": module(encoded[name][0]) for name, module in self.unimodal.items()}
-        with torch.set_grad_enabled(learns and "interaction" in trained):
-            views = self.interaction({name: tokens for name, (_, tokens) in encoded.items()})
-            named |= {f"view_{view}": vector for view, vector in views.items()}
-            named |= {f"projected_{view}": module(views[view]) for view, module in self.view_projectors.items()}
-        with torch.set_grad_enabled(learns and "fusion" in trained):
-            named["fused"] = self.fusion(views.values())
-            if self.fused_projector:
-                named["projected_fused"] = self.fused_projector(named["fused"])
-        with torch.set_grad_enabled(learns and "head" in trained):
-            return Output(self.head(named["fused"]), named)
 
 
 class MVCL(FusionMethod):
@@ -164,75 +81,9 @@ class MVCL(FusionMethod):
         needs=Needs(at_least=2),
     )
 
-    @dataclass(frozen=True)
-    class Config(MethodConfig):
-        """Settings of MVCL; the defaults are those of the rebuild for CMU-MOSI, and of the stages this suite's own."""
+    Config = MVCLConfig
 
-        weight_decay: float = setting(0.01, "L2 penalty inside Adam", low=0.0)
-        gradient_clip: float = setting(0.0, "largest L2 norm of the gradient; 0 for no limit", low=0.0)
-        lr_audio: float = setting(1e-3, "learning rate of the audio encoder", low=0.0)
-        lr_vision: float = setting(1e-4, "learning rate of the vision encoder", low=0.0)
-        weight_decay_encoders: float = setting(0.01, "L2 penalty of the audio and the vision encoder", low=0.0)
-        weight_decay_text: float = setting(1e-3, "L2 penalty of the text encoder's weights, not its biases", low=0.0)
-        accumulate: int = setting(1, "batches whose gradients are added up for a step; 4 in the rebuild", low=1)
-        mode: str = setting("staged", "one term after the other, or all at once", choices=("staged", "joint"))
-        unimodal_epochs: int = setting(5, "staged: epochs of the unimodal contrast; 0 leaves it out", low=0)
-        cross_epochs: int = setting(5, "staged: epochs of the contrast between views; 0 leaves it out", low=0)
-        fused_epochs: int = setting(5, "staged: epochs of the fused contrast; 0 leaves it out", low=0)
-        lr_contrast: float = setting(1e-3, "staged: learning rate of the contrasts; lr is the head's", low=0.0)
-        earlier_rate: float = setting(1.0, "staged: factor of the part before; 0 freezes it", low=0.0, high=1.0)
-        unimodal_weight: float = setting(1.0, "weight of the unimodal contrast; 0 leaves it out", low=0.0)
-        cross_weight: float = setting(1.0, "weight of the contrast between views; 0 leaves it out", low=0.0)
-        fused_weight: float = setting(1.0, "weight of the fused contrast; 0 leaves it out", low=0.0)
-        classes: str = setting("seven", "classes of a regression label", choices=("seven", "sign", "exact"))
-        pairs: str = setting("first", "which modality the two views of a pair share", choices=("first", "last"))
-        supervised_temperature: float = setting(0.07, "temperature of both supervised contrasts", low=1e-6)
-        pair_temperature: float = setting(0.05, "temperature of the contrast between views", low=1e-6)
-        encoder: str = setting("lstm", "encoder of audio and vision", choices=("lstm", "transformer"))
-        dim: int = setting(32, "width of tokens, views and fused vector", low=1)
-        heads: int = setting(4, "attention heads, a divisor of dim", low=1)
-        layers: int = setting(2, "layers of the crossmodal transformers", low=1)
-        unimodal_layers: int = setting(4, "layers of the transformer encoders", low=1)
-        hidden_audio: int = setting(32, "units of the audio LSTM", low=1)
-        hidden_vision: int = setting(64, "units of the vision LSTM", low=1)
-        out_audio: int = setting(16, "width of the audio vector", low=1)
-        out_vision: int = setting(32, "width of the vision vector", low=1)
-        post_text: int = setting(64, "width in which the unimodal contrast compares text", low=1)
-        post_audio: int = setting(16, "width in which the unimodal contrast compares audio", low=1)
-        post_vision: int = setting(32, "width in which the unimodal contrast compares vision", low=1)
-        post_fusion: int = setting(128, "width of the head", low=1)
-        kernel_audio: int = setting(5, "transformer encoder: steps that the convolution over audio sees", low=1)
-        kernel_vision: int = setting(5, "transformer encoder: steps that the convolution over vision sees", low=1)
-        attention_dropout: float = setting(0.3, "dropout on crossmodal attention", low=0.0, high=1.0)
-        attention_dropout_fusion: float = setting(0.2, "dropout on attention in the fusion", low=0.0, high=1.0)
-        attention_dropout_audio: float = setting(0.2, "transformer encoder: on attention, audio", low=0.0, high=1.0)
-        attention_dropout_vision: float = setting(0.0, "transformer encoder: on attention, vision", low=0.0, high=1.0)
-        embed_dropout: float = setting(0.2, "transformer encoder: dropout on its input", low=0.0, high=1.0)
-        dropout_text: float = setting(0.0, "dropout on the text vector before its contrast", low=0.0, high=1.0)
-        dropout_audio: float = setting(0.1, "dropout on the audio vector before its contrast", low=0.0, high=1.0)
-        dropout_vision: float = setting(0.1, "dropout on the vision vector before its contrast", low=0.0, high=1.0)
-        dropout_fusion: float = setting(0.1, "dropout on the pooled fusion", low=0.0, high=1.0)
-        text_ends: bool = setting(False, "whether text features begin with [CLS] and end with [SEP]")
-        legacy_no_mask: bool = setting(False, "whether padding takes part as in the rebuild")
-
-        def __post_init__(self) -> None:
-            """Check that the heads divide the width and that stages leave something to read."""
-            super().__post_init__()
-            if self.dim % self.heads:
-                raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")
-            if self.mode == "staged" and not self.contrasts():
-                raise ConfigError(
-                    f"{self.where('mode')} is 'staged' and every contrast is left out: its head would read an "
-                    "untrained network; set mode to 'joint'."
-                )
-
-        def contrasts(self) -> dict[str, float]:
-            """Return the weight of each contrast that is used."""
-            weights = {name: getattr(self, f"{name}_weight") for name in CONTRASTS}
-            unused = {name for name in CONTRASTS if self.mode == "staged" and not getattr(self, f"{name}_epochs")}
-            return {name: weight for name, weight in weights.items() if weight and name not in unused}
-
-    config: Config
+    config: MVCLConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(spec, task, config)

@@ -24,189 +24,19 @@ Shapes: modalities ``(B, T_m, D_m)`` with their own lengths; ``v (B, width)``, `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import combinations, permutations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from data_modules.schema import Batch, DataSpec, Sequence, TargetSpec
+from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
-from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.methods.vsd.labels import (
-    CategoricalLabels,
-    Direction,
-    GaussianLabels,
-    LabelDistribution,
-    ranked_list_loss,
-    sinkhorn_distance,
-)
-from mmbench.nn.branches import Branch, GRUMean, fusion_head
-from mmbench.nn.steps import Layout
+from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.methods.vsd.config import VSDConfig
+from mmbench.methods.vsd.losses import ranked_list_loss, sinkhorn_distance
+from mmbench.methods.vsd.network import SHARED, VSDNetwork
 from mmbench.tasks import Task
-
-SHARED = "shared"
-
-
-@dataclass(frozen=True)
-class DistillationConfig(MethodConfig):
-    """Settings of what VSD and its successor share: views, branches and divergences."""
-
-    weight_decay: float = setting(1e-4, "L2 penalty inside Adam", low=0.0)
-    gradient_clip: float = setting(0.0, "largest L2 norm of the gradient of all parameters; 0 for no limit", low=0.0)
-    text_lr: float = setting(2e-5, "learning rate of the text encoder; 0 freezes it", low=0.0)
-    width: int = setting(128, "width of a view's vector, even because its GRU reads in two directions", low=2)
-    text_first: bool = setting(False, "whether text, if any, is its first state alone through a linear layer: BERT")
-    bottleneck_1: int = setting(128, "width of the first hidden layer of the bottlenecks", low=1)
-    bottleneck_2: int = setting(64, "width of their second hidden layer", low=1)
-    z_dim: int = setting(64, "width of the representations", low=1)
-    head_dropout: float = setting(0.5, "dropout in the heads of the representations", low=0.0, high=1.0)
-    fusion_dim: int = setting(128, "width of the hidden layer after the fusion", low=1)
-    fusion_dropout: float = setting(0.2, "dropout on that layer", low=0.0, high=1.0)
-    dist: str = setting(
-        "bins", "a head's distribution of a real label: bins, or a Gaussian of variance 1", choices=("bins", "gaussian")
-    )
-    bins: int = setting(7, "bins between the ends of a real label", low=2, needs={"dist": "bins"})
-    heads_weight: float = setting(1.0, "weight of the cross-entropies of the heads", low=0.0)
-    label_smoothing: float = setting(
-        0.0, "label smoothing of the heads; 0.1 in the official code", low=0.0, high=1.0, needs={"dist": "bins"}
-    )
-    kl_direction: str = setting(
-        "teacher_student",
-        "first argument of the divergence, then the second",
-        choices=("teacher_student", "student_teacher"),
-        needs={"dist": "bins", "legacy_kl": False},
-    )
-    legacy_kl: bool = setting(
-        False, "whether the divergence is the official formula, which is none", needs={"dist": "bins"}
-    )
-
-    def __post_init__(self) -> None:
-        """Check that the settings can be had together."""
-        super().__post_init__()
-        if self.width % 2:
-            raise ConfigError(f"{self.where('width')} is {self.width}; it must be even: a GRU reads in two directions.")
-
-    @property
-    def direction(self) -> Direction:
-        """The divergence to use."""
-        if self.legacy_kl:
-            return "released"
-        return "teacher_student" if self.kl_direction == "teacher_student" else "student_teacher"
-
-    @property
-    def hidden(self) -> tuple[int, int]:
-        """Widths of the hidden layers of a bottleneck."""
-        return self.bottleneck_1, self.bottleneck_2
-
-    def labels(self, target: TargetSpec) -> LabelDistribution:
-        """Return how heads speak of a target.
-
-        Raises:
-            ConfigError: When they cannot in the way that is set.
-        """
-        real = target.kind == "regression"
-        if self.dist == "gaussian":
-            if not real:
-                raise ConfigError(f"{self.where('dist')} is 'gaussian', and the target is {target.kind}: set 'bins'.")
-            return GaussianLabels(target)
-        if real and (target.low is None or target.high is None):
-            raise ConfigError(
-                f"{self.where('dist')} is 'bins', and the target has no ends: give it low and high, or set 'gaussian'."
-            )
-        return CategoricalLabels(target, self.bins, self.label_smoothing)
-
-
-class ViewEncoder(nn.Module):
-    """From a sequence to one vector: a linear layer, then a GRU and the mean of its states, or the first step alone.
-
-    Args:
-        dim: Features per step.
-        width: Width of the vector.
-        first: Whether the first step alone is used.
-    """
-
-    def __init__(self, dim: int, width: int, first: bool = False) -> None:
-        super().__init__()
-        self.project = nn.Linear(dim, width)
-        self.reader = None if first else GRUMean(width)
-
-    def forward(self, sequence: Sequence) -> Tensor:
-        """Return ``(B, width)``."""
-        if self.reader is None:
-            return self.project(sequence.values[:, 0])
-        layout = Layout.of(sequence)
-        return self.reader(self.project(layout.rows(sequence.values)), layout)
-
-
-def view_encoders(dims: Mapping[str, int], settings: DistillationConfig) -> nn.ModuleDict:
-    """Return an encoder for every view."""
-    return nn.ModuleDict(
-        {name: ViewEncoder(dim, settings.width, settings.text_first and name == "text") for name, dim in dims.items()}
-    )
-
-
-class VSDNetwork(nn.Module):
-    """Encoders, branches and fusion.
-
-    Args:
-        dims: Features per step by modality.
-        outputs: Width of the prediction.
-        logits: Width of the heads that are distilled.
-        settings: The method's settings.
-    """
-
-    def __init__(self, dims: Mapping[str, int], outputs: int, logits: int, settings: VSD.Config) -> None:
-        super().__init__()
-        c = settings
-        self.views, self.fuse_on, self.text_first = tuple(dims), c.fuse_on, c.text_first
-        self.encoders = view_encoders(dims, c)
-        self.adapters = nn.ModuleDict({name: nn.Linear(dim, c.width) for name, dim in dims.items()})
-        self.shared_encoder = GRUMean(c.width)
-        self.branches = nn.ModuleDict(
-            {name: Branch(c.width, c.hidden, c.z_dim, logits, c.head_dropout) for name in (*dims, SHARED)}
-        )
-        self.fusion = fusion_head(
-            2 * len(dims) * (c.z_dim if c.fuse_on == "z" else c.width), c.fusion_dim, outputs, c.fusion_dropout
-        )
-
-    def forward(self, inputs: Mapping[str, Sequence]) -> Output:
-        """Return what :meth:`read` says of the vectors of all views."""
-        own = {name: self.encoders[name](inputs[name]) for name in self.views}
-        return self.read(own, self._shared(inputs))
-
-    def _shared(self, inputs: Mapping[str, Sequence]) -> dict[str, Tensor]:
-        """Return the vectors ``(B, width)`` of all views from the encoder that they share."""
-        read, lengths, layouts = [], [], []
-        for name in self.views:
-            sequence = inputs[name]
-            if name == "text" and self.text_first:
-                sequence = Sequence(sequence.values[:, :1], sequence.lengths.clamp(max=1))
-            layout = Layout.of(sequence)
-            read.append(self.adapters[name](layout.rows(sequence.values)))
-            lengths.append(sequence.lengths)
-            layouts.append(layout)
-        if layouts[0].packed:  # all views take their steps together
-            together = Layout(torch.cat(lengths), max(layout.steps for layout in layouts), read[0].device)
-            vectors = self.shared_encoder(torch.cat(read), together).chunk(len(layouts))
-        else:
-            vectors = [self.shared_encoder(rows, layout) for rows, layout in zip(read, layouts, strict=True)]
-        return dict(zip(self.views, vectors, strict=True))
-
-    def read(self, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Output:
-        """Return the prediction and what the branches say of vectors ``(B, width)``.
-
-        The shared branch reads one view after the other, so that a norm sees the statistics of one view at a time.
-
-        Returns:
-            ``named`` holds ``v_<view>``, ``z_<view>`` and the logits ``p_<view>`` given ``v`` and ``q_<view>`` given
-            ``z``, where a view is ``<modality>`` or ``shared_<modality>``.
-        """
-        readings = {name: self.branches[name](own[name]) for name in self.views}
-        readings |= {f"{SHARED}_{name}": self.branches[SHARED](shared[name]) for name in self.views}
-        named = {f"{part}_{view}": value for view, item in readings.items() for part, value in item._asdict().items()}
-        return Output(self.fusion(torch.cat([named[f"{self.fuse_on}_{view}"] for view in readings], dim=-1)), named)
 
 
 class VSD(FusionMethod):
@@ -252,23 +82,9 @@ class VSD(FusionMethod):
         needs=Needs(at_least=2),
     )
 
-    @dataclass(frozen=True)
-    class Config(DistillationConfig):
-        """Settings of VSD."""
+    Config = VSDConfig
 
-        plateau_patience: int = setting(5, "epochs without gain before the learning rate drops; 0 for never", low=0)
-        vsd_weight: float = setting(0.3, "weight of the self-distillation; 0 leaves it out", low=0.0)
-        vcd_weight: float = setting(0.3, "weight of the cross-distillation; 0 leaves it out", low=0.0)
-        vml_weight: float = setting(0.3, "weight of the mutual learning; 0 leaves it out", low=0.0)
-        rank_weight: float = setting(0.0, "weight of the ranked-list loss; 0 leaves it out", low=0.0)
-        cml_weight: float = setting(0.0, "weight of the Sinkhorn distance of observations; 0 leaves it out", low=0.0)
-        vcd_pairs: str = setting(
-            "all", "who teaches in the cross-distillation: all views or text", choices=("all", "text_teacher")
-        )
-        temperature: float = setting(1.0, "divides the logits of the self-distillation", low=1e-3)
-        fuse_on: str = setting("z", "what is fused: representations or observations", choices=("z", "v"))
-
-    config: Config
+    config: VSDConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(spec, task, config)

@@ -17,12 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_modules.schema import TargetSpec
+from mmbench.nn.precision import at_least_single
 
 Direction = Literal["teacher_student", "student_teacher", "released"]
-
-# The Sinkhorn loop of the official code adds these inside its logarithms, and its numbers depend on them.
-_MARGINAL_FLOOR, _PLAN_FLOOR = 1e-8, 1e-6
-_COUNT_FLOOR = 1e-5  # added to the number of positives and to the weights of negatives of the ranked-list loss
 
 
 def two_hot(values: Tensor, low: float, high: float, bins: int) -> Tensor:
@@ -113,7 +110,7 @@ class CategoricalLabels(LabelDistribution):
 
     def log(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
         """Return log-probabilities ``(B, parts, classes)``."""
-        return (_precise(logits) / temperature).unflatten(-1, (self.parts, self.classes)).log_softmax(-1)
+        return (at_least_single(logits) / temperature).unflatten(-1, (self.parts, self.classes)).log_softmax(-1)
 
     def targets(self, target: Tensor) -> Tensor:
         """Return the targets of a batch as distributions ``(B, parts, classes)``, not smoothed."""
@@ -169,95 +166,21 @@ class GaussianLabels(LabelDistribution):
         self, teacher: Tensor, student: Tensor, direction: Direction = "teacher_student", temperature: float = 1.0
     ) -> Tensor:
         """Return half the squared distance of the means over the temperature, the same in both directions."""
-        return _half_square(_precise(teacher.detach()) - student) / temperature
+        return _half_square(at_least_single(teacher.detach()) - student) / temperature
 
     def spread(self, logits: Items[Tensor]) -> Tensor:
         """Return the mean divergence from the geometric mean; the divergence from a mixture has no closed form."""
-        each = _precise(torch.stack(list(logits)))
+        each = at_least_single(torch.stack(list(logits)))
         return _half_square(each - each.mean(0))
 
     def consensus(self, logits: Items[Tensor]) -> Tensor:
         """Return the mean of the means, around which the geometric mean has variance 1 again."""
-        return _precise(torch.stack(list(logits))).mean(0)
+        return at_least_single(torch.stack(list(logits))).mean(0)
 
     def points(self, logits: Tensor) -> Tensor:
         """Return the means."""
-        return _precise(logits)
+        return at_least_single(logits)
 
 
 def _half_square(difference: Tensor) -> Tensor:
     return difference.square().sum(-1).mean() / 2
-
-
-def _precise(values: Tensor) -> Tensor:
-    """Return the values in single precision at least: in bfloat16 small divergences drown and turn negative."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-# The terms of the official code beside distillation
-
-
-def ranked_list_loss(
-    features: Tensor,
-    groups: Tensor,
-    modality: Tensor,
-    alphas: tuple[float, float] = (2.2, 2.0),
-    margins: tuple[float, float] = (0.9, 1.0),
-) -> Tensor:
-    """Return the ranked-list loss with a term for pairs within a modality and one for pairs across, a scalar.
-
-    Features are scaled to length 1, ``d`` is their Euclidean distance. For each anchor and kind of pair: the mean of
-    ``max(0, d - (alpha - margin))`` over the rows of its class, plus the mean of ``alpha - d`` over the rows of other
-    classes with ``d < alpha``, weighted by ``exp(alpha - d)``; then the mean over anchors. Anchors and pairs are those
-    of the local batch: under DDP nothing is gathered from other processes.
-
-    Args:
-        features: ``(N, D)``.
-        groups: ``(N,)`` class of each row; rows of class -1 take no part.
-        modality: ``(N,)`` which modality a row is of.
-        alphas: Radius beyond which other classes are left alone, within and across modalities.
-        margins: How much closer the own class must be, within and across modalities.
-    """
-    known = groups >= 0
-    unit, groups, modality = F.normalize(_precise(features[known]), dim=1), groups[known], modality[known]
-    distance = torch.cdist(unit, unit)  # of slope 0 between copies, and in single precision under autocast
-    positive, same = groups[:, None] == groups, modality[:, None] == modality
-    other = ~torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    total = features.new_zeros(())
-    for pairs, alpha, margin in zip((same, ~same), alphas, margins, strict=True):
-        near = (positive & pairs & other).to(distance.dtype)
-        excess = ((distance - (alpha - margin)).clamp(min=0) * near).sum(1) / (near.sum(1) + _COUNT_FLOOR)
-        weight = (alpha - distance).exp() * (~positive & pairs & (distance < alpha))
-        lack = ((alpha - distance) * weight).sum(1) / (weight.sum(1) + _COUNT_FLOOR)
-        total = total + (excess + lack).sum()
-    return total / max(1, len(unit))
-
-
-def sinkhorn_distance(x: Tensor, y: Tensor, eps: float = 0.01, rounds: int = 100, tolerance: float = 0.1) -> Tensor:
-    """Return the entropic transport cost between two sets of points of equal weight, a scalar.
-
-    The cost of a pair is its squared Euclidean distance. The loop in the log domain stops when the first potential
-    changes by less than the tolerance in total, so it is coarse by design; the gradient goes through all rounds. The
-    sets are those of the local batch: under DDP nothing is gathered from other processes.
-
-    Args:
-        x: ``(N, D)``.
-        y: ``(N, D)``.
-        eps: Strength of the entropy.
-        rounds: Most rounds.
-        tolerance: Change of the potential, summed over its entries, at which to stop.
-    """
-    cost = (x[:, None] - y).square().sum(-1)
-    log_weight = math.log(1 / len(x) + _MARGINAL_FLOOR)
-    u, v = cost.new_zeros(len(x)), cost.new_zeros(len(y))
-
-    def kernel() -> Tensor:
-        return ((u[:, None] + v - cost) / eps).exp()
-
-    for _ in range(rounds):
-        before = u
-        u = u + eps * (log_weight - (kernel().sum(1) + _PLAN_FLOOR).log())
-        v = v + eps * (log_weight - (kernel().sum(0) + _PLAN_FLOOR).log())
-        if (u - before).abs().sum() < tolerance:
-            break
-    return (kernel() * cost).sum()

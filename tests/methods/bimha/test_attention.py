@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.methods.bimha import PairAttention
+from mmbench.methods.bimha.network import PairAttention
 from tests.methods.bimha.parts import PAIRS, batch_of, build, naive_attention, normalised, watch
 
 

@@ -7,7 +7,8 @@ import torch
 
 from data_modules.schema import ModalitySpec
 from mmbench.methods import ConfigError
-from mmbench.methods.bimha import BIMHA, BIMHANetwork, PairAttention, PairFusion
+from mmbench.methods.bimha import BIMHA
+from mmbench.methods.bimha.network import BIMHANetwork, PairAttention, PairFusion
 from mmbench.runner.plan import shipped_settings
 from mmbench.testing.builders import make_spec
 from tests.methods.bimha.parts import PAIRS, build, count, normalised

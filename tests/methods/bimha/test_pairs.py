@@ -5,7 +5,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
-from mmbench.methods.bimha import BIMHA, PairFusion
+from mmbench.methods.bimha import BIMHA
+from mmbench.methods.bimha.network import PairFusion
 from tests.methods.bimha.parts import PAIRS, batch_of, build, watch
 
 # Pairs

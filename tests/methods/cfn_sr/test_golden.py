@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
-from mmbench.methods.cfn_sr import CFNSR, CFNSRNetwork, VisionMap
+from mmbench.methods.cfn_sr import CFNSR
+from mmbench.methods.cfn_sr.network import CFNSRNetwork, VisionMap
 from mmbench.methods.cfn_sr.resnext3d import BatchNorm
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed
 

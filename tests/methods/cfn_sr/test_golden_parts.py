@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_modules.schema import ModalitySpec
-from mmbench.methods.cfn_sr import CFNSR, AudioInput, CrossModalBlock, VisionMap, audio_network
+from mmbench.methods.cfn_sr import CFNSR
+from mmbench.methods.cfn_sr.network import AudioInput, CrossModalBlock, VisionMap, audio_network
 from mmbench.methods.cfn_sr.resnext3d import ResNeXt3D
 from mmbench.runner.settings import shipped_settings
 from tests.golden.cases import fill, gradient_norms, renamed

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from data_modules.schema import ModalitySpec, Sequence
-from mmbench.methods.cfn_sr import CFNSR, AudioInput, CFNSRNetwork, CrossModalBlock, VisionMap
+from mmbench.methods.cfn_sr import CFNSR
 from mmbench.methods.cfn_sr.cepstrum import Cepstrum
+from mmbench.methods.cfn_sr.network import AudioInput, CFNSRNetwork, CrossModalBlock, VisionMap
 from mmbench.nn.steps import Layout
 from mmbench.testing.builders import changed, make_batch, make_spec
 from tests.methods.forms import assert_forms_agree, watch_steps
@@ -236,7 +237,9 @@ def test_augmentation_is_for_training():
 @pytest.mark.parametrize(("augment", "each"), [("clip", False), ("frame", True)])
 def test_augmentation_is_drawn_for_clips_or_frames(augment, each, monkeypatch):
     seen = []
-    monkeypatch.setattr("mmbench.methods.cfn_sr.random_views", lambda frames, each: seen.append(each) or frames.float())
+    monkeypatch.setattr(
+        "mmbench.methods.cfn_sr.network.random_views", lambda frames, each: seen.append(each) or frames.float()
+    )
     method = build(augment=augment).train()
     method.network.see(sample().inputs["vision"])
     assert seen == [each]

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.cmga import CMGA, CMGANetwork
+from mmbench.methods.cmga import CMGA
 from mmbench.methods.cmga.gated_attention import GatedCrossAttention
+from mmbench.methods.cmga.network import CMGANetwork
 from mmbench.nn.steps import Layout
 from tests.golden.cases import Case, Piece, fill, golden_weight, gradient_norms
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods import ConfigError
-from mmbench.methods.cmga import CMGA, CMGANetwork, average_steps
+from mmbench.methods.cmga import CMGA
+from mmbench.methods.cmga.network import CMGANetwork, average_steps
 from mmbench.testing.builders import make_batch, make_spec, with_garbage
 from tests.methods.forms import assert_forms_agree
 from tests.methods.mult.test_method import DIMS, LENGTHS, count, random_inputs

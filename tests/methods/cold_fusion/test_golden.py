@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
-from mmbench.methods.cold_fusion import COLDFusion, matching, symmetric_divergence
+from mmbench.methods.cold_fusion import COLDFusion
+from mmbench.methods.cold_fusion.losses import matching, symmetric_divergence
 from mmbench.nn.variational import standard_normal_kl
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed
 

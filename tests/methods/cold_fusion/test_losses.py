@@ -9,7 +9,8 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from data_modules.schema import MODALITIES
-from mmbench.methods.cold_fusion import COLDFusion, matching, symmetric_divergence
+from mmbench.methods.cold_fusion import COLDFusion
+from mmbench.methods.cold_fusion.losses import matching, symmetric_divergence
 from mmbench.testing.builders import make_batch, make_spec
 from tests.methods.cold_fusion.test_method import build, by_step, certain, sample
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data_modules.schema import MODALITIES
-from mmbench.methods.cold_fusion import COLDFusion, certainty_weights
+from mmbench.methods.cold_fusion import COLDFusion
+from mmbench.methods.cold_fusion.network import certainty_weights
 from mmbench.methods.config import ConfigError
 from mmbench.nn.steps import Layout
 from mmbench.testing.builders import DIMS, make_batch, make_spec, padded, with_garbage

@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.config import ConfigError
-from mmbench.methods.effmulti import EffMulti, EffMultiNetwork, KindGate, ModalityAttention
+from mmbench.methods.effmulti import EffMulti
+from mmbench.methods.effmulti.network import EffMultiNetwork, KindGate, ModalityAttention
 from mmbench.nn.three_view import ModalityVector, Views, overlap, spread
 from mmbench.testing.builders import DIMS, make_batch, make_spec, padded, rows, with_garbage
 from tests.methods import training

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.emotion_shift import EmotionShift
-from mmbench.methods.emotion_shift.multilogue import ShiftDetector
+from mmbench.methods.emotion_shift.gates import ShiftDetector
 from mmbench.methods.emotion_shift.shift_labels import EmotionGroups, predecessors, shift_labels
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, snapshot
 from tests.methods.training import step

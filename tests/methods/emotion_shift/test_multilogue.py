@@ -7,19 +7,12 @@ import torch
 from torch import nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.emotion_shift import multilogue
-from mmbench.methods.emotion_shift.multilogue import (
-    BothWays,
-    ShiftDetector,
-    ShiftGatedCell,
-    Sizes,
-    bimodal_attention,
-    inverse_frequencies,
-    reversed_places,
-    shift_probability,
-    utterance_vectors,
-    weighted_mean,
-)
+from mmbench.methods.emotion_shift import utterances
+from mmbench.methods.emotion_shift.gates import ShiftDetector, ShiftGatedCell, shift_probability
+from mmbench.methods.emotion_shift.losses import inverse_frequencies, weighted_mean
+from mmbench.methods.emotion_shift.multilogue import BothWays, Sizes, reversed_places
+from mmbench.methods.emotion_shift.network import bimodal_attention
+from mmbench.methods.emotion_shift.utterances import utterance_vectors
 
 DIMS = {"text": 4, "audio": 3, "vision": 2}
 SIZES = Sizes(5, 6, 3)
@@ -222,7 +215,7 @@ class Embedding(nn.Module):
 
 
 def test_an_utterance_s_vector_is_the_mean_of_its_own_tokens(monkeypatch):
-    monkeypatch.setattr(multilogue, "PIECE", 2)
+    monkeypatch.setattr(utterances, "PIECE", 2)
     encoder, steps = Embedding(), torch.tensor([[2, 5, 1], [3, 0, 0]])
     values = torch.randint(1, 20, (2, 3, 5))
     found = utterance_vectors(encoder, Sequence(values, torch.tensor([3, 1]), steps))

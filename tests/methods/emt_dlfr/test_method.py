@@ -10,7 +10,8 @@ from data_modules.base import FusionDataModule
 from data_modules.corruption import Corruption
 from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.config import ConfigError
-from mmbench.methods.emt_dlfr import EMTDLFR, EMTNetwork
+from mmbench.methods.emt_dlfr import EMTDLFR
+from mmbench.methods.emt_dlfr.network import EMTNetwork
 from mmbench.runner.callbacks import EpochSeed
 from mmbench.runner.cost import parameters
 from mmbench.runner.settings import shipped_settings

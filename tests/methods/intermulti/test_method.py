@@ -9,7 +9,8 @@ from torch import nn
 
 from data_modules.schema import MODALITIES
 from mmbench.methods.config import ConfigError
-from mmbench.methods.intermulti import InterMulti, InterMultiNetwork, PolynomialPooling
+from mmbench.methods.intermulti import InterMulti
+from mmbench.methods.intermulti.network import InterMultiNetwork, PolynomialPooling
 from mmbench.nn.three_view import Views, pairwise_discrepancy, view_orthogonality
 from mmbench.testing.builders import DIMS, make_batch, make_spec
 from tests.methods import training

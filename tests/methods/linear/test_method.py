@@ -20,7 +20,8 @@ from data_modules import Corruption
 from data_modules.base import FusionDataModule
 from data_modules.schema import DataError, ModalitySpec, Sequence
 from mmbench.methods import ConfigError, method
-from mmbench.methods.linear import STRENGTHS, Linear, mean_and_deviation
+from mmbench.methods.linear import STRENGTHS, Linear
+from mmbench.methods.linear.pooling import mean_and_deviation
 from mmbench.runner.training import Training, train_and_test
 from mmbench.testing.builders import KINDS, make_batch, make_spec, write_toy_store
 from tests.methods.training import fit as run

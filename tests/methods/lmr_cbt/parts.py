@@ -3,7 +3,8 @@
 import torch
 
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
-from mmbench.methods.lmr_cbt import LMRCBT, LMRCBTNetwork
+from mmbench.methods.lmr_cbt import LMRCBT
+from mmbench.methods.lmr_cbt.network import LMRCBTNetwork
 
 DIMS = {"text": 12, "audio": 6, "vision": 7}
 LENGTHS = {"text": [9, 4, 6, 5], "audio": [7, 17, 2, 4], "vision": [1, 13, 13, 0]}  # the last sample has no vision

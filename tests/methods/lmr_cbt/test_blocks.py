@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmbench.methods.lmr_cbt import CrossModalBlock
+from mmbench.methods.lmr_cbt.network import CrossModalBlock
 from mmbench.nn.steps import Layout
 from tests.methods.lmr_cbt.parts import random_inputs, tiny, watch
 

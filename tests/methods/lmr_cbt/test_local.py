@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data_modules.schema import Sequence
-from mmbench.methods.lmr_cbt import ConvolutionalFeatures, RecurrentFeatures
+from mmbench.methods.lmr_cbt.network import ConvolutionalFeatures, RecurrentFeatures
 from tests.methods.forms import padded_form
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mmbench.methods import ConfigError
-from mmbench.methods.lmr_cbt import LMRCBT, LMRCBTNetwork
+from mmbench.methods.lmr_cbt import LMRCBT
+from mmbench.methods.lmr_cbt.network import LMRCBTNetwork
 from mmbench.nn.steps import Layout
 from mmbench.runner.plan import shipped_settings
 from tests.methods.lmr_cbt.parts import DIMS, NO_DROPOUT, count, data_spec, random_inputs, tiny

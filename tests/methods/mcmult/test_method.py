@@ -9,9 +9,11 @@ import torch
 
 from data_modules.schema import Sequence
 from mmbench.methods import ConfigError
-from mmbench.methods.mcmult import MCMulT, MCMulTNetwork
+from mmbench.methods.mcmult import MCMulT
 from mmbench.methods.mcmult.cooperative import LevelReader, levels_read
-from mmbench.methods.mult import MulT, MulTNetwork
+from mmbench.methods.mcmult.network import MCMulTNetwork
+from mmbench.methods.mult import MulT
+from mmbench.methods.mult.network import MulTNetwork
 from mmbench.nn.transformer import TransformerLayer, position_vectors
 from tests.methods.forms import assert_forms_agree
 from tests.methods.mult.test_method import DIMS, LENGTHS, count, data_spec, random_inputs

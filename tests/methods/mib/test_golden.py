@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
-from mmbench.methods.mib import MIB, MIBNetwork
+from mmbench.methods.mib import MIB
+from mmbench.methods.mib.network import MIBNetwork
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
 from tests.methods.forms import watch_steps
 

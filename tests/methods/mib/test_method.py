@@ -8,7 +8,8 @@ from torch.distributions import Normal, kl_divergence
 import mmbench.methods.base
 from data_modules.schema import MODALITIES, ModalitySpec, Sequence
 from mmbench.methods.config import ConfigError
-from mmbench.methods.mib import MIB, MIBNetwork
+from mmbench.methods.mib import MIB
+from mmbench.methods.mib.network import MIBNetwork
 from mmbench.testing.builders import DIMS, doubled, make_batch, make_spec, padded, rows, with_garbage
 from tests.golden.cases import Case
 from tests.methods.forms import assert_forms_agree, watch_steps

@@ -7,7 +7,8 @@ import torch
 from data_modules.base import FusionDataModule
 from data_modules.schema import MODALITIES, Sequence
 from mmbench.methods.config import ConfigError
-from mmbench.methods.mmim import MMIM, MMIMNetwork
+from mmbench.methods.mmim import MMIM
+from mmbench.methods.mmim.network import MMIMNetwork
 from mmbench.testing.builders import DIMS, make_batch, make_spec, write_toy_store
 from tests.golden.cases import snapshot
 from tests.methods.training import assert_resumes, fit, more_padding

@@ -8,7 +8,8 @@ from torch import nn
 
 from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods import ConfigError
-from mmbench.methods.mmmie import MMMIE, TokenFusion
+from mmbench.methods.mmmie import MMMIE
+from mmbench.methods.mmmie.network import TokenFusion
 from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import position_vectors
 from mmbench.testing.builders import padded, rows, with_garbage

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from data_modules.schema import Batch, Sequence
-from mmbench.methods.mult import MulT, MulTNetwork
+from mmbench.methods.mult import MulT
+from mmbench.methods.mult.network import MulTNetwork
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
 from tests.methods.mult.test_method import DIMS, count, data_spec, watch
 

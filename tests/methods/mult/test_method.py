@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods import ConfigError
-from mmbench.methods.mult import MulT, MulTNetwork
+from mmbench.methods.mult import MulT
+from mmbench.methods.mult.network import MulTNetwork
 from mmbench.nn.steps import Layout
 from tests.methods.forms import assert_forms_agree, padded_form, watch_steps
 from tests.methods.training import assert_samples_stand_alone

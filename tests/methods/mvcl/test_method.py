@@ -7,7 +7,8 @@ import torch
 
 from data_modules.schema import MODALITIES
 from mmbench.methods import ConfigError
-from mmbench.methods.mvcl import MVCL, MVCLNetwork
+from mmbench.methods.mvcl import MVCL
+from mmbench.methods.mvcl.network import MVCLNetwork
 from mmbench.nn.contrastive import pair_contrastive
 from mmbench.nn.steps import Layout
 from mmbench.testing.builders import doubled, make_spec, padded, rows, with_garbage

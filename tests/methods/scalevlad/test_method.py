@@ -10,7 +10,8 @@ from torch import nn
 from data_modules.base import FusionDataModule
 from data_modules.schema import MODALITIES, ModalitySpec, Sequence
 from mmbench.methods.config import ConfigError
-from mmbench.methods.scalevlad import ScaleVLAD, ScaleVLADFusion, WordEncoder
+from mmbench.methods.scalevlad import ScaleVLAD
+from mmbench.methods.scalevlad.network import ScaleVLADFusion, WordEncoder
 from mmbench.methods.scalevlad.vlad import SharedVLAD
 from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import position_vectors

@@ -10,13 +10,8 @@ from scipy.special import rel_entr
 from torch.distributions import Categorical, Normal, kl_divergence
 
 from data_modules.schema import TargetSpec
-from mmbench.methods.vsd.labels import (
-    CategoricalLabels,
-    GaussianLabels,
-    ranked_list_loss,
-    sinkhorn_distance,
-    two_hot,
-)
+from mmbench.methods.vsd.labels import CategoricalLabels, GaussianLabels, two_hot
+from mmbench.methods.vsd.losses import ranked_list_loss, sinkhorn_distance
 
 CLASSES = TargetSpec("multiclass", ("angry", "happy", "sad", "calm"))
 NAMES = TargetSpec("multilabel", ("angry", "happy", "sad"))

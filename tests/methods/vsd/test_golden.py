@@ -10,7 +10,7 @@ import torch
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.base import Output
 from mmbench.methods.vsd import VSD
-from mmbench.methods.vsd.labels import ranked_list_loss, sinkhorn_distance
+from mmbench.methods.vsd.losses import ranked_list_loss, sinkhorn_distance
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed
 
 VIEWS = {"i": "audio", "v": "vision", "sh_i": "shared_audio", "sh_v": "shared_vision"}
