@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.pooling import masked_mean
+from mmbench.nn.precision import at_least_single
 from mmbench.nn.recurrent import LSTMVector
 from mmbench.nn.steps import Layout, encode
 from mmbench.nn.transformer import position_vectors
@@ -48,7 +49,7 @@ class FeatureNorm(nn.Module):
         """
         real = values.new_ones(values.shape[:-1], dtype=torch.bool) if mask is None else mask
         # Half precision would blur the statistics.
-        values = values.to(torch.promote_types(values.dtype, torch.float32)).masked_fill(~real.unsqueeze(-1), 0.0)
+        values = at_least_single(values).masked_fill(~real.unsqueeze(-1), 0.0)
         mean, variance = self._statistics(values, real.unsqueeze(-1)) if self.training else self._running()
         normal = (values - mean) * torch.rsqrt(variance + self.epsilon)
         return (normal * self.weight + self.bias).masked_fill(~real.unsqueeze(-1), 0.0)

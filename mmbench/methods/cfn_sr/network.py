@@ -15,6 +15,7 @@ from mmbench.methods.cfn_sr.config import LOST, POOL, CFNSRConfig
 from mmbench.methods.cfn_sr.resnext3d import BatchNorm, ResNeXt3D, imagenet_scaled, random_views, spread_frames
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
+from mmbench.nn.precision import at_least_single
 from mmbench.nn.spectrogram import Edges
 from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import TransformerEncoder
@@ -147,7 +148,7 @@ class CrossModalBlock(nn.Module):
         """
         query = self.audio(self.listen(audio))[:, None, None]
         scores = self.score(torch.tanh(self.vision(vision.values.movedim(1, -1)) + query))[..., 0]
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = at_least_single(scores)
         if vision.mask is not None:  # finite, so that a clip without any real step stays finite
             scores = scores.masked_fill(~vision.mask, torch.finfo(scores.dtype).min)
         alpha = scores.softmax(-1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.methods.emotion_shift.shift_labels import SHIFT
+from mmbench.nn.precision import at_least_single
 
 
 class ShiftDetector(nn.Module):
@@ -36,7 +37,7 @@ class ShiftDetector(nn.Module):
 
 def shift_probability(logits: Tensor) -> Tensor:
     """Return the probability of a shift ``(...)`` for a detector's logits ``(..., 2)``."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)[..., SHIFT]
+    return at_least_single(logits).softmax(-1)[..., SHIFT]
 
 
 def gated_state(read: Tensor, state: Tensor, shift: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

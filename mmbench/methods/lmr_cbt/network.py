@@ -13,6 +13,7 @@ from data_modules.schema import MODALITIES, Sequence
 from mmbench.methods.lmr_cbt.config import LMRCBTConfig
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
+from mmbench.nn.precision import at_least_single
 from mmbench.nn.recurrent import LSTMEncoder
 from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import TransformerEncoder, left_padded
@@ -112,7 +113,7 @@ class CrossModalBlock(nn.Module):
         if not self.over_time:
             return joint.softmax(-1)
         # Of a tanh the exponential is safe as it is; what is less than any of them stands for no real step at all.
-        raised = layout.clean(joint.to(torch.promote_types(joint.dtype, torch.float32)).exp())
+        raised = layout.clean(at_least_single(joint).exp())
         return (raised / layout.spread(layout.sum(raised).clamp(min=0.1))).to(joint.dtype)
 
 

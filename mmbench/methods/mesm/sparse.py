@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmbench.methods.mesm.vgg import convolution, low_level
 from mmbench.nn.encoders import FeatureNorm
+from mmbench.nn.precision import at_least_single
 
 BLOCKS = 3
 
@@ -35,7 +36,7 @@ def nucleus(scores: Tensor, mass: float, active: Tensor) -> Tensor:
     """
     if mass >= 1.0:  # whatever rounding makes of the sum
         return active
-    flat = scores.flatten(1).to(torch.promote_types(scores.dtype, torch.float32))
+    flat = at_least_single(scores.flatten(1))
     ordered, places = flat.masked_fill(~active.flatten(1), -1.0).sort(dim=1, descending=True, stable=True)
     before = F.pad(ordered.clamp(min=0.0).cumsum(1)[:, :-1], (1, 0))
     kept = before < mass
@@ -89,8 +90,7 @@ class CrossModalAttention(nn.Module):
             rows: ``(N,)`` sample of each map.
         """
         hidden = self.place(maps.permute(0, 2, 3, 1)) + self.text(text)[rows, None, None]
-        energies = self.score(hidden.tanh()).squeeze(-1)
-        energies = energies.to(torch.promote_types(energies.dtype, torch.float32))  # half precision blurs a softmax
+        energies = at_least_single(self.score(hidden.tanh()).squeeze(-1))
         scores = energies.masked_fill(~active, torch.finfo(energies.dtype).min).flatten(1).softmax(1)
         return scores.view_as(energies).masked_fill(~active, 0.0)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmbench.nn.precision import at_least_single
+
 
 def club(h: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
     """Return vCLUB of a batch, a scalar, for the Gaussian ``q(h | x)`` with the given moments.
@@ -24,8 +26,7 @@ def club(h: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
         mean: ``(B, D)`` mean of ``h`` given each ``x``.
         logvar: ``(B, D)`` its log-variance.
     """
-    exact = torch.promote_types(h.dtype, torch.float32)
-    h, mean, logvar = h.to(exact), mean.to(exact), logvar.to(exact)
+    h, mean, logvar = at_least_single(h), at_least_single(mean), at_least_single(logvar)
     centre = h.mean(0)
     matched = (h - mean) ** 2
     any_pair = ((h - centre) ** 2).mean(0) + (centre - mean) ** 2

@@ -33,6 +33,7 @@ from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.methods.vcan.image_classifiers import ARCHITECTURES, ClassifierGroup, known_classifier
 from mmbench.nn.pooling import masked_mean
+from mmbench.nn.precision import at_least_single
 from mmbench.tasks import Task
 
 
@@ -118,7 +119,7 @@ class VCAN(FusionMethod):
         # Waits for the device once: running the networks on padding, and normalising by it, would be worse.
         real = mask.flatten().nonzero()[:, 0]
         logits = self.group(frames.flatten(0, 1)[real])
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # votes of half precision would be coarse
+        logits = at_least_single(logits)  # votes of half precision would be coarse
         votes = logits.softmax(-1).mean(1)
         padded = votes.new_zeros(mask.numel(), votes.shape[1]).index_copy(0, real, votes)
         probability = masked_mean(padded.unflatten(0, mask.shape), mask)
