@@ -31,6 +31,7 @@ def setting(
     high: float | None = None,
     choices: Sequence[Any] = (),
     needs: str | Mapping[str, Any] = "",
+    divides: str = "",
 ) -> Any:
     """Return a dataclass field with its meaning and its allowed values.
 
@@ -42,8 +43,9 @@ def setting(
         choices: The allowed values, if they can be listed.
         needs: Without what the setting has no effect: another setting that must be on (neither 0 nor empty), or by name
             the value of others, or a tuple of values.
+        divides: Another setting, of which this one, at least 1, must be a divisor.
     """
-    rules = {"low": low, "high": high, "choices": tuple(choices), "needs": needs}
+    rules = {"low": low, "high": high, "choices": tuple(choices), "needs": needs, "divides": divides}
     return field(default=default, metadata={"text": text, **rules})
 
 
@@ -88,6 +90,9 @@ class MethodConfig:
         for item in fields(self):
             if getattr(self, item.name) != item.default:
                 self._check_effect(item.name, item.metadata.get("needs") or {})
+        for item in fields(self):
+            if (whole := item.metadata.get("divides")) and getattr(self, whole) % (part := getattr(self, item.name)):
+                raise ConfigError(f"{self.where(item.name)} is {part}; it must divide {whole}, {getattr(self, whole)}.")
 
     def _check_effect(self, name: str, needs: str | Mapping[str, Any]) -> None:
         """Refuse a changed setting that nothing reads: it would make a row of its own of the same training."""

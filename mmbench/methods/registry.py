@@ -127,7 +127,7 @@ def _check_settings(cls: type[FusionMethod], key: str) -> None:
             "@dataclass(frozen=True)."
         )
     for item in fields(cls.Config):
-        needs = item.metadata.get("needs") or {}
+        needs, whole = item.metadata.get("needs") or {}, item.metadata.get("divides")
         what = ""
         if item.init and item.default is MISSING and item.default_factory is MISSING:
             what = f'has no default: give it one, {item.name}: int = setting(1, "meaning").'
@@ -135,6 +135,8 @@ def _check_settings(cls: type[FusionMethod], key: str) -> None:
             what = f"has needs={needs!r}: give the name of a setting, or values by name."
         elif wrong := [name for name in ([needs] if isinstance(needs, str) else needs) if name not in known]:
             what = f"needs another that is not there. {unknown('setting', str(wrong[0]), known)}"
+        elif whole and whole not in known:
+            what = f"divides another that is not there. {unknown('setting', str(whole), known)}"
         if what:
             where = plugins.line_of_setting(cls.Config, item.name)
             raise DataError(f"{where}: the setting {item.name!r} of {key} {what}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import MethodConfig, setting
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class BIMHAConfig(MethodConfig):
     width: int = setting(32, "width d of the vector of a modality", low=1)
     text_hidden: int = setting(64, "units of the text LSTM", low=1)
     pair_width: int = setting(64, "width d_p of the token of a pair", low=1)
-    heads: int = setting(4, "attention heads, a divisor of pair_width", low=1)
+    heads: int = setting(4, "attention heads, a divisor of pair_width", low=1, divides="pair_width")
     layers: int = setting(1, "attention layers", low=1)
     head_width: int = setting(64, "width of the head's hidden layer", low=1)
     encoder_dropout: float = setting(0.3, "dropout in the encoders of the modalities", low=0.0, high=1.0)
@@ -33,9 +33,3 @@ class BIMHAConfig(MethodConfig):
     attention: bool = setting(True, "whether attention weighs the pairs; otherwise all weigh the same")
     residual: bool = setting(True, "whether there is a residual path around the attention")
     keep_unimodal: bool = setting(True, "whether the head reads the vectors of the modalities, too")
-
-    def __post_init__(self) -> None:
-        """Check that the heads divide the width."""
-        super().__post_init__()
-        if self.pair_width % self.heads:
-            raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide pair_width, {self.pair_width}.")

@@ -23,7 +23,7 @@ class CFNSRConfig(MethodConfig):
     pretrain_epochs: int = setting(10, "epochs in which each network is trained alone; 0 for none", low=0)
     pretrain_lr: float = setting(1e-3, "learning rate of the networks trained alone", low=0.0)
     dim: int = setting(64, "channels of the audio map and width k of the attention, even", low=2)
-    heads: int = setting(8, "heads of the audio encoder, a divisor of dim", low=1)
+    heads: int = setting(8, "heads of the audio encoder, a divisor of dim", low=1, divides="dim")
     layers: int = setting(5, "layers of the audio encoder", low=1)
     attention_dropout: float = setting(0.1, "audio encoder: dropout on attention", low=0.0, high=1.0)
     relu_dropout: float = setting(0.1, "audio encoder: inside the feed-forward networks", low=0.0, high=1.0)
@@ -33,7 +33,7 @@ class CFNSRConfig(MethodConfig):
     flat_dropout: float = setting(0.4, "dropout on the audio map before the head", low=0.0, high=1.0)
     depth: int = setting(50, "layers of the 3D ResNeXt", choices=tuple(DEPTHS))
     width: int = setting(128, "channels of its first bottlenecks, even; it gives 16 times as many", low=2)
-    cardinality: int = setting(32, "groups of its convolutions, a divisor of width", low=1)
+    cardinality: int = setting(32, "groups of its convolutions, a divisor of width", low=1, divides="width")
     frames: int = setting(30, "frames that a clip is resampled to, spread evenly", low=1)
     augment: str = setting("clip", "who shares a random crop and flip", choices=("clip", "frame", "none"))
     start: float = setting(
@@ -56,12 +56,8 @@ class CFNSRConfig(MethodConfig):
     legacy_stem: bool = setting(False, "whether the stem of the fused network has no ReLU")
 
     def __post_init__(self) -> None:
-        """Check that sizes divide each other."""
+        """Check what is even, and that there are bands for the coefficients."""
         super().__post_init__()
-        for part, whole in (("heads", "dim"), ("cardinality", "width")):
-            if getattr(self, whole) % getattr(self, part):
-                value = getattr(self, part)
-                raise ConfigError(f"{self.where(part)} is {value}; it must divide {whole}, {getattr(self, whole)}.")
         for name in ("dim", "width"):
             if getattr(self, name) % 2:
                 raise ConfigError(f"{self.where(name)} is {getattr(self, name)}; it must be even.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmbench.methods.cmc.curriculum import RULES
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import MethodConfig, setting
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class CMCConfig(MethodConfig):
     text_lr: float = setting(2e-5, "learning rate of the text encoder; 0 freezes it", low=0.0)
     predictor_lr: float = setting(1e-3, "learning rate of the correlation predictors", low=0.0)
     dim: int = setting(40, "width of the vectors and of the Transformers", low=1)
-    heads: int = setting(5, "attention heads, a divisor of dim", low=1)
+    heads: int = setting(5, "attention heads, a divisor of dim", low=1, divides="dim")
     layers: int = setting(3, "Transformer layers over audio and over vision", low=0)
     text_layers: int = setting(0, "Transformer layers over text; 0 where a pretrained model read it", low=0)
     attention_dropout: float = setting(0.5, "dropout on the attention weights", low=0, high=1)
@@ -38,9 +38,3 @@ class CMCConfig(MethodConfig):
     levels: int = setting(5, "buckets of difficulty; 1 feeds every pair that is not discarded", low=1)
     tolerance: float = setting(0.02, "relative change of the loss that counts as none", low=0.0)
     feed_rule: str = setting(RULES[0], "step forward when the loss is saturated or when it improved", choices=RULES)
-
-    def __post_init__(self) -> None:
-        """Check that the heads divide the width."""
-        super().__post_init__()
-        if self.dim % self.heads:
-            raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import MethodConfig, setting
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EMTDLFRConfig(MethodConfig):
     out_vision: int = setting(32, "width of the vision vector", low=1)
     dim: int = setting(64, "width D of the fusion", low=1)
     layers: int = setting(3, "layers of the fusion", low=1)
-    heads: int = setting(4, "attention heads, a divisor of dim", low=1)
+    heads: int = setting(4, "attention heads, a divisor of dim", low=1, divides="dim")
     expansion: int = setting(4, "hidden units of the feed-forward networks as a multiple of dim", low=1)
     share_directions: bool = setting(True, "whether context and steps are promoted by one unit")
     share_modalities: bool = setting(True, "whether all modalities have the same units")
@@ -51,9 +51,3 @@ class EMTDLFRConfig(MethodConfig):
     restore_clean: bool = setting(False, "whether clean data are seen as two views that differ by dropout alone")
     bottleneck_context: int = setting(128, "hidden width of the predictor of the context", low=1)
     bottleneck_text: int = setting(256, "hidden width of the predictor of bert's text vector (others: half)", low=1)
-
-    def __post_init__(self) -> None:
-        """Check that the heads divide the width."""
-        super().__post_init__()
-        if self.dim % self.heads:
-            raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import MethodConfig, setting
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class MESMConfig(MethodConfig):
     )
     dim: int = setting(64, "width of the vectors of frames, pieces and steps", low=1)
     layers: int = setting(4, "layers of the sequence encoders", low=1)
-    heads: int = setting(4, "attention heads, a divisor of dim", low=1)
+    heads: int = setting(4, "attention heads, a divisor of dim", low=1, divides="dim")
     feed_forward: int = setting(2048, "hidden width inside the sequence encoders", low=1)
     dropout: float = setting(0.1, "dropout in the sequence encoders", low=0.0, high=1.0)
     width: int = setting(64, "channels after the first convolution; the last has eight times as many", low=1)
@@ -48,9 +48,3 @@ class MESMConfig(MethodConfig):
     piece: int = setting(32, "spectrogram frames per piece, of 12.5 ms each", low=16)
     text_pooling: str = setting("first", "the text vector: first step or mean of all", choices=("first", "mean"))
     pos_weight: bool = setting(True, "whether rare labels of multi-label targets weigh more")
-
-    def __post_init__(self) -> None:
-        """Check that the heads divide the width."""
-        super().__post_init__()
-        if self.dim % self.heads:
-            raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")

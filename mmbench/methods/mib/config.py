@@ -33,7 +33,7 @@ class MIBConfig(MethodConfig):
     eval_noise: bool = setting(False, "whether evaluation draws codes as training does, as in the official code")
     dim: int = setting(50, "width d of vectors and codes", low=1)
     hidden: int = setting(256, "hidden units of every bottleneck; 1024 as published", low=1)
-    heads: int = setting(5, "attention heads, a divisor of dim", low=1)
+    heads: int = setting(5, "attention heads, a divisor of dim", low=1, divides="dim")
     layers: int = setting(3, "layers of every Transformer", low=1)
     embed_dropout: float = setting(0.2, "dropout on what enters a Transformer", low=0.0, high=1.0)
     attention_dropout: float = setting(0.5, "dropout on attention", low=0.0, high=1.0)
@@ -45,10 +45,8 @@ class MIBConfig(MethodConfig):
     legacy_padding: bool = setting(False, "whether padding takes part, as in the official code")
 
     def __post_init__(self) -> None:
-        """Check that the heads divide the width and that a product of experts has experts."""
+        """Check that a product of experts has experts."""
         super().__post_init__()
-        if self.dim % self.heads:
-            raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")
         if self.fusion == "poe" and self.variant != "l":
             raise ConfigError(
                 f"{self.where('fusion')} is 'poe', which multiplies unimodal codes into the final one: set variant "

@@ -28,13 +28,11 @@ class MMMIEConfig(MethodConfig):
     code: int = setting(64, "width of the codes that InfoNCE compares", low=1)
     hidden: int = setting(32, "units of the audio and vision LSTMs, per direction", low=1)
     layers: int = setting(2, "layers of the fusing transformer", low=1)
-    heads: int = setting(4, "its attention heads, a divisor of dim", low=1)
+    heads: int = setting(4, "its attention heads, a divisor of dim", low=1, divides="dim")
     dropout: float = setting(0.1, "dropout in the fusing transformer and the head", low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
-        """Check that the heads divide the width and that positions have steps to number."""
+        """Check that positions have steps to number."""
         super().__post_init__()
-        if self.dim % self.heads:
-            raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")
         if self.identity == "position" and self.fusion != "sequence":
             raise ConfigError(f"{self.where('identity')} is 'position', which numbers steps; set fusion to 'sequence'.")

@@ -16,7 +16,7 @@ class MulTConfig(MethodConfig):
     gradient_clip: float = setting(0.8, "largest L2 norm of the gradient; 0 for no limit", low=0.0)
     plateau_patience: int = setting(20, "epochs without gain before the learning rate drops; 0 for never", low=0)
     dim: int = setting(30, "width d of the crossmodal encoders", low=1)
-    heads: int = setting(5, "attention heads, a divisor of dim", low=1)
+    heads: int = setting(5, "attention heads, a divisor of dim", low=1, divides="dim")
     layers: int = setting(5, "layers of every encoder (memory encoders: at least 3)", low=1)
     kernel_text: int = setting(1, "steps that the convolution over text sees, odd", low=1)
     kernel_audio: int = setting(1, "steps that the convolution over audio sees, odd", low=1)
@@ -34,10 +34,8 @@ class MulTConfig(MethodConfig):
     only: str = setting("", "the only target modality; empty for all", choices=("", *MODALITIES))
 
     def __post_init__(self) -> None:
-        """Check that the heads divide the width and that kernels have a middle."""
+        """Check that kernels have a middle."""
         super().__post_init__()
-        if self.dim % self.heads:
-            raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")
         for name in ("kernel_text", "kernel_audio", "kernel_vision"):
             if getattr(self, name) % 2 == 0:
                 raise ConfigError(f"{self.where(name)} is {getattr(self, name)}; it must be odd.")

@@ -36,7 +36,7 @@ class MVCLConfig(MethodConfig):
     pair_temperature: float = setting(0.05, "temperature of the contrast between views", low=1e-6)
     encoder: str = setting("lstm", "encoder of audio and vision", choices=("lstm", "transformer"))
     dim: int = setting(32, "width of tokens, views and fused vector", low=1)
-    heads: int = setting(4, "attention heads, a divisor of dim", low=1)
+    heads: int = setting(4, "attention heads, a divisor of dim", low=1, divides="dim")
     layers: int = setting(2, "layers of the crossmodal transformers", low=1)
     unimodal_layers: int = setting(4, "layers of the transformer encoders", low=1)
     hidden_audio: int = setting(32, "units of the audio LSTM", low=1)
@@ -62,10 +62,8 @@ class MVCLConfig(MethodConfig):
     legacy_no_mask: bool = setting(False, "whether padding takes part as in the rebuild")
 
     def __post_init__(self) -> None:
-        """Check that the heads divide the width and that stages leave something to read."""
+        """Check that stages leave something to read."""
         super().__post_init__()
-        if self.dim % self.heads:
-            raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide dim, {self.dim}.")
         if self.mode == "staged" and not self.contrasts():
             raise ConfigError(
                 f"{self.where('mode')} is 'staged' and every contrast is left out: its head would read an "

@@ -14,7 +14,7 @@ class ScaleVLADConfig(MethodConfig):
     width: int = setting(64, "width d of states, descriptors and vectors", low=1)
     layers: int = setting(1, "Transformer layers per modality", low=1)
     top_layers: int = setting(2, "Transformer layers on the gathered vectors", low=1)
-    heads: int = setting(4, "attention heads, a divisor of width", low=1)
+    heads: int = setting(4, "attention heads, a divisor of width", low=1, divides="width")
     dropout: float = setting(0.1, "dropout probability in the Transformers", low=0.0, high=1.0)
     vectors: int = setting(8, "number K of shared vectors", low=1)
     scales: tuple[int, ...] = setting((1, 2, 3, 10), "steps per window, by scale; each once")
@@ -30,10 +30,8 @@ class ScaleVLADConfig(MethodConfig):
     balanced: bool = setting(True, "whether samples are assigned to clusters in balance")
 
     def __post_init__(self) -> None:
-        """Check heads, scales and the room that clusters have in the memory."""
+        """Check scales and the room that clusters have in the memory."""
         super().__post_init__()
-        if self.width % self.heads:
-            raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide width, {self.width}.")
         if any(scale < 1 for scale in self.scales) or len(set(self.scales)) < len(self.scales):
             raise ConfigError(f"{self.where('scales')} is {self.scales}; give windows of at least 1, each once.")
         if not (self.scales or self.utterance):
