@@ -26,6 +26,7 @@ from data_modules.schema import Batch, DataSpec, Sequence
 from mmbench.methods.card import MethodCard
 from mmbench.methods.checkpoint import VERSION, read_checkpoint, restore, version
 from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.methods.groups import without
 from mmbench.methods.options import check_options
 from mmbench.metrics import SplitMetric, fit_thresholds
 from mmbench.nn.text import PretrainedText
@@ -166,12 +167,9 @@ class FusionMethod(LightningModule):
 
     def main_groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
         """Return the given parameters as groups: a pretrained text encoder learns at its own rate."""
-        text = {id(parameter) for parameter in self.text_encoder.parameters()} if self.text_encoder else set()
-        parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        groups = [
-            {"params": [parameter for parameter in parameters if id(parameter) in text], "lr": self.config.text_lr},
-            {"params": [parameter for parameter in parameters if id(parameter) not in text]},
-        ]
+        learning = [parameter for parameter in parameters if parameter.requires_grad]
+        rest = without(learning, self.text_encoder.parameters() if self.text_encoder else ())
+        groups = [{"params": without(learning, rest), "lr": self.config.text_lr}, {"params": rest}]
         return [group for group in groups if group["params"]]
 
     def features(self, batch: Batch) -> dict[str, Sequence]:

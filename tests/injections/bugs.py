@@ -48,8 +48,8 @@ OF_TRAINING = (
     Bug(
         "the text encoder learns as fast as all else",
         BASE,
-        'if id(parameter) in text], "lr": self.config.text_lr},',
-        "if id(parameter) in text]},",
+        'without(learning, rest), "lr": self.config.text_lr}',
+        "without(learning, rest)}",
         (("ci-words", "late_fusion"),),
     ),
     Bug(

@@ -42,6 +42,7 @@ from mmbench.methods.cmc.curriculum import (
 )
 from mmbench.methods.cmc.network import CMCNetwork
 from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.methods.groups import without
 from mmbench.tasks import Task
 
 
@@ -137,8 +138,7 @@ class CMC(FusionMethod):
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the groups of the only optimiser; the predictors learn at their own rate."""
         predictors = list(self.network.predictors.parameters())
-        inside = {id(parameter) for parameter in predictors}
-        groups = self.main_groups(parameter for parameter in self.parameters() if id(parameter) not in inside)
+        groups = self.main_groups(without(self.parameters(), predictors))
         return {"main": groups + ([{"params": predictors, "lr": self.config.predictor_lr}] if predictors else [])}
 
     def forward(self, batch: Batch) -> Output:

@@ -40,6 +40,7 @@ from mmbench.methods.emotion_shift.losses import inverse_frequencies, weighted_m
 from mmbench.methods.emotion_shift.network import EmotionShiftNetwork
 from mmbench.methods.emotion_shift.shift_labels import NOBODY, EmotionGroups, at, predecessors, shift_labels
 from mmbench.methods.emotion_shift.utterances import utterance_vectors
+from mmbench.methods.groups import without
 from mmbench.nn.text import PretrainedText
 from mmbench.tasks import Task
 
@@ -123,8 +124,7 @@ class EmotionShift(FusionMethod):
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the groups of both stages: the detector is in both, its own encoder in the preparation only."""
         encoder = list(self.siamese.parameters()) if self.siamese is not None else []
-        prepared = {id(parameter) for parameter in encoder}
-        groups = {"main": self.main_groups(p for p in self.parameters() if id(p) not in prepared)}
+        groups = {"main": self.main_groups(without(self.parameters(), encoder))}
         if self.prepares and self.network.detector is not None:
             learns = [p for p in encoder if p.requires_grad] + list(self.network.detector.parameters())
             groups["siamese"] = [{"params": learns, "lr": self.config.siamese_lr, "weight_decay": 0.0}]

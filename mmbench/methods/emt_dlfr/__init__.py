@@ -41,6 +41,7 @@ from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.methods.emt_dlfr.config import EMTDLFRConfig
 from mmbench.methods.emt_dlfr.network import EMTNetwork, View
 from mmbench.methods.emt_dlfr.simsiam import SimSiam
+from mmbench.methods.groups import without
 from mmbench.nn.words import shifted
 from mmbench.tasks import Task
 
@@ -165,8 +166,8 @@ class EMTDLFR(FusionMethod):
             if name in self.network.readers:
                 reader = list(self.network.readers[name].parameters())
                 groups.append({"params": reader, "lr": lr, "weight_decay": penalty})
-        named = {id(p) for group in groups for p in group["params"]}
-        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in named]
+        named = [p for group in groups for p in group["params"]]
+        rest = without((p for p in self.parameters() if p.requires_grad), named)
         return {"main": [group for group in [*groups, {"params": rest}] if group["params"]]}
 
     def _intact(self, batch: Batch) -> dict[str, Sequence] | None:

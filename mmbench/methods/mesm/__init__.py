@@ -36,6 +36,7 @@ from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.methods.groups import without
 from mmbench.methods.mesm.config import MESMConfig
 from mmbench.methods.mesm.network import MESMNetwork
 from mmbench.tasks import Task
@@ -127,8 +128,7 @@ class MESM(FusionMethod):
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the parameters as groups: the head of a text encoder learns as slowly as the encoder."""
         head = list(self.network.heads["text"].parameters()) if self.text_encoder and self.config.text_lr else []
-        slow = {id(parameter) for parameter in head}
-        groups = self.main_groups(parameter for parameter in self.parameters() if id(parameter) not in slow)
+        groups = self.main_groups(without(self.parameters(), head))
         return {"main": [*groups, {"params": head, "lr": self.config.text_lr}] if head else groups}
 
     def on_fit_start(self) -> None:

@@ -31,6 +31,7 @@ from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.methods.groups import without
 from mmbench.methods.mib.config import MIBConfig
 from mmbench.methods.mib.network import MIBNetwork
 from mmbench.nn.variational import standard_normal_kl
@@ -118,7 +119,7 @@ class MIB(FusionMethod):
         if self.text_encoder is None or not self.config.text_lr:
             return super().parameter_groups()
         convolution = self.network.get_parameter("encoders.text.convolution.weight")
-        rest = self.main_groups(parameter for parameter in self.parameters() if parameter is not convolution)
+        rest = self.main_groups(without(self.parameters(), [convolution]))
         return {"main": [*rest, {"params": [convolution], "lr": self.config.text_lr}]}
 
     def forward(self, batch: Batch) -> Output:

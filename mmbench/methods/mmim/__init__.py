@@ -29,6 +29,7 @@ from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import MethodConfig
+from mmbench.methods.groups import without
 from mmbench.methods.mmim.config import MMIMConfig
 from mmbench.methods.mmim.network import MMIMNetwork
 from mmbench.nn.mutual_information import ClassConditionalEntropy, cosine_nce, gaussian_log_likelihood
@@ -110,10 +111,8 @@ class MMIM(FusionMethod):
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the groups of the main optimiser and of the one that fits the bound."""
         bound = self.network.bound_parameters()
-        inside = {id(parameter) for parameter in bound}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in inside]
         return {
-            "main": self.main_groups(rest),
+            "main": self.main_groups(without(self.parameters(), bound)),
             "mi": [{"params": bound, "lr": self.config.lr_mmilb}] if bound else [],
         }
 

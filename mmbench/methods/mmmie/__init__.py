@@ -31,6 +31,7 @@ from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output, Stage
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
+from mmbench.methods.groups import without
 from mmbench.methods.mmmie.club import RunningStandard, club
 from mmbench.methods.mmmie.config import MMMIEConfig
 from mmbench.methods.mmmie.network import MMMIENetwork
@@ -104,10 +105,8 @@ class MMMIE(FusionMethod):
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the groups of the main optimiser and of the one that fits the Gaussians."""
         estimators = list(self.estimators.parameters())
-        inside = {id(parameter) for parameter in estimators}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in inside]
         return {
-            "main": self.main_groups(rest),
+            "main": self.main_groups(without(self.parameters(), estimators)),
             "estimator": [{"params": estimators, "lr": self.config.lr_estimator}] if estimators else [],
         }
 

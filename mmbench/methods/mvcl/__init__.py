@@ -127,12 +127,11 @@ class MVCL(FusionMethod):
         return groups
 
     def _groups(self, part: str, rate: float, lr: float) -> list[dict[str, Any]]:
-        inside = {id(parameter) for parameter in self.network.parts()[part].parameters()}
-        if part == "encoders" and self.text_encoder is not None:
-            inside |= {id(parameter) for parameter in self.text_encoder.parameters()}
+        modules = [self.network.parts()[part], *([self.text_encoder] if part == "encoders" else [])]
+        inside = {parameter for module in modules if module is not None for parameter in module.parameters()}
         found: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
-            if id(parameter) in inside and parameter.requires_grad:
+            if parameter in inside and parameter.requires_grad:
                 found.setdefault(self._rate_and_decay(name, lr), []).append(parameter)
         return [{"params": items, "lr": rate * its, "weight_decay": decay} for (its, decay), items in found.items()]
 
