@@ -54,7 +54,7 @@ OF_TRAINING = (
     ),
     Bug(
         "thresholds of labels stay at one half",
-        BASE,
+        f"{METHODS}/scoring.py",
         "            self.thresholds.copy_(fit_thresholds(prediction, target))",
         "            pass",
         (("ci-labels", "late_fusion"),),

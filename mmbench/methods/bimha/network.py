@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.schema import ModalitySpec, Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.bimha.config import BIMHAConfig
+from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import Subnetworks
 from mmbench.nn.fusion import LowRankFusion, outer_product

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.schema import ModalitySpec, Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.cfn_sr.cepstrum import Cepstrum, fixed_columns
 from mmbench.methods.cfn_sr.config import LOST, POOL, CFNSRConfig
 from mmbench.methods.cfn_sr.resnext3d import BatchNorm, ResNeXt3D, imagenet_scaled, random_views, spread_frames
+from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
 from mmbench.nn.precision import at_least_single

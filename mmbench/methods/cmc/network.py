@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.cmc.config import CMCConfig
 from mmbench.methods.cmc.curriculum import PairPredictor
+from mmbench.methods.output import Output
 from mmbench.nn.steps import Layout
 from mmbench.nn.transformer import TransformerEncoder
 

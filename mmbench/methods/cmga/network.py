@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.cmga.config import CMGAConfig
 from mmbench.methods.cmga.gated_attention import FusionAttention, GatedCrossAttention
+from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.recurrent import LSTMEncoder
 from mmbench.nn.steps import Layout

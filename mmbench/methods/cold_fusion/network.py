@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.cold_fusion.config import COLDFusionConfig
+from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.recurrence import gru

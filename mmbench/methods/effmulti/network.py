@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.schema import ModalitySpec, Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.effmulti.config import EffMultiConfig
+from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.three_view import ModalityVectors, ThreeViewDecomposition, Views
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.emotion_shift.config import EmotionShiftConfig
 from mmbench.methods.emotion_shift.gates import ShiftDetector, shift_probability
 from mmbench.methods.emotion_shift.multilogue import WAYS, BothWays, Sizes
 from mmbench.methods.emotion_shift.shift_labels import at, successors
+from mmbench.methods.output import Output
 from mmbench.nn.dropout import dropout
 
 PAIRS = (("text", "audio"), ("vision", "audio"), ("text", "vision"))

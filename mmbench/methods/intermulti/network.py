@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import ModalitySpec, Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.intermulti.config import InterMultiConfig
+from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.fusion import with_one
 from mmbench.nn.three_view import ModalityVectors, ThreeViewDecomposition, Views

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import ModalitySpec, Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mesm.config import MESMConfig
 from mmbench.methods.mesm.sparse import SparseTower
 from mmbench.methods.mesm.vgg import POOLS, WINDOW, Faces, Pieces, crop_corner, dense_tower
+from mmbench.methods.output import Output
 from mmbench.nn.encoders import FeatureNorm
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.steps import Layout, encode

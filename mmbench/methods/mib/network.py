@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.mib.config import MIBConfig
 from mmbench.methods.mib.graph_fusion import GraphFusion
+from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.fusion import LowRankFusion, outer_product
 from mmbench.nn.steps import Layout

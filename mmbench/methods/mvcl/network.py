@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.base import Output
 from mmbench.methods.mvcl.config import MVCLConfig
 from mmbench.methods.mvcl.reading import ConvolutionTokens, LSTMTokens, MutualReading, Reader, TextTokens, ViewFusion
+from mmbench.methods.output import Output
 from mmbench.nn.contrastive import Projector
 from mmbench.nn.dropout import Dropout
 

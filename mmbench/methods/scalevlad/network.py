@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.base import Output
+from mmbench.methods.output import Output
 from mmbench.methods.scalevlad.config import ScaleVLADConfig
 from mmbench.methods.scalevlad.vlad import MultiScale, SharedVLAD
 from mmbench.nn.encoders import StepEncoder, pre_norm_transformer

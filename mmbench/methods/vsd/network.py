@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
-from mmbench.methods.base import Output
+from mmbench.methods.output import Output
 from mmbench.methods.vsd.config import DistillationConfig, VSDConfig
 from mmbench.nn.branches import Branch, GRUMean, fusion_head
 from mmbench.nn.steps import Layout
