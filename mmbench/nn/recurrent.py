@@ -167,5 +167,4 @@ class LSTMVector(nn.Module):
         """Return ``(B, out)`` for a sequence ``(B, T, D)``."""
         layout = Layout.of(sequence)
         states = self.encoder.read(layout.rows(sequence.values), layout)
-        vector: Tensor = self.linear(self.dropout(self.encoder.final(states, layout)))
-        return vector
+        return self.linear(self.dropout(self.encoder.final(states, layout)))

@@ -60,8 +60,7 @@ class ModalityVector(nn.Module):
             rows = self.lstm.read(rows, layout)
         elif self.project is not None and self.gru is not None:
             rows = gru(self.gru, self.project(rows), layout)
-        pooled: Tensor = self.norm(self.linear(self.dropout(layout.mean(rows))))
-        return pooled
+        return self.norm(self.linear(self.dropout(layout.mean(rows))))
 
 
 class ModalityVectors(nn.Module):

@@ -96,8 +96,7 @@ class Attention(nn.Module):
             values: ``(N_k, dim)``.
             plan: Which query sees which keys.
         """
-        mixed: Tensor = self.out(plan(*self.project(query, keys, values), self.dropout if self.training else 0.0))
-        return mixed
+        return self.out(plan(*self.project(query, keys, values), self.dropout if self.training else 0.0))
 
 
 class TransformerLayer(nn.Module):

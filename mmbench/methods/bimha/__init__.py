@@ -79,8 +79,7 @@ class BIMHA(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and the attention over the pairs, by sample."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss, and in training count the share of each pair among what is logged of the epoch."""

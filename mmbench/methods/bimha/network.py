@@ -53,8 +53,7 @@ class PairFusion(nn.Module):
             fused = self.fusion(outer_product(pair))
         else:
             fused = self.fusion(pair[0] * pair[1] if self.operation == "hadamard" else torch.cat(pair, dim=-1))
-        token: Tensor = self.dropout(fused.relu())
-        return token
+        return self.dropout(fused.relu())
 
 
 class PairAttention(nn.Module):

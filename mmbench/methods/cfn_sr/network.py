@@ -184,8 +184,7 @@ class CFNSRNetwork(nn.Module):
 
     def hear(self, audio: Sequence) -> Tensor:
         """Return the audio map ``A``, ``(B, dim, T_a)``."""
-        mapped: Tensor = self.audio(self.audio_input(audio).transpose(1, 2))
-        return mapped
+        return self.audio(self.audio_input(audio).transpose(1, 2))
 
     def see(self, vision: Sequence, stem_relu: bool = True) -> VisionMap:
         """Return the vision map ``V``.
@@ -195,8 +194,7 @@ class CFNSRNetwork(nn.Module):
             stem_relu: Frames: whether a ReLU follows the normalisation of the stem.
         """
         if isinstance(self.vision, FeatureMap):
-            features: VisionMap = self.vision(vision)
-            return features
+            return self.vision(vision)
         frames = spread_frames(vision, self.count)
         if self.training and self.augment != "none":
             frames = random_views(frames, each=self.augment == "frame")

@@ -111,8 +111,7 @@ class ResNeXt3D(nn.Module):
             stem_relu: Whether a ReLU follows the normalisation of the stem.
         """
         stem = self.norm(self.conv(clip))
-        out: Tensor = self.stages(self.pool(F.relu(stem) if stem_relu else stem))
-        return out
+        return self.stages(self.pool(F.relu(stem) if stem_relu else stem))
 
 
 def spread_frames(frames: Sequence, count: int) -> Tensor:

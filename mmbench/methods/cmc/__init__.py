@@ -143,8 +143,7 @@ class CMC(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and, named ``h_<modality>``, the vectors ``(B, dim)``."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss and the weighted correlation loss of the pairs that are fed."""

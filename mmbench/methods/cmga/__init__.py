@@ -80,5 +80,4 @@ class CMGA(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction and the mean gate of every pair."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))

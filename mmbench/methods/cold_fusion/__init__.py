@@ -98,8 +98,7 @@ class COLDFusion(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)``; see :meth:`COLDFusionNetwork.forward` for what else."""
-        output: Output = self.network(self.features(batch), batch.kept)
-        return output
+        return self.network(self.features(batch), batch.kept)
 
     def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Return the error ``d`` of every sample, ``(B,)``: squared error or minus the label's log-probability.

@@ -75,8 +75,7 @@ class EffMulti(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and the representations, as :class:`EffMultiNetwork` names them."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms; they are means over samples, so that DDP averages them as it does the task."""

@@ -191,8 +191,7 @@ class EmotionShift(FusionMethod):
             shift = self.network.shifts(text.masked_fill(~real.unsqueeze(-1), 0.0), previous)
             return Output(text.new_zeros(*real.shape, self.task.outputs), {"shift": shift})
         speaker = torch.zeros_like(real, dtype=torch.long) if batch.speaker is None else batch.speaker
-        output: Output = self.network(self.features(batch), speaker, previous, text)
-        return output
+        return self.network(self.features(batch), speaker, previous, text)
 
     # Losses
 

@@ -31,8 +31,7 @@ class ShiftDetector(nn.Module):
             previous: The utterance before; zeros where there is none.
             current: The utterance.
         """
-        logits: Tensor = self.classifier(torch.cat([previous, current, (previous - current).abs()], dim=-1))
-        return logits
+        return self.classifier(torch.cat([previous, current, (previous - current).abs()], dim=-1))
 
 
 def shift_probability(logits: Tensor) -> Tensor:

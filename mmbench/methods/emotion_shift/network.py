@@ -65,8 +65,7 @@ class EmotionShiftNetwork(nn.Module):
             previous: ``(B, U)`` places of the predecessors.
         """
         assert self.detector is not None
-        logits: Tensor = self.detector(at(text, previous), text)
-        return logits
+        return self.detector(at(text, previous), text)
 
     def _gates(self, shift: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(B, U)`` the probability that opens the gate, of the forward and of the backward nets."""

@@ -99,8 +99,7 @@ class InterMulti(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and the representations, as :class:`InterMultiNetwork` names them."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms; the two beside the task see the local batch, also under DDP."""

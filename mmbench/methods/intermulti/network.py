@@ -41,8 +41,7 @@ class PolynomialPooling(nn.Module):
 
     def forward(self, vectors: list[Tensor]) -> Tensor:
         """Return ``(B, outputs)`` from ``(B, D_i)`` each."""
-        pooled: Tensor = self.norm(self.polynomial(vectors))
-        return pooled
+        return self.norm(self.polynomial(vectors))
 
 
 class Balance(nn.Module):

@@ -186,5 +186,4 @@ class LMRCBTNetwork(nn.Module):
 
     def _encode(self, name: str, rows: Tensor, layout: Layout) -> Tensor:
         """Return the last real step ``(B, d)`` of what an encoder makes of rows ``(N, d)``."""
-        last: Tensor = self.encoders[name](rows, layout, causal=self.causal, last=True)
-        return last
+        return self.encoders[name](rows, layout, causal=self.causal, last=True)

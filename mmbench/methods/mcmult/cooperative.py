@@ -95,5 +95,4 @@ class LevelReader(nn.Module):
         if len(self.others):
             read = torch.stack([a.out(part) for a, part in zip(attentions, read.unbind(1), strict=True)], 1)
             return shares.to(read.dtype) @ read
-        mixed: Tensor = own.out(shares.to(read.dtype) @ read)  # shares sum to 1, so the layer may come after the mean
-        return mixed
+        return own.out(shares.to(read.dtype) @ read)  # shares sum to 1, so the layer may come after the mean

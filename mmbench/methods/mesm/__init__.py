@@ -140,8 +140,7 @@ class MESM(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)``; see :meth:`MESMNetwork.forward` for what else."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss, and in training log which share of the dense blocks' cost is kept."""

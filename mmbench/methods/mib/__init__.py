@@ -124,8 +124,7 @@ class MIB(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)``, the vectors and the codes; see :meth:`MIBNetwork.forward`."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss of every decoder and the KL of every code, weighted."""

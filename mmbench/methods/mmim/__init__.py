@@ -127,8 +127,7 @@ class MMIM(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and the representations that the bounds compare."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the pass that the batch belongs to; in training the codes are remembered."""

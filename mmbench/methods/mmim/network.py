@@ -77,8 +77,7 @@ class MMIMNetwork(nn.Module):
 
     def _vector(self, name: str, sequence: Sequence) -> Tensor:
         if name != "text":
-            vector: Tensor = self.encoders[name](sequence)
-            return vector
+            return self.encoders[name](sequence)
         return sequence.values[:, 0] if self.text_pooling == "first" else masked_mean(sequence.values, sequence.mask)
 
     def forward(self, inputs: Mapping[str, Sequence]) -> Output:

@@ -93,8 +93,7 @@ class MMMIE(FusionMethod):
 
     @staticmethod
     def _word_embeddings(encoder: PretrainedText) -> nn.Embedding:
-        embeddings: nn.Embedding = cast(Any, encoder.model).get_input_embeddings()
-        return embeddings
+        return cast(Any, encoder.model).get_input_embeddings()
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the two steps that every batch takes, or only the main one where nothing is minimised."""

@@ -50,8 +50,7 @@ class Reader(nn.Module):
 
     def pool(self, states: Steps) -> Tensor:
         """Return ``(B, project or dim)``, one vector for the real steps."""
-        vector: Tensor = self.pooler(states.layout.mean(self.project(states.rows)))
-        return vector
+        return self.pooler(states.layout.mean(self.project(states.rows)))
 
 
 def seen_whole(sequence: Sequence) -> Sequence:
@@ -197,5 +196,4 @@ class ViewFusion(nn.Module):
         """Return ``(B, dim)`` from the vectors ``(B, dim)`` each."""
         values = torch.cat(list(vectors), dim=-1)
         step = Steps(values, Layout.of_all(values[:, None]))
-        fused: Tensor = self.post(self.reader.pool(self.reader(step, step)))
-        return fused
+        return self.post(self.reader.pool(self.reader(step, step)))

@@ -74,8 +74,7 @@ class ScaleVLAD(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and the fused vector."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss and shifted clustering, which in training remembers the batch."""

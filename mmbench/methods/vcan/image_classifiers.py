@@ -111,8 +111,7 @@ def image_classifier(name: str, classes: int, pretrained: bool = False) -> nn.Mo
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = MOMENTUM
-    classifier: nn.Module = network.train()  # the library hands models over in evaluation mode
-    return classifier
+    return network.train()  # the library hands models over in evaluation mode
 
 
 def _start(network: nn.Module) -> None:

@@ -97,8 +97,7 @@ class VSD(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and what the branches say (see :meth:`VSDNetwork.read`)."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, without those whose weight is 0."""
