@@ -12,26 +12,12 @@ from collections.abc import Sequence as Items
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.nn.dropout import Dropout
+from mmbench.nn.norms import BatchNorm
 from mmbench.nn.recurrence import gru
 from mmbench.nn.steps import Layout
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """``nn.BatchNorm1d`` that normalises a single row by the running statistics instead of refusing it.
-
-    On rows without padding :class:`mmbench.nn.encoders.FeatureNorm` computes the same in a dozen operations. A branch
-    has four of these layers and little else, and a step would take half as long again.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised rows ``(B, D)``."""
-        if self.training and len(input) == 1:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(input)
 
 
 def bottleneck(dim: int, hidden: Items[int], out: int, normed: bool = False) -> nn.Sequential:

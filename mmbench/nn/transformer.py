@@ -40,6 +40,16 @@ def position_vectors(positions: Tensor, dim: int, dtype: torch.dtype = torch.flo
     return F.embedding(positions, table.to(dtype))
 
 
+def official_positions(rows: Tensor, layout: Layout) -> Tensor:
+    """Return ``(N,)`` positions as MulT's code counts them: it takes a first channel of exactly 0 for padding.
+
+    Args:
+        rows: ``(N, D)``.
+        layout: Where they belong.
+    """
+    return (layout.step + 1) * (rows[:, 0] != 0)
+
+
 def left_padded(sequence: Sequence, steps: int) -> tuple[Tensor, Tensor]:
     """Return values ``(B, steps, D)`` and mask ``(B, steps)`` with the real steps moved to the end."""
     lengths = sequence.lengths.to(sequence.values.device)

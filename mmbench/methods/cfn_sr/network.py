@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.cfn_sr.cepstrum import Cepstrum, fixed_columns
 from mmbench.methods.cfn_sr.config import LOST, POOL, CFNSRConfig
-from mmbench.methods.cfn_sr.resnext3d import BatchNorm, ResNeXt3D, imagenet_scaled, random_views, spread_frames
+from mmbench.methods.cfn_sr.resnext3d import ResNeXt3D, imagenet_scaled, random_views, spread_frames
 from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
+from mmbench.nn.norms import BatchNorm
 from mmbench.nn.precision import at_least_single
 from mmbench.nn.spectrogram import Edges
 from mmbench.nn.steps import Layout
@@ -112,7 +113,7 @@ class FeatureMap(nn.Module):
         return VisionMap(layout.padded(rows).transpose(1, 2)[:, :, None], vision.mask[:, None])
 
 
-class CrossModalBlock(nn.Module):
+class AudioGuidedBlock(nn.Module):
     """Audio-guided attention to the positions of each slice, around a residual.
 
     Args:
@@ -179,7 +180,7 @@ class CFNSRNetwork(nn.Module):
             else FeatureMap(vision.dim, c.feature_width)
         )
         self.widths = {"vision": self.vision.dim, "audio": c.dim * ((self.audio_input.columns - LOST) // POOL)}
-        self.block = CrossModalBlock(self.vision.dim, c) if c.attention else None
+        self.block = AudioGuidedBlock(self.vision.dim, c) if c.attention else None
         self.head = nn.Linear(sum(self.widths.values()), outputs)
 
     def hear(self, audio: Sequence) -> Tensor:

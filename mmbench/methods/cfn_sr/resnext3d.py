@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import Sequence
+from mmbench.nn.norms import BatchNorm
 
 DEPTHS = {14: (1, 1, 1, 1), 26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 """Bottlenecks by stage; the depth counts three convolutions each, the stem and a classifier."""
@@ -27,22 +28,6 @@ ASPECT = (3 / 4, 4 / 3)
 """Width by height of a random crop, relative to that of the frame."""
 ATTEMPTS = 10
 """How often a crop that does not fit is drawn again before the whole frame is taken."""
-
-
-class BatchNorm(nn.BatchNorm3d):
-    """Batch normalisation over any number of axes; a single value per channel is normalised by the running statistics.
-
-    PyTorch refuses such a value in training, though a last batch of one short clip may well have no more.
-    """
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Accept ``(B, C, ...)``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised ``(B, C, ...)``."""
-        if self.training and x.numel() == x.shape[1]:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(x)
 
 
 class Bottleneck(nn.Module):

@@ -18,7 +18,7 @@ from mmbench.nn.transformer import TransformerEncoder
 _KERNEL = 3
 
 
-class VectorEncoder(nn.Module):
+class CMCEncoder(nn.Module):
     """A convolution, a Transformer (or none) and the last real step.
 
     Args:
@@ -55,7 +55,7 @@ class CMCNetwork(nn.Module):
         c = settings
         self.encoders = nn.ModuleDict(
             {
-                name: VectorEncoder(features, c.text_layers if name == "text" else c.layers, c)
+                name: CMCEncoder(features, c.text_layers if name == "text" else c.layers, c)
                 for name, features in dims.items()
             }
         )

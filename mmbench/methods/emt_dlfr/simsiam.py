@@ -5,18 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class RowNorm(nn.BatchNorm1d):
-    """Batch normalisation that reads a single row by its running statistics instead of refusing it.
-
-    Under DDP every process normalises by the rows of its own batch.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return ``(B, D)`` for ``(B, D)``."""
-        if self.training and len(input) == 1:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(input)
+from mmbench.nn.norms import BatchNorm
 
 
 class SimSiam(nn.Module):
@@ -33,9 +22,9 @@ class SimSiam(nn.Module):
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
-        self.projector = nn.Sequential(nn.Linear(width, width), RowNorm(width, affine=False))
+        self.projector = nn.Sequential(nn.Linear(width, width), BatchNorm(width, affine=False))
         self.predictor = nn.Sequential(
-            nn.Linear(width, bottleneck, bias=False), RowNorm(bottleneck), nn.ReLU(), nn.Linear(bottleneck, width)
+            nn.Linear(width, bottleneck, bias=False), BatchNorm(bottleneck), nn.ReLU(), nn.Linear(bottleneck, width)
         )
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,23 +14,11 @@ from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
 from mmbench.nn.precision import at_least_single
 from mmbench.nn.recurrent import LSTMEncoder
-from mmbench.nn.steps import Layout
+from mmbench.nn.steps import Layout, Steps
 from mmbench.nn.transformer import TransformerEncoder, left_padded
 
 KERNEL = 3
 """Steps that the convolution over audio and vision sees; nothing is padded, so two steps are lost."""
-
-
-class Steps(NamedTuple):
-    """Local features of a modality.
-
-    Attributes:
-        rows: ``(N, d)``.
-        layout: Where they belong; with left padding all steps are real.
-    """
-
-    rows: Tensor
-    layout: Layout
 
 
 class RecurrentFeatures(nn.Module):
@@ -93,7 +80,7 @@ class ConvolutionalFeatures(nn.Module):
         return Steps(self.norm(rows, layout.real), layout)
 
 
-class CrossModalBlock(nn.Module):
+class CBBlock(nn.Module):
     """Blends a vector of another modality into every step of a sequence: ``softmax(tanh(W_x z_t + b + W_y f))``.
 
     Args:
@@ -151,7 +138,7 @@ class LMRCBTNetwork(nn.Module):
             {name: TransformerEncoder(width, c.heads, c.layers, *dropouts) for name in (self.main, *self.others)}
         )
         self.blocks = nn.ModuleDict(
-            {name: CrossModalBlock(width, c.softmax == "time") for name in order} if c.cross_modal else {}
+            {name: CBBlock(width, c.softmax == "time") for name in order} if c.cross_modal else {}
         )
         joined = width * len(dims)
         self.head = nn.Sequential(

@@ -49,7 +49,7 @@ def halved(sites: Tensor) -> Tensor:
     return F.max_pool2d(sites.float(), 2) > 0
 
 
-def reordered(maps: Tensor, sites: Tensor) -> Tensor:
+def legacy_reordered(maps: Tensor, sites: Tensor) -> Tensor:
     """Return the maps with the vectors of their sites where the official code puts them, a bug.
 
     The k-th vector in the order (map, row, column) goes to the k-th site in the order (row, column, map): to another
@@ -150,7 +150,7 @@ class SparseTower(nn.Module):
         gate: What selection does to kept vectors: ``none`` (nothing, so that the attention has no gradient and is
             frozen), ``prob`` (multiplies them by their score times the number of kept sites) or ``straight_through``
             (nothing, with the gradient of ``prob``).
-        legacy_order: Whether kept vectors of the first block land on wrong sites, see :func:`reordered`.
+        legacy_order: Whether kept vectors of the first block land on wrong sites, see :func:`legacy_reordered`.
         momentum: Weight of a batch in the running statistics of the blocks.
     """
 
@@ -192,7 +192,7 @@ class SparseTower(nn.Module):
             dense += block.flops * math.prod(kept.shape[1:])
             maps = self.gated(maps, scores, kept)
             if self.legacy_order and not number:
-                maps = reordered(maps, kept)
+                maps = legacy_reordered(maps, kept)
             maps, active = block(maps, kept)
         return SparseMaps(maps, flops, dense)
 

@@ -17,11 +17,11 @@ from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.fusion import LowRankFusion, outer_product
 from mmbench.nn.steps import Layout
-from mmbench.nn.transformer import TransformerEncoder
+from mmbench.nn.transformer import TransformerEncoder, official_positions
 from mmbench.nn.variational import GaussianEncoder, product_of_experts, reparameterised
 
 
-class Encoder(nn.Module):
+class MIBEncoder(nn.Module):
     """One modality as one vector: convolution over three steps, Transformer, last step.
 
     Args:
@@ -48,8 +48,7 @@ class Encoder(nn.Module):
         rows = layout.convolve(layout.rows(values), self.convolution)
         if self.transformer is None:
             return layout.last(rows)
-        # The official code takes a first channel of exactly 0 for padding.
-        positions = (layout.step + 1) * (rows[:, 0] != 0) if self.legacy else layout.positions
+        positions = official_positions(rows, layout) if self.legacy else layout.positions
         return self.transformer(rows, layout, positions, last=True)
 
 
@@ -93,7 +92,7 @@ class MIBNetwork(nn.Module):
         c, names, lengths = settings, tuple(dims), steps or {}
         self.eval_noise = c.eval_noise
         self.encoders = nn.ModuleDict(
-            {name: Encoder(dim, c, name not in contextual, lengths.get(name, 0)) for name, dim in dims.items()}
+            {name: MIBEncoder(dim, c, name not in contextual, lengths.get(name, 0)) for name, dim in dims.items()}
         )
         self.unimodal = names if c.variant in ("l", "c") else ()
         self.coded = (*self.unimodal, *(("fused",) if c.variant in ("e", "c") else ()))

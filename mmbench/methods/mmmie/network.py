@@ -20,7 +20,7 @@ from mmbench.nn.transformer import TransformerLayer, position_vectors
 _SPREAD = 0.02  # standard deviation of fresh embeddings
 
 
-class VectorEncoder(nn.Module):
+class MMMIEEncoder(nn.Module):
     """One modality to a vector and to steps of one width.
 
     Text was read already: its vector is a linear map of its first step, or of the mean of its steps. Audio and vision
@@ -122,7 +122,7 @@ class MMMIENetwork(nn.Module):
         c = settings
         self.encoders = nn.ModuleDict(
             {
-                name: VectorEncoder(dim, c.dim, 0 if name == "text" else c.hidden, first, c.fusion == "sequence")
+                name: MMMIEEncoder(dim, c.dim, 0 if name == "text" else c.hidden, first, c.fusion == "sequence")
                 for name, dim in dims.items()
             }
         )

@@ -12,7 +12,7 @@ from data_modules.schema import Sequence
 from mmbench.methods.mult.config import MulTConfig
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.steps import Layout
-from mmbench.nn.transformer import CrossmodalEncoder, ResidualHead, TransformerEncoder, left_padded
+from mmbench.nn.transformer import CrossmodalEncoder, ResidualHead, TransformerEncoder, left_padded, official_positions
 
 _MEMORY_LAYERS = 3  # the official self-attention encoders have at least this many layers
 
@@ -132,7 +132,7 @@ class MulTNetwork(nn.Module):
 
     def _positions(self, rows: Tensor, layout: Layout) -> Tensor:
         """Return positions from 1 on and 0 for padding, which officially is a channel 0 of exactly 0."""
-        return (layout.step + 1) * (rows[:, 0] != 0) if self.left else layout.positions
+        return official_positions(rows, layout) if self.left else layout.positions
 
     def _remember(self, target: str, read: Tensor, query: Stream) -> Tensor:
         """Read what a target got from its sources, ``(N, (M - 1) d)``, into one state ``(B, (M - 1) d)``."""

@@ -17,7 +17,7 @@ from mmbench.nn.steps import Layout, encode
 from mmbench.nn.words import words
 
 
-class StateEncoder(StepEncoder):
+class StepStates(StepEncoder):
     """States of the steps of a sequence; arguments as in :class:`~mmbench.nn.encoders.StepEncoder`."""
 
     def forward(self, sequence: Sequence) -> Sequence:
@@ -89,7 +89,7 @@ class ScaleVLADNetwork(nn.Module):
             {
                 name: WordEncoder(dim, width)
                 if name == "text" and tokens
-                else StateEncoder(dim, width, c.layers, c.heads, c.dropout)
+                else StepStates(dim, width, c.layers, c.heads, c.dropout)
                 for name, dim in dims.items()
             }
         )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from data_modules.schema import Batch, DataSpec, ModalitySpec, Sequence, TargetSpec
 from mmbench.methods.cfn_sr import CFNSR
 from mmbench.methods.cfn_sr.network import CFNSRNetwork, VisionMap
-from mmbench.methods.cfn_sr.resnext3d import BatchNorm
+from mmbench.nn.norms import BatchNorm
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed
 
 CASE = Case.load("cfn_sr")

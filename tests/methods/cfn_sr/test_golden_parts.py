@@ -10,7 +10,7 @@ from torch import nn
 
 from data_modules.schema import ModalitySpec
 from mmbench.methods.cfn_sr import CFNSR
-from mmbench.methods.cfn_sr.network import AudioInput, CrossModalBlock, VisionMap, audio_network
+from mmbench.methods.cfn_sr.network import AudioGuidedBlock, AudioInput, VisionMap, audio_network
 from mmbench.methods.cfn_sr.resnext3d import ResNeXt3D
 from mmbench.runner.settings import shipped_settings
 from tests.golden.cases import fill, gradient_norms, renamed
@@ -32,7 +32,7 @@ def test_official_block(variant):
     assert torch.equal(heard, CASE["inputs.block_A"])
     torch.testing.assert_close(seen.norm(), CASE["inputs.block_V_norm"])
     torch.testing.assert_close(weights.norm(), CASE["inputs.block_G_norm"])
-    block = CrossModalBlock(2048, STILL)
+    block = AudioGuidedBlock(2048, STILL)
     fill(block, BLOCK, renamed(*attention))
     block.double().batch_sum = variant == "official"
     got = {}

@@ -10,7 +10,7 @@ import torch
 from data_modules.schema import ModalitySpec, Sequence
 from mmbench.methods.cfn_sr import CFNSR
 from mmbench.methods.cfn_sr.cepstrum import Cepstrum
-from mmbench.methods.cfn_sr.network import AudioInput, CFNSRNetwork, CrossModalBlock, VisionMap
+from mmbench.methods.cfn_sr.network import AudioGuidedBlock, AudioInput, CFNSRNetwork, VisionMap
 from mmbench.nn.steps import Layout
 from mmbench.testing.builders import changed, make_batch, make_spec
 from tests.methods.forms import assert_forms_agree, watch_steps
@@ -50,7 +50,7 @@ def count(module):
 
 def block(**settings):
     torch.manual_seed(0)
-    return CrossModalBlock(6, CFNSR.Config(**SMALL | settings)).eval()
+    return AudioGuidedBlock(6, CFNSR.Config(**SMALL | settings)).eval()
 
 
 def maps(clips=3, slices=2, positions=5):

@@ -11,7 +11,7 @@ import torch
 from data_modules.schema import MODALITIES, Sequence
 from mmbench.methods import ConfigError
 from mmbench.methods.cmc import CMC
-from mmbench.methods.cmc.network import CMCNetwork, VectorEncoder
+from mmbench.methods.cmc.network import CMCEncoder, CMCNetwork
 from mmbench.nn.steps import Layout
 from mmbench.runner.settings import load_suite, shipped_settings
 from mmbench.testing.builders import DIMS, doubled, make_spec
@@ -51,7 +51,7 @@ def test_every_couple_of_modalities_has_a_predictor(modalities, couples):
 
 
 def test_a_vector_is_what_the_convolution_says_of_the_last_real_step():
-    encoder = VectorEncoder(3, 0, CMC.Config(**SMALL))
+    encoder = CMCEncoder(3, 0, CMC.Config(**SMALL))
     values, lengths = torch.randn(3, 5, 3), (5, 2, 1)
     found = encoder(Sequence(values, torch.tensor(lengths)))
     before, here, after = encoder.project.weight.unbind(-1)
@@ -64,7 +64,7 @@ def test_a_vector_is_what_the_convolution_says_of_the_last_real_step():
 
 
 def test_attention_sees_the_whole_sequence_and_nothing_else():
-    encoder = VectorEncoder(3, 2, CMC.Config(**SMALL)).eval()
+    encoder = CMCEncoder(3, 2, CMC.Config(**SMALL)).eval()
     values, lengths = torch.randn(2, 6, 3), (6, 4)
     found = encoder(Sequence(values, torch.tensor(lengths)))
     for row, length in enumerate(lengths):

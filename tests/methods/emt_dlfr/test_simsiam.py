@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.methods.emt_dlfr.simsiam import RowNorm, SimSiam, attraction
+from mmbench.methods.emt_dlfr.simsiam import SimSiam, attraction
+from mmbench.nn.norms import BatchNorm
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_parameters_are_those_of_two_linear_networks():
 
 
 def test_rows_are_normalised_as_torch_does_but_a_single_one_by_running_statistics(views):
-    ours, theirs = RowNorm(5).double(), nn.BatchNorm1d(5).double()
+    ours, theirs = BatchNorm(5).double(), nn.BatchNorm1d(5).double()
     for module in (ours, theirs):
         module.train()(views[0])
     torch.testing.assert_close(ours(views[1]), theirs(views[1]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmbench.methods.lmr_cbt.network import CrossModalBlock
+from mmbench.methods.lmr_cbt.network import CBBlock
 from mmbench.nn.steps import Layout
 from tests.methods.lmr_cbt.parts import random_inputs, tiny, watch
 
@@ -15,7 +15,7 @@ def blended(block, states, lengths, vector, packed=True):
 
 
 def test_block_is_its_formula():
-    block, states, vector = CrossModalBlock(3).double(), torch.randn(2, 4, 3).double(), torch.randn(2, 3).double()
+    block, states, vector = CBBlock(3).double(), torch.randn(2, 4, 3).double(), torch.randn(2, 3).double()
     fused = blended(block, states, [4, 4], vector)
     for row in range(2):
         for step in range(4):
@@ -27,7 +27,7 @@ def test_block_is_its_formula():
 
 
 def test_block_treats_every_step_alike():
-    block, order = CrossModalBlock(6).double(), torch.tensor([3, 0, 4, 1, 2])
+    block, order = CBBlock(6).double(), torch.tensor([3, 0, 4, 1, 2])
     states, vector, lengths = torch.randn(2, 5, 6).double(), torch.randn(2, 6).double(), [5, 5]
     fused = blended(block, states, lengths, vector)
     torch.testing.assert_close(blended(block, states[:, order], lengths, vector), fused[:, order])
@@ -35,7 +35,7 @@ def test_block_treats_every_step_alike():
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_softmax_over_time_runs_over_real_steps(packed):
-    block = CrossModalBlock(3, over_time=True).double()
+    block = CBBlock(3, over_time=True).double()
     states, vector = torch.randn(3, 4, 3).double().requires_grad_(), torch.randn(3, 3).double()
     fused = blended(block, states, [4, 2, 0], vector, packed)
     for row, length in enumerate((4, 2)):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmbench.methods.mesm.sparse import CrossModalAttention, SparseBlock, SparseTower, halved, nucleus, reordered
+from mmbench.methods.mesm.sparse import CrossModalAttention, SparseBlock, SparseTower, halved, legacy_reordered, nucleus
 from mmbench.methods.mesm.vgg import dense_tower
 from tests.golden.cases import Case
 
@@ -296,8 +296,8 @@ def test_the_official_order_moves_vectors_between_maps():
     # In the order (map, row, column) the values are 1 3 5 | 11 12 16, the places (row, column, map)
     # are 000 | 011 | 020 021 | 110 | 201.
     expected = torch.tensor([[[1, 0, 5], [0, 12, 0], [0, 0, 0]], [[0, 3, 11], [0, 0, 0], [16, 0, 0]]])
-    assert torch.equal(reordered(maps, sites)[:, 0], expected)
-    assert torch.equal(reordered(maps[:1], sites[:1]), maps[:1] * sites[:1, None])
+    assert torch.equal(legacy_reordered(maps, sites)[:, 0], expected)
+    assert torch.equal(legacy_reordered(maps[:1], sites[:1]), maps[:1] * sites[:1, None])
 
 
 def test_a_picture_whose_last_site_is_pooled_away_stays_finite():
