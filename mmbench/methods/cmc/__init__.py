@@ -95,7 +95,6 @@ class CMC(FusionMethod):
     )
 
     Config = CMCConfig
-
     config: CMCConfig
     level: Tensor
     fed_losses: Tensor

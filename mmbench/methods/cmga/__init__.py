@@ -57,7 +57,6 @@ class CMGA(FusionMethod):
     )
 
     Config = CMGAConfig
-
     config: CMGAConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

@@ -82,7 +82,6 @@ class COLDFusion(FusionMethod):
     )
 
     Config = COLDFusionConfig
-
     config: COLDFusionConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

@@ -65,7 +65,6 @@ class EffMulti(FusionMethod):
     )
 
     Config = EffMultiConfig
-
     config: EffMultiConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

@@ -85,7 +85,6 @@ class EmotionShift(FusionMethod):
     )
 
     Config = EmotionShiftConfig
-
     config: EmotionShiftConfig
     shift_weights: Tensor
     class_weights: Tensor

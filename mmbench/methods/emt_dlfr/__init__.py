@@ -108,7 +108,6 @@ class EMTDLFR(FusionMethod):
     )
 
     Config = EMTDLFRConfig
-
     config: EMTDLFRConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

@@ -79,7 +79,6 @@ class InterMulti(FusionMethod):
     )
 
     Config = InterMultiConfig
-
     config: InterMultiConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

@@ -54,7 +54,6 @@ class MCMulT(FusionMethod):
     )
 
     Config = MCMulTConfig
-
     config: MCMulTConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

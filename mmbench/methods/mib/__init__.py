@@ -100,7 +100,6 @@ class MIB(FusionMethod):
     )
 
     Config = MIBConfig
-
     config: MIBConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

@@ -80,7 +80,6 @@ class MMIM(FusionMethod):
     )
 
     Config = MMIMConfig
-
     config: MMIMConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

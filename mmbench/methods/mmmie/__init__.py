@@ -78,7 +78,6 @@ class MMMIE(FusionMethod):
     )
 
     Config = MMMIEConfig
-
     config: MMMIEConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

@@ -82,7 +82,6 @@ class MVCL(FusionMethod):
     )
 
     Config = MVCLConfig
-
     config: MVCLConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

@@ -59,7 +59,6 @@ class ScaleVLAD(FusionMethod):
     )
 
     Config = ScaleVLADConfig
-
     config: ScaleVLADConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:

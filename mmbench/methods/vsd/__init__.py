@@ -83,7 +83,6 @@ class VSD(FusionMethod):
     )
 
     Config = VSDConfig
-
     config: VSDConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
