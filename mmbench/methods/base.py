@@ -123,8 +123,8 @@ class FusionMethod(Scored):
 
     @property
     def accumulate(self) -> int:
-        """Number of batches whose gradients are added up before a step."""
-        return 1
+        """Number of batches whose gradients are added up before a step: the setting of this name, or one."""
+        return getattr(self.config, "accumulate", 1)
 
     @classmethod
     def variants(cls, spec: DataSpec) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from mmbench.nn.pooling import masked_mean
 from mmbench.nn.precision import at_least_single
 from mmbench.nn.recurrent import LSTMVector
 from mmbench.nn.steps import Layout, encode
-from mmbench.nn.transformer import position_vectors
+from mmbench.nn.transformer import position_rows
 
 
 class FeatureNorm(nn.Module):
@@ -106,8 +106,7 @@ class StepEncoder(nn.Module):
         """Return the states ``(N, width)`` of a sequence ``(B, T, dim)``, and where they belong."""
         layout = Layout.of(sequence)
         hidden = self.project(self.norm(layout.rows(sequence.values), layout.real))
-        places = position_vectors(layout.positions, hidden.shape[1], hidden.dtype, layout.steps)
-        return encode(self.layers, self.dropout(hidden + places), layout), layout
+        return encode(self.layers, self.dropout(hidden + position_rows(hidden, layout)), layout), layout
 
 
 class SequenceEncoder(StepEncoder):

@@ -40,6 +40,18 @@ def position_vectors(positions: Tensor, dim: int, dtype: torch.dtype = torch.flo
     return F.embedding(positions, table.to(dtype))
 
 
+def position_rows(like: Tensor, layout: Layout, positions: Tensor | None = None) -> Tensor:
+    """Return position vectors ``(N, D)`` for rows ``(N, D)``, of their type.
+
+    Args:
+        like: The rows.
+        layout: Where they belong.
+        positions: ``(N,)``; by default those of the layout.
+    """
+    positions = layout.positions if positions is None else positions
+    return position_vectors(positions, like.shape[-1], like.dtype, layout.steps)
+
+
 def official_positions(rows: Tensor, layout: Layout) -> Tensor:
     """Return ``(N,)`` positions as MulT's code counts them: it takes a first channel of exactly 0 for padding.
 
@@ -189,8 +201,7 @@ class _Encoder(nn.Module):
 
     def embed(self, x: Tensor, layout: Layout, positions: Tensor | None = None) -> Tensor:
         """Return ``sqrt(dim) x`` plus position vectors, ``(N, dim)``, before dropout."""
-        positions = layout.positions if positions is None else positions
-        return math.sqrt(x.shape[-1]) * x + position_vectors(positions, x.shape[-1], x.dtype, layout.steps)
+        return math.sqrt(x.shape[-1]) * x + position_rows(x, layout, positions)
 
 
 class TransformerEncoder(_Encoder):

@@ -153,7 +153,7 @@ OF_SEQUENCES = (
     Bug(
         "no positions in mult",
         f"{NN}/transformer.py",
-        "* x + position_vectors(positions, x.shape[-1], x.dtype, layout.steps)",
+        "* x + position_rows(x, layout, positions)",
         "* x",
         (("ci", "mult"),),
     ),

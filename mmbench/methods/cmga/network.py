@@ -14,7 +14,7 @@ from mmbench.methods.cmga.gated_attention import FusionAttention, GatedCrossAtte
 from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.recurrent import LSTMEncoder
-from mmbench.nn.steps import Layout
+from mmbench.nn.steps import Layout, Steps
 
 
 def average_steps(sequence: Sequence, factor: int) -> Sequence:
@@ -107,8 +107,7 @@ class CMGANetwork(nn.Module):
         if self.fusion_kind == "concat":
             state = torch.cat([layout.mean(rows) for rows, layout in parts], dim=-1)
         else:
-            layout, places = Layout.joined([layout for _, layout in parts])
-            rows = torch.cat([rows for rows, _ in parts]).index_select(0, places)
+            rows, layout = Steps.joined(parts)
             state = layout.mean(rows if self.fusion is None else self.fusion(rows, layout))
         return Output(self.head(state), {"states": state, **named})
 

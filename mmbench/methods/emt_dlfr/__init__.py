@@ -145,11 +145,6 @@ class EMTDLFR(FusionMethod):
         for unit in self.network.fusion.idle:
             unit.requires_grad_(taught and bool(self.restorers))
 
-    @property
-    def accumulate(self) -> int:
-        """Number of batches whose gradients are added up before a step."""
-        return self.config.accumulate
-
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return five groups: matrices and vectors of the text encoder, the audio and the vision reader, the rest."""
         c = self.config

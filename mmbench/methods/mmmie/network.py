@@ -14,8 +14,8 @@ from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.recurrent import LSTMEncoder
-from mmbench.nn.steps import Layout
-from mmbench.nn.transformer import TransformerLayer, position_vectors
+from mmbench.nn.steps import Layout, Steps
+from mmbench.nn.transformer import TransformerLayer, position_rows
 
 _SPREAD = 0.02  # standard deviation of fresh embeddings
 
@@ -94,16 +94,15 @@ class TokenFusion(nn.Module):
             if name in steps:
                 rows, layout = steps[name]
                 if self.positions:
-                    rows = rows + position_vectors(layout.positions, rows.shape[1], rows.dtype, layout.steps)
+                    rows = rows + position_rows(rows, layout)
                 own.append((rows, layout))
             parts += own if self.identity is None else [(x + self.identity[number], place) for x, place in own]
-        layout, places = Layout.joined([place for _, place in parts])
-        states = torch.cat([rows for rows, _ in parts]).index_select(0, places)
+        states, layout = Steps.joined(parts)
         *layers, last = self.layers
         for layer in layers:
             states = layer(states, layout.reads())
         # Of what the last layer makes, only the fusion token is read: the first of each sample.
-        z = self.norm(last(states.index_select(0, layout.starts), one.reads(layout), states))
+        z = self.norm(last(layout.first(states), one.reads(layout), states))
         return self.head(z), z
 
 

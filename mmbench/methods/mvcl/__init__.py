@@ -89,11 +89,6 @@ class MVCL(FusionMethod):
         ends = self.config.text_ends or self.text_encoder is not None
         self.network = MVCLNetwork(self.dims, self.task.outputs, self.config, ends)
 
-    @property
-    def accumulate(self) -> int:
-        """Number of batches whose gradients are added up before a step."""
-        return self.config.accumulate
-
     def stages(self) -> tuple[Stage, ...]:
         """Return one stage for each contrast and then the task, or one for everything."""
         if self.config.mode == "joint":
