@@ -34,7 +34,7 @@ from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import OF_STEPS, MethodConfig, setting
 from mmbench.methods.linear.linear_models import Floats, Model, logistic, ridge
-from mmbench.methods.linear.pooling import _Rows, mean_and_deviation
+from mmbench.methods.linear.pooling import PooledRows, mean_and_deviation
 from mmbench.metrics import fit_thresholds
 from mmbench.tasks import Task
 
@@ -81,7 +81,7 @@ class Linear(FusionMethod):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
         self.register_buffer("strength", torch.zeros(()))
-        self.training_rows, self.validation_rows = _Rows(()), _Rows(())
+        self.training_rows, self.validation_rows = PooledRows(()), PooledRows(())
 
     @classmethod
     def variants(cls, spec: DataSpec) -> dict[str, dict[str, Any]]:

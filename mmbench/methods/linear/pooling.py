@@ -28,7 +28,7 @@ def mean_and_deviation(sequence: Sequence) -> Tensor:
     return torch.cat([mean, (squares / steps).sqrt()], 1)
 
 
-class _Rows(SplitMetric):
+class PooledRows(SplitMetric):
     """Pooled features and targets, collected as a metric collects predictions: of all processes, each sample once."""
 
     info: ClassVar[Mapping[str, MetricInfo]] = {}
