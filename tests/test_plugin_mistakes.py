@@ -102,6 +102,7 @@ def test_the_option_needs_a_file(argv: list[str], capsys: pytest.CaptureFixture[
             "the settings of wrong cannot have their own defaults: Wrong: setting 'width' is 0",
         ),
         (SETTING.replace("low=1", 'needs="widht"'), "the setting 'width' of wrong needs another that is not there."),
+        (SETTING.replace("low=1", 'divides="widht"'), "of wrong divides another that is not there."),
         (SETTING.replace("low=1", "needs=('width',)"), "give the name of a setting, or values by name"),
         ("width: int = field(kw_only=True)", "the setting 'width' of wrong has no default: give it one"),
     ],

@@ -1,8 +1,9 @@
-"""The methods, one file each.
+"""The methods, a file or a folder each.
 
 The registry is what is there: every module of this package that defines a :class:`FusionMethod` with the module's own
-name (``late_fusion.py`` defines ``LateFusion``) is a method, and nothing else has to be edited to add one. Methods from
-elsewhere are plug-in files and entry points; see :mod:`mmbench.methods.registry`.
+name (``late_fusion.py`` defines ``LateFusion``, the folder ``cmc`` defines ``CMC``) is a method, and nothing else has
+to be edited to add one. Methods from elsewhere are plug-in files and entry points; see
+:mod:`mmbench.methods.registry`.
 """
 
 from __future__ import annotations

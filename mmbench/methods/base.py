@@ -10,57 +10,31 @@ optimiser that steps.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from os import PathLike
 from typing import Any, ClassVar, Self
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from data_modules.batches.data_module import FusionDataModule
-from data_modules.batches.loading import Pass
 from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.card import MethodCard
 from mmbench.methods.checkpoint import VERSION, read_checkpoint, restore, version
 from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.methods.groups import without
 from mmbench.methods.options import check_options
-from mmbench.metrics import SplitMetric, fit_thresholds
+from mmbench.methods.output import Output
+from mmbench.methods.scoring import Scored
+from mmbench.methods.stages import Stage, announce
 from mmbench.nn.text import PretrainedText
 from mmbench.tasks import Task
 
 
-@dataclass
-class Output:
-    """What a method says of a batch.
-
-    Attributes:
-        prediction: ``(B, outputs)`` values or logits.
-        named: Further tensors that the objective or an analysis needs, by name.
-    """
-
-    prediction: Tensor
-    named: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Stage(Pass):
-    """One kind of training step, and when it is taken: in a pass over the batches, in all or some epochs.
-
-    Attributes:
-        name: Name in logs.
-        optimizer: Key of the parameter groups that step.
-        follows: Whether the stage takes each batch right after the stage before it, instead of a pass of its own.
-    """
-
-    name: str
-    optimizer: str = "main"
-    follows: bool = field(default=False, kw_only=True)
-
-
-class FusionMethod(LightningModule):
+class FusionMethod(Scored):
     """Base class of all fusion methods.
 
     Args:
@@ -75,7 +49,6 @@ class FusionMethod(LightningModule):
     card: ClassVar[MethodCard]
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     config: Any  # an instance of the method's own Config
-    thresholds: Tensor
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__()
@@ -150,8 +123,8 @@ class FusionMethod(LightningModule):
 
     @property
     def accumulate(self) -> int:
-        """Number of batches whose gradients are added up before a step."""
-        return 1
+        """Number of batches whose gradients are added up before a step: the setting of this name, or one."""
+        return getattr(self.config, "accumulate", 1)
 
     @classmethod
     def variants(cls, spec: DataSpec) -> dict[str, dict[str, Any]]:
@@ -166,12 +139,9 @@ class FusionMethod(LightningModule):
 
     def main_groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
         """Return the given parameters as groups: a pretrained text encoder learns at its own rate."""
-        text = {id(parameter) for parameter in self.text_encoder.parameters()} if self.text_encoder else set()
-        parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        groups = [
-            {"params": [parameter for parameter in parameters if id(parameter) in text], "lr": self.config.text_lr},
-            {"params": [parameter for parameter in parameters if id(parameter) not in text]},
-        ]
+        learning = [parameter for parameter in parameters if parameter.requires_grad]
+        rest = without(learning, self.text_encoder.parameters() if self.text_encoder else ())
+        groups = [{"params": without(learning, rest), "lr": self.config.text_lr}, {"params": rest}]
         return [group for group in groups if group["params"]]
 
     def features(self, batch: Batch) -> dict[str, PaddedSequence]:
@@ -188,23 +158,8 @@ class FusionMethod(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Tell the data module which passes an epoch has."""
-        if stage != "fit":
-            return
-        tried = getattr(self.trainer, "fast_dev_run", False)  # a few batches of one epoch, whichever it is
-        if not tried and 0 < (self.trainer.max_epochs or 0) <= self.first_epoch:
-            raise ConfigError(
-                f"{type(self).__name__} prepares for {self.first_epoch} epochs before the first that counts, and "
-                f"max_epochs is {self.trainer.max_epochs}: give more epochs or shorten the preparation."
-            )
-        passes = {number: item for number, item in enumerate(self.stages()) if not item.follows}
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, FusionDataModule):
-            datamodule.passes = passes
-        elif len(passes) > 1:
-            raise ConfigError(
-                f"{type(self).__name__} trains in {len(passes)} passes and takes its batches from a "
-                "FusionDataModule: call trainer.fit(method, datamodule=...)."
-            )
+        if stage == "fit":
+            announce(self.stages(), self.trainer, type(self).__name__)
 
     @property
     def first_epoch(self) -> int:
@@ -281,41 +236,3 @@ class FusionMethod(LightningModule):
         selected = self.trainer.callback_metrics.get(f"valid/{self.task.selection}")
         if isinstance(scheduler, ReduceLROnPlateau) and selected is not None and self.current_epoch >= self.first_epoch:
             scheduler.step(selected)
-
-    def _evaluate(self, batch: Batch, metric: SplitMetric) -> None:
-        metric.update(*self.task.flatten(self(batch).prediction, batch))
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect predictions; scores are computed over the whole split."""
-        self._evaluate(batch, self.valid_metric)
-
-    def on_validation_epoch_end(self) -> None:
-        """Fit thresholds (multi-label) and log ``valid/<metric>``."""
-        if self.task.target.kind == "multilabel":
-            prediction, target, _ = self.valid_metric.gathered()
-            self.thresholds.copy_(fit_thresholds(prediction, target))
-        self._score("valid", self.valid_metric)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Collect predictions; scores are computed over the whole split."""
-        self._evaluate(batch, self.test_metric)
-
-    def on_test_epoch_end(self) -> None:
-        """Log ``test/<metric>``; the predictions stay readable in ``test_metric`` until the next test."""
-        self._score("test", self.test_metric, reset=False)
-
-    def on_test_epoch_start(self) -> None:
-        """Forget the predictions of an earlier test."""
-        self.test_metric.reset()
-
-    def _score(self, split: str, metric: SplitMetric, reset: bool = True) -> None:
-        if self.task.target.kind == "multilabel":
-            metric.thresholds = self.thresholds
-        self.log_dict({f"{split}/{name}": value for name, value in metric.compute().items()}, sync_dist=True)
-        if reset:
-            metric.reset()
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Return the rows in the store and the raw predictions of what a batch predicts, without padding."""
-        prediction, _, index = self.task.flatten(self(batch).prediction, batch)
-        return index, prediction

@@ -31,6 +31,7 @@ def setting(
     high: float | None = None,
     choices: Sequence[Any] = (),
     needs: str | Mapping[str, Any] = "",
+    divides: str = "",
 ) -> Any:
     """Return a dataclass field with its meaning and its allowed values.
 
@@ -42,8 +43,9 @@ def setting(
         choices: The allowed values, if they can be listed.
         needs: Without what the setting has no effect: another setting that must be on (neither 0 nor empty), or by name
             the value of others, or a tuple of values.
+        divides: Another setting, of which this one, at least 1, must be a divisor.
     """
-    rules = {"low": low, "high": high, "choices": tuple(choices), "needs": needs}
+    rules = {"low": low, "high": high, "choices": tuple(choices), "needs": needs, "divides": divides}
     return field(default=default, metadata={"text": text, **rules})
 
 
@@ -88,6 +90,9 @@ class MethodConfig:
         for item in fields(self):
             if getattr(self, item.name) != item.default:
                 self._check_effect(item.name, item.metadata.get("needs") or {})
+        for item in fields(self):
+            if (whole := item.metadata.get("divides")) and getattr(self, whole) % (part := getattr(self, item.name)):
+                raise ConfigError(f"{self.where(item.name)} is {part}; it must divide {whole}, {getattr(self, whole)}.")
 
     def _check_effect(self, name: str, needs: str | Mapping[str, Any]) -> None:
         """Refuse a changed setting that nothing reads: it would make a row of its own of the same training."""
@@ -104,7 +109,13 @@ class MethodConfig:
     @classmethod
     def where(cls, key: str) -> str:
         """Return how a setting is named in messages."""
-        return f"{cls.__qualname__.replace('.Config', '')}: setting {key!r}"
+        return f"{cls._owner()}: setting {key!r}"
+
+    @classmethod
+    def _owner(cls) -> str:
+        """Return the class of the method: ``MMIM`` for ``MMIM.Config`` inside it and for ``MMIMConfig`` beside it."""
+        inside = cls.__qualname__.removesuffix(".Config")
+        return inside if cls is MethodConfig else inside.removesuffix("Config")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -113,7 +124,7 @@ class MethodConfig:
         Raises:
             ConfigError: When a key is unknown or a value does not fit.
         """
-        what = f"setting of {cls.__qualname__.replace('.Config', '')} called"
+        what = f"setting of {cls._owner()} called"
         allowed = {item.name: _allowed(item) for item in fields(cls)}
         return cls(**parse_values(cls, values, what, lambda key: (cls.where(key), f"it must be {allowed[key]}")))
 

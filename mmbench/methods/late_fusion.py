@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import MethodConfig, setting
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import SequenceEncoder
 from mmbench.tasks import Task
@@ -69,14 +69,8 @@ class LateFusion(FusionMethod):
         lr: float = setting(5e-4, "learning rate", low=0.0)
         width: int = setting(64, "width of the branches and of the head's hidden layer", low=1)
         layers: int = setting(2, "Transformer layers per branch", low=1)
-        heads: int = setting(4, "attention heads, a divisor of width", low=1)
+        heads: int = setting(4, "attention heads, a divisor of width", low=1, divides="width")
         dropout: float = setting(0.1, "dropout probability", low=0.0, high=1.0)
-
-        def __post_init__(self) -> None:
-            """Check that the heads divide the width."""
-            super().__post_init__()
-            if self.width % self.heads:
-                raise ConfigError(f"{self.where('heads')} is {self.heads}; it must divide width, {self.width}.")
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(spec, task, config)

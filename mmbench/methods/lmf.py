@@ -21,6 +21,7 @@ from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, PublishedResult
 from mmbench.methods.config import MethodConfig, setting
+from mmbench.methods.groups import without
 from mmbench.nn.encoders import Subnetworks
 from mmbench.nn.fusion import LowRankFusion
 from mmbench.tasks import Task
@@ -110,5 +111,5 @@ class LMF(FusionMethod):
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the groups of one optimiser: the modality factors learn at their own rate."""
         factors = list(self.fusion.factors.values())
-        others = (p for p in self.parameters() if all(p is not factor for factor in factors))
-        return {"main": [{"params": factors, "lr": self.config.factor_lr}, *self.main_groups(others)]}
+        rest = self.main_groups(without(self.parameters(), factors))
+        return {"main": [{"params": factors, "lr": self.config.factor_lr}, *rest]}

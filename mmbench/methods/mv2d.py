@@ -34,7 +34,8 @@ from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
-from mmbench.methods.vsd import DistillationConfig, view_encoders
+from mmbench.methods.vsd.config import DistillationConfig
+from mmbench.methods.vsd.network import view_encoders
 from mmbench.nn.branches import Branch, fusion_head
 from mmbench.tasks import Task
 
@@ -171,8 +172,7 @@ class MV2D(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and what the branches say (see :meth:`MV2DNetwork.read`)."""
-        output: Output = self.network(self.features(batch))
-        return output
+        return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, without those whose weight is 0."""

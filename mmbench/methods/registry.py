@@ -1,4 +1,4 @@
-"""Which methods there are: the files of this package, plug-in files, and entry points of installed packages."""
+"""Which methods there are: files and folders of this package, plug-in files, and entry points of installed packages."""
 
 from __future__ import annotations
 
@@ -51,10 +51,12 @@ def method(key: str) -> type[FusionMethod]:
 @cache
 def _found(files: tuple[Path, ...]) -> plugins.Found[FusionMethod]:
     folder, package = Path(mmbench.methods.__file__).parent, mmbench.methods.__name__
-    names = sorted(info.name for info in pkgutil.iter_modules([str(folder)]))
+    there = {
+        info.name: f"{info.name}/" if info.ispkg else f"{info.name}.py" for info in pkgutil.iter_modules([str(folder)])
+    }
     shipped = [
-        plugins.Source(name, f"this project ({name}.py)", module, partial(importlib.import_module, module))
-        for name, module in ((name, f"{package}.{name}") for name in names)
+        plugins.Source(name, f"this project ({place})", module, partial(importlib.import_module, module))
+        for name, place, module in ((name, place, f"{package}.{name}") for name, place in sorted(there.items()))
     ]
     sources = [*shipped, *plugins.from_files(), *plugins.installed("mmbench.methods")]
     return plugins.collect(sources, _take, "method")
@@ -125,7 +127,7 @@ def _check_settings(cls: type[FusionMethod], key: str) -> None:
             "@dataclass(frozen=True)."
         )
     for item in fields(cls.Config):
-        needs = item.metadata.get("needs") or {}
+        needs, whole = item.metadata.get("needs") or {}, item.metadata.get("divides")
         what = ""
         if item.init and item.default is MISSING and item.default_factory is MISSING:
             what = f'has no default: give it one, {item.name}: int = setting(1, "meaning").'
@@ -133,6 +135,8 @@ def _check_settings(cls: type[FusionMethod], key: str) -> None:
             what = f"has needs={needs!r}: give the name of a setting, or values by name."
         elif wrong := [name for name in ([needs] if isinstance(needs, str) else needs) if name not in known]:
             what = f"needs another that is not there. {unknown('setting', str(wrong[0]), known)}"
+        elif whole and whole not in known:
+            what = f"divides another that is not there. {unknown('setting', str(whole), known)}"
         if what:
             where = plugins.line_of_setting(cls.Config, item.name)
             raise DataError(f"{where}: the setting {item.name!r} of {key} {what}")

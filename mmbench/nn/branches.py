@@ -3,7 +3,7 @@
 The networks of VSD (Tian et al., CVPR 2021, arXiv 2104.02862) and of its successor MV2D (Tian et al., TPAMI 2024, arXiv
 2206.09548). An *observation* ``v`` is a normalised feature vector, a *representation* ``z = B(v)`` what a
 deterministic bottleneck keeps of it; a head on each gives logits ``p`` and ``q`` of the label. What the logits say and
-how two of them differ: :mod:`mmbench.nn.distillation`.
+how two of them differ: :mod:`mmbench.methods.vsd.labels`.
 """
 
 from __future__ import annotations
@@ -12,26 +12,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmbench.nn.dropout import Dropout
+from mmbench.nn.norms import BatchNorm
 from mmbench.nn.recurrence import gru
 from mmbench.nn.steps import Layout
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """``nn.BatchNorm1d`` that normalises a single row by the running statistics instead of refusing it.
-
-    On rows without padding :class:`mmbench.nn.encoders.FeatureNorm` computes the same in a dozen operations. A branch
-    has four of these layers and little else, and a step would take half as long again.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised rows ``(B, D)``."""
-        if self.training and len(input) == 1:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(input)
 
 
 def bottleneck(dim: int, hidden: Sequence[int], out: int, normed: bool = False) -> nn.Sequential:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmbench.nn.precision import at_least_single
+
 
 class Projector(nn.Module):
     """Two linear layers of constant width, the first without bias, to a vector of unit length.
@@ -31,8 +33,7 @@ class Projector(nn.Module):
 def _scores(rows: Tensor, columns: Tensor, temperature: float) -> Tensor:
     """Return ``(N, M)`` scores, in single precision at least: small temperatures magnify what half precision lost."""
     with torch.autocast(rows.device.type, enabled=False):
-        exact = torch.promote_types(rows.dtype, torch.float32)
-        return rows.to(exact) @ columns.to(exact).T / temperature
+        return at_least_single(rows) @ at_least_single(columns).T / temperature
 
 
 def _without_self(scores: Tensor) -> Tensor:

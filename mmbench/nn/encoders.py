@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from data_modules.schema import ModalitySpec, PaddedSequence
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.pooling import masked_mean
+from mmbench.nn.precision import at_least_single
 from mmbench.nn.recurrent import LSTMVector
 from mmbench.nn.steps import Layout, encode
-from mmbench.nn.transformer import position_vectors
+from mmbench.nn.transformer import position_rows
 
 
 class FeatureNorm(nn.Module):
@@ -48,7 +49,7 @@ class FeatureNorm(nn.Module):
         """
         real = values.new_ones(values.shape[:-1], dtype=torch.bool) if mask is None else mask
         # Half precision would blur the statistics.
-        values = values.to(torch.promote_types(values.dtype, torch.float32)).masked_fill(~real.unsqueeze(-1), 0.0)
+        values = at_least_single(values).masked_fill(~real.unsqueeze(-1), 0.0)
         mean, variance = self._statistics(values, real.unsqueeze(-1)) if self.training else self._running()
         normal = (values - mean) * torch.rsqrt(variance + self.epsilon)
         return (normal * self.weight + self.bias).masked_fill(~real.unsqueeze(-1), 0.0)
@@ -105,8 +106,7 @@ class StepEncoder(nn.Module):
         """Return the states ``(N, width)`` of a sequence ``(B, T, dim)``, and where they belong."""
         layout = Layout.of(sequence)
         hidden = self.project(self.norm(layout.rows(sequence.values), layout.real))
-        places = position_vectors(layout.positions, hidden.shape[1], hidden.dtype, layout.steps)
-        return encode(self.layers, self.dropout(hidden + places), layout), layout
+        return encode(self.layers, self.dropout(hidden + position_rows(hidden, layout)), layout), layout
 
 
 class SequenceEncoder(StepEncoder):

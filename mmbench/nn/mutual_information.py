@@ -170,8 +170,7 @@ class CosinePredictor(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the prediction ``(B, x_dim)`` from ``z (B, z_dim)``."""
-        prediction: Tensor = self.net(z)
-        return prediction
+        return self.net(z)
 
 
 def cosine_nce(x: Tensor, predicted: Tensor) -> Tensor:

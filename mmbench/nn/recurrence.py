@@ -197,8 +197,7 @@ def gru(unit: nn.GRU, rows: Tensor, layout: Layout, backwards: bool = False) -> 
     (of_features, of_state, bias, own), width = layer_weights(unit), unit.hidden_size
     # The last part of the state's own bias is not added to what is read: the reset gate is between them.
     read = F.linear(rows, of_features, bias + F.pad(own[: 2 * width], (0, width)))
-    states: Tensor = _GRU.apply(read, of_state, own[2 * width :], Waves(layout, backwards))
-    return states
+    return _GRU.apply(read, of_state, own[2 * width :], Waves(layout, backwards))
 
 
 def _padded(unit: nn.GRU, rows: Tensor, layout: Layout, backwards: bool) -> Tensor:
@@ -223,8 +222,7 @@ def lstm(rnn: nn.LSTM, rows: Tensor, layout: Layout, layer: int = 0, backwards: 
         backwards: Which direction.
     """
     of_features, of_state, bias, own = layer_weights(rnn, layer, backwards)
-    states: Tensor = _LSTM.apply(F.linear(rows, of_features, bias + own), of_state, Waves(layout, backwards))
-    return states
+    return _LSTM.apply(F.linear(rows, of_features, bias + own), of_state, Waves(layout, backwards))
 
 
 def layer_weights(rnn: nn.RNNBase, layer: int = 0, backwards: bool = False) -> list[Tensor]:

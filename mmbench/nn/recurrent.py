@@ -91,7 +91,7 @@ class LSTMEncoder(nn.Module):
     def final(self, states: Tensor, layout: Layout) -> Tensor:
         """Return ``(B, dim)``, the state of each direction after its last step, of the states ``(N, dim)``."""
         forward, backward = states.split([self.rnn.hidden_size, self.dim - self.rnn.hidden_size], 1)
-        return torch.cat([layout.last(forward), backward.index_select(0, layout.starts)], -1)
+        return torch.cat([layout.last(forward), layout.first(backward)], -1)
 
     def _by_steps(self, rows: Tensor, layout: Layout, layer: int) -> Tensor:
         """Return the states ``(N, dim)`` of a layer, by its real steps alone."""
@@ -167,5 +167,4 @@ class LSTMVector(nn.Module):
         """Return ``(B, out)`` for a sequence ``(B, T, D)``."""
         layout = Layout.of(sequence)
         states = self.encoder.read(layout.rows(sequence.values), layout)
-        vector: Tensor = self.linear(self.dropout(self.encoder.final(states, layout)))
-        return vector
+        return self.linear(self.dropout(self.encoder.final(states, layout)))

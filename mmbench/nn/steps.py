@@ -9,7 +9,7 @@ belong, and who uses one need not know which form it has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -138,6 +138,10 @@ class Layout:
             rows = zeros.index_copy(0, self._places, rows)
         return rows.unflatten(0, shape)
 
+    def first(self, rows: Tensor) -> Tensor:
+        """Return ``(B, ...)``, the row of the first step of each sample."""
+        return rows.index_select(0, self.starts)
+
     def last(self, rows: Tensor) -> Tensor:
         """Return ``(B, ...)``, the row of the last real step of each sample."""
         return rows.index_select(0, self.starts + self.lengths - 1)
@@ -219,6 +223,13 @@ class Steps(NamedTuple):
         """Return the real steps of ``(B, T, D)``."""
         layout = Layout.of(sequence)
         return cls(layout.rows(sequence.values), layout)
+
+    @classmethod
+    def joined(cls, parts: Iterable[tuple[Tensor, Layout]]) -> Steps:
+        """Return the real steps of several sequences of each sample, one sequence after the other."""
+        rows, layouts = zip(*parts, strict=True)
+        layout, places = Layout.joined(list(layouts))
+        return cls(torch.cat(rows).index_select(0, places), layout)
 
     def padded(self) -> Tensor:
         """Return ``(B, T, D)``, zero where there is no real step."""

@@ -66,8 +66,7 @@ class PretrainedText(nn.Module):
         return PaddedSequence(hidden * tokens.mask.unsqueeze(-1), tokens.lengths)
 
     def _states(self, values: Tensor, mask: Tensor) -> Tensor:
-        states: Tensor = self.model(input_ids=values, attention_mask=mask.long()).last_hidden_state
-        return states
+        return self.model(input_ids=values, attention_mask=mask.long()).last_hidden_state
 
     def _in_groups(self, tokens: PaddedSequence) -> Tensor:
         """Return hidden states ``(B, T, dim)``, which hold anything beyond the lengths."""

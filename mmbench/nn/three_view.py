@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from data_modules.schema import ModalitySpec, PaddedSequence
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.encoders import FeatureNorm
+from mmbench.nn.precision import at_least_single
 from mmbench.nn.recurrence import gru
 from mmbench.nn.recurrent import LSTMEncoder
 from mmbench.nn.steps import Layout
@@ -59,8 +60,7 @@ class ModalityVector(nn.Module):
             rows = self.lstm.read(rows, layout)
         elif self.project is not None and self.gru is not None:
             rows = gru(self.gru, self.project(rows), layout)
-        pooled: Tensor = self.norm(self.linear(self.dropout(layout.mean(rows))))
-        return pooled
+        return self.norm(self.linear(self.dropout(layout.mean(rows))))
 
 
 class ModalityVectors(nn.Module):
@@ -214,7 +214,7 @@ def moment_discrepancy(x: Tensor, y: Tensor, orders: int = 5) -> Tensor:
         y: ``(B, D)``.
         orders: The highest moment.
     """
-    x, y = _exact(x), _exact(y)
+    x, y = at_least_single(x), at_least_single(y)
     distances = [torch.linalg.vector_norm(x.mean(0) - y.mean(0))]
     x, y = x - x.mean(0), y - y.mean(0)
     distances += [torch.linalg.vector_norm((x**k).mean(0) - (y**k).mean(0)) for k in range(2, orders + 1)]
@@ -238,7 +238,7 @@ def orthogonality(x: Tensor, y: Tensor) -> Tensor:
         y: ``(B, D)``.
     """
     with torch.autocast(x.device.type, enabled=False):
-        a, b = (F.normalize(rows - rows.mean(0), dim=-1) for rows in (_exact(x), _exact(y)))
+        a, b = (F.normalize(rows - rows.mean(0), dim=-1) for rows in (at_least_single(x), at_least_single(y)))
         return (a.T @ b).square().mean()
 
 
@@ -257,19 +257,14 @@ def spread(shared: Mapping[str, Tensor]) -> Tensor:
 
     It is 0 exactly when all modalities share one vector.
     """
-    stacked = _exact(torch.stack(list(shared.values())))
+    stacked = at_least_single(torch.stack(list(shared.values())))
     return (stacked - stacked.mean(0)).square().mean()
 
 
 def overlap(views: Views) -> Tensor:
     """Return the squared cosine between a modality's two views, mean over samples and modalities: from 0 to 1."""
-    pairs = [(_exact(vector), _exact(views.specific[name])) for name, vector in views.shared.items()]
+    pairs = [(at_least_single(vector), at_least_single(views.specific[name])) for name, vector in views.shared.items()]
     return torch.stack([F.cosine_similarity(x, y, dim=-1) for x, y in pairs]).square().mean()
-
-
-def _exact(values: Tensor) -> Tensor:
-    """Return at least single precision: fifth powers and products of small differences need their digits."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 # What to watch

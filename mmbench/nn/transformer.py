@@ -40,6 +40,28 @@ def position_vectors(positions: Tensor, dim: int, dtype: torch.dtype = torch.flo
     return F.embedding(positions, table.to(dtype))
 
 
+def position_rows(like: Tensor, layout: Layout, positions: Tensor | None = None) -> Tensor:
+    """Return position vectors ``(N, D)`` for rows ``(N, D)``, of their type.
+
+    Args:
+        like: The rows.
+        layout: Where they belong.
+        positions: ``(N,)``; by default those of the layout.
+    """
+    positions = layout.positions if positions is None else positions
+    return position_vectors(positions, like.shape[-1], like.dtype, layout.steps)
+
+
+def official_positions(rows: Tensor, layout: Layout) -> Tensor:
+    """Return ``(N,)`` positions as MulT's code counts them: it takes a first channel of exactly 0 for padding.
+
+    Args:
+        rows: ``(N, D)``.
+        layout: Where they belong.
+    """
+    return (layout.step + 1) * (rows[:, 0] != 0)
+
+
 def left_padded(sequence: PaddedSequence, steps: int) -> tuple[Tensor, Tensor]:
     """Return values ``(B, steps, D)`` and mask ``(B, steps)`` with the real steps moved to the end."""
     lengths = sequence.lengths.to(sequence.values.device)
@@ -96,8 +118,7 @@ class Attention(nn.Module):
             values: ``(N_k, dim)``.
             plan: Which query sees which keys.
         """
-        mixed: Tensor = self.out(plan(*self.project(query, keys, values), self.dropout if self.training else 0.0))
-        return mixed
+        return self.out(plan(*self.project(query, keys, values), self.dropout if self.training else 0.0))
 
 
 class TransformerLayer(nn.Module):
@@ -180,8 +201,7 @@ class _Encoder(nn.Module):
 
     def embed(self, x: Tensor, layout: Layout, positions: Tensor | None = None) -> Tensor:
         """Return ``sqrt(dim) x`` plus position vectors, ``(N, dim)``, before dropout."""
-        positions = layout.positions if positions is None else positions
-        return math.sqrt(x.shape[-1]) * x + position_vectors(positions, x.shape[-1], x.dtype, layout.steps)
+        return math.sqrt(x.shape[-1]) * x + position_rows(x, layout, positions)
 
 
 class TransformerEncoder(_Encoder):

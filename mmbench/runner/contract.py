@@ -236,7 +236,7 @@ def check_settings(key: str) -> None:
 
 def unread(cls: type[FusionMethod], sources: Iterable[Path]) -> dict[str, str]:
     """Return the settings of a method's own that no source reads, and where they are."""
-    read: set[str] = set()
+    read = {"accumulate"}  # by the contract
     for source in sources:
         for node in ast.walk(ast.parse(source.read_bytes())):
             if isinstance(node, ast.Attribute):
@@ -249,6 +249,6 @@ def unread(cls: type[FusionMethod], sources: Iterable[Path]) -> dict[str, str]:
                 read |= WHOLE if computed else {node.func.id} & WHOLE
     given = {item.name for base in cls.Config.__bases__ if is_dataclass(base) for item in fields(base)}
     own = [item.name for item in fields(cls.Config) if item.name in inspect.get_annotations(cls.Config)]
-    if cls.Config.__module__ != cls.__module__ or read & WHOLE:
+    if not f"{cls.Config.__module__}.".startswith(f"{cls.__module__}.") or read & WHOLE:
         return {}
     return {name: line_of_setting(cls.Config, name) for name in own if name not in read | given}

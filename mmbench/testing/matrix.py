@@ -49,7 +49,10 @@ OF_CASES: dict[str, Callable[[Sequence[Case]], Sequence[Case]]] = {
     "trained": first_of_kind,
 }
 """By argument of a test the cases that it is run on."""
-CONTRACT = ("mmbench.methods.base", "mmbench.methods.config", "mmbench.runner.", "mmbench.metrics.", "data_modules.")
+CONTRACT = (
+    *(f"mmbench.methods.{name}" for name in ("base", "config", "scoring", "stages")),
+    *("mmbench.runner.", "mmbench.metrics.", "data_modules."),
+)
 
 
 @dataclass

@@ -48,13 +48,13 @@ OF_TRAINING = (
     Bug(
         "the text encoder learns as fast as all else",
         BASE,
-        'if id(parameter) in text], "lr": self.config.text_lr},',
-        "if id(parameter) in text]},",
+        'without(learning, rest), "lr": self.config.text_lr}',
+        "without(learning, rest)}",
         (("ci-words", "late_fusion"),),
     ),
     Bug(
         "thresholds of labels stay at one half",
-        BASE,
+        f"{METHODS}/scoring.py",
         "            self.thresholds.copy_(fit_thresholds(prediction, target))",
         "            pass",
         (("ci-labels", "late_fusion"),),
@@ -124,14 +124,14 @@ OF_TRAINING = (
 OF_SEQUENCES = (
     Bug(
         "mult attends to padding",
-        f"{METHODS}/mult.py",
+        f"{METHODS}/mult/network.py",
         "            layout = Layout.of(sequence)\n",
         "            layout = Layout.of_all(sequence.values)\n",
         (("ci", "mult"),),
     ),
     Bug(
         "cmc attends to padding",
-        f"{METHODS}/cmc.py",
+        f"{METHODS}/cmc/network.py",
         "        layout = Layout.of(sequence)\n",
         "        layout = Layout.of_all(sequence.values)\n",
         (("ci", "cmc"),),
@@ -153,13 +153,13 @@ OF_SEQUENCES = (
     Bug(
         "no positions in mult",
         f"{NN}/transformer.py",
-        "* x + position_vectors(positions, x.shape[-1], x.dtype, layout.steps)",
+        "* x + position_rows(x, layout, positions)",
         "* x",
         (("ci", "mult"),),
     ),
     Bug(
         "mult sees the future",
-        f"{METHODS}/mult.py",
+        f"{METHODS}/mult/network.py",
         'c.padding == "left", c.causal_mask, c.pooling',
         'c.padding == "left", False, c.pooling',
         (("ci", "mult"),),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
 
-from mmbench.methods import ConfigError
+from mmbench.methods import ConfigError, MethodConfig
+from mmbench.methods.cfn_sr import CFNSR
 from mmbench.methods.lf_dnn import LFDNN
 from mmbench.methods.scalevlad import ScaleVLAD
+from mmbench.methods.unimodal import Unimodal
 
 HUGE = 10**400
 
@@ -68,6 +71,27 @@ def test_a_factor_of_a_drop_that_never_comes_is_refused() -> None:
     with pytest.raises(ConfigError, match="'plateau_factor' has no effect while plateau_patience is 0"):
         LFDNN.Config.parse({"plateau_factor": 0.5})
     assert LFDNN.Config.parse({"plateau_factor": 0.5, "plateau_patience": 2}).plateau_factor == 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (ScaleVLAD.Config, {"heads": 3}, "ScaleVLAD: setting 'heads' is 3; it must divide width, 64."),
+        (ScaleVLAD.Config, {"width": 63, "heads": 9, "layers": 0}, "'layers' is 0; it must be at least 1"),
+        (CFNSR.Config, {"cardinality": 48}, "CFNSR: setting 'cardinality' is 48; it must divide width, 128."),
+    ],
+)
+def test_what_must_divide_another_setting(config: type[MethodConfig], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config.parse(values)
+    assert ScaleVLAD.Config(width=63, heads=9).heads == 9
+
+
+def test_messages_name_the_method_wherever_its_settings_are() -> None:
+    """Inside the class, beside it, or shared with another method."""
+    assert [cls.where("lr") for cls in (LFDNN.Config, CFNSR.Config, Unimodal.Config, MethodConfig)] == [
+        f"{name}: setting 'lr'" for name in ("LFDNN", "CFNSR", "Unimodal", "MethodConfig")
+    ]
 
 
 def test_other_kinds_are_described_by_their_default() -> None:

@@ -11,10 +11,10 @@ import torch
 from data_modules.schema import TargetSpec
 from mmbench.methods.base import Output
 from mmbench.methods.mv2d import MV2D
+from mmbench.methods.vsd.labels import CategoricalLabels
 from mmbench.nn.branches import Branch
-from mmbench.nn.distillation import CategoricalLabels
 from tests.golden.cases import Case, fill, gradient_norms, renamed
-from tests.methods.test_vsd_golden import (
+from tests.methods.vsd.test_golden import (
     NAMES,
     PARTS,
     check_gradients,

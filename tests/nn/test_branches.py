@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmbench.nn.branches import BatchNorm, Branch, GRUMean, bottleneck
+from mmbench.nn.branches import Branch, GRUMean, bottleneck
+from mmbench.nn.norms import BatchNorm
 from mmbench.nn.steps import Layout
 
 

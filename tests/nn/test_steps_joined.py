@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmbench.nn.steps import Layout
+from mmbench.nn.steps import Layout, Steps
 
 LENGTHS = ([3, 0, 2, 0], [1, 4, 0, 0], [2, 2, 2, 0])
 
@@ -18,8 +18,7 @@ def test_joined_layouts_keep_the_real_steps_in_their_order(packed):
         Layout(torch.tensor(lengths), values.shape[1], values.device, packed)
         for lengths, values in zip(LENGTHS, sequences, strict=True)
     ]
-    layout, places = Layout.joined(layouts)
-    rows = torch.cat([one.rows(values) for one, values in zip(layouts, sequences, strict=True)]).index_select(0, places)
+    rows, layout = Steps.joined((one.rows(values), one) for one, values in zip(layouts, sequences, strict=True))
     assert (layout.steps, layout.packed) == (11, packed)
     assert layout.lengths.tolist() == [6, 6, 4, 1]
     assert len(rows) == (17 if packed else 44)
@@ -31,6 +30,8 @@ def test_joined_layouts_keep_the_real_steps_in_their_order(packed):
     means = torch.stack([values[:length].mean(0) for values, length in zip(padded, (6, 6, 4), strict=False)])
     torch.testing.assert_close(layout.mean(rows)[:3], means)
     assert not layout.mean(rows)[3].any()
+    firsts = [sequences[0][sample, 0] for sample in (0, 2)]
+    torch.testing.assert_close(layout.first(rows)[[0, 2]], torch.stack(firsts))
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -16,10 +16,12 @@ import pytest
 import mmbench.methods
 from mmbench.methods import methods
 from mmbench.runner import code
-from mmbench.runner.code import ROOT, code_files, code_hash
+from mmbench.runner.code import ROOT, code_files, code_hash, code_sources
 
 COUNT = itertools.count(1)
-MMIM, MULT, BASE = "mmbench/methods/mmim.py", "mmbench/methods/mult.py", "mmbench/methods/base.py"
+MMIM, NETWORK = "mmbench/methods/mmim/__init__.py", "mmbench/methods/mmim/network.py"
+CONFIG, MULT = "mmbench/methods/mmim/config.py", "mmbench/methods/mult/__init__.py"
+BASE = "mmbench/methods/base.py"
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +69,15 @@ def test_a_hash_depends_neither_on_the_place_nor_on_the_method_asked_before(root
     ("file", "edit"),
     [
         (MMIM, appended("# a remark")),
-        (MMIM, replaced("        c = settings\n", "        c = settings  # a remark\n\n")),
-        (MMIM, replaced("= c.text_pooling", "= (\n            c.text_pooling\n        )")),
+        (NETWORK, replaced("        c = settings\n", "        c = settings  # a remark\n\n")),
+        (NETWORK, replaced("= c.text_pooling", "= (\n            c.text_pooling\n        )")),
         (MMIM, lambda text: text.replace("\n", "\r\n")),
         (MMIM, replaced('"""MMIM, MultiModal', '"""This is MMIM, MultiModal')),
-        (MMIM, replaced('        """Return prediction', '        """Give prediction')),
-        (MMIM, replaced('"""Return what the first pass of an epoch may change: the', '"""Return the')),
+        (NETWORK, replaced('        """Return prediction', '        """Give prediction')),
+        (NETWORK, replaced('"""Return what the first pass of an epoch may change: the', '"""Return the')),
         ("mmbench/nn/pooling.py", replaced('    """Return the mean', '    """The mean')),
         (MMIM, replaced("LSTMs of several layers give the final", "Several layers give the final")),
-        (MMIM, replaced('"width of the fused vector"', '"units of the fused vector"')),
+        (CONFIG, replaced('"width of the fused vector"', '"units of the fused vector"')),
         (MMIM, replaced("(0.700, ", "(0.701, ")),
         (MMIM, replaced('SOURCE = "with', 'SOURCE = "from')),
         (MULT, appended("X = 1")),
@@ -95,12 +97,12 @@ def test_what_decides_nothing_changes_nothing(root: Path, file: str, edit: Calla
 @pytest.mark.parametrize(
     ("file", "edit"),
     [
-        (MMIM, replaced("setting(128, ", "setting(129, ")),
-        (MMIM, replaced("// 4)", "// 5)")),
-        (MMIM, replaced("z = self.fusion(", "z = self.fusion.eval()(")),
-        (MMIM, replaced("            nn.Tanh(),\n", "            nn.Tanh(),\n            nn.Dropout(0.1),\n")),
+        (CONFIG, replaced("setting(128, ", "setting(129, ")),
+        (NETWORK, replaced("// 4)", "// 5)")),
+        (NETWORK, replaced("z = self.fusion(", "z = self.fusion.eval()(")),
+        (NETWORK, replaced("            nn.Tanh(),\n", "            nn.Tanh(),\n            nn.Dropout(0.1),\n")),
         (MMIM, replaced("needs=Needs(at_least=2)", "needs=Needs(at_least=3)")),
-        (MMIM, replaced('choices=("first", "mean")', 'choices=("mean", "first")')),
+        (CONFIG, replaced('choices=("first", "mean")', 'choices=("mean", "first")')),
         (MMIM, appended("torch.set_num_threads(1)")),
         (MMIM, appended("print(SOURCE)")),
         ("mmbench/nn/pooling.py", replaced("min=1", "min=2")),
@@ -134,6 +136,8 @@ def test_the_files_are_those_that_the_method_needs() -> None:
     assert files == sorted(set(files))
     assert {
         "mmbench.methods.mmim",
+        "mmbench.methods.mmim.config",
+        "mmbench.methods.mmim.network",
         "mmbench.methods.base",
         "mmbench.runner.training",
         "mmbench.runner.callbacks",
@@ -156,12 +160,12 @@ def test_the_files_are_those_that_the_method_needs() -> None:
     assert not [file for file in files if file.startswith(unwanted)]
     others = {f"mmbench.methods.{key}" for key in methods()} - {"mmbench.methods.mmim"}
     assert not others & set(files)
-    assert "mmbench.methods.mult" in code_files("mcmult")
+    assert "mmbench.methods.mult.network" in code_files("mcmult")
 
 
 def test_no_file_imports_by_a_computed_name() -> None:
-    for file in {file for key in methods() for file in code_files(key)}:
-        text = ROOT.joinpath(*file.split(".")).with_suffix(".py").read_text()
+    for file in {file for key in methods() for file in code_sources(key).values()}:
+        text = file.read_text()
         assert "import_module" not in text, file
         assert "__import__" not in text, file
 
@@ -195,7 +199,7 @@ def test_every_form_of_import_is_followed(plugin: Callable[[dict[str, str]], Non
             "plugin/fusion/own.py": (
                 "from typing import TYPE_CHECKING\nimport torch, plugin.a\nimport plugin.b as b\nfrom . import near\n"
                 "from .. import c\nfrom ..d import *\nfrom plugin.package import inside, Given, late\n"
-                "from plugin.nowhere import part\nfrom mmbench.nn.vlad import SharedVLAD\n"
+                "from plugin.nowhere import part\nfrom mmbench.methods.scalevlad.vlad import SharedVLAD\n"
                 "if TYPE_CHECKING:\n    from plugin import unseen\nelse:\n    from plugin import seen\n"
                 "def later():\n    if True:\n        from plugin import e\n"
                 "async def also():\n    try:\n        from plugin import f\n"
@@ -216,7 +220,7 @@ def test_every_form_of_import_is_followed(plugin: Callable[[dict[str, str]], Non
     packaged = ["plugin.package.inside", "plugin.package.one", "plugin.package.three"]
     near = ["plugin.fusion.near", "plugin.fusion.own", "plugin.nowhere.part", *packaged]
     assert of_plugin() == sorted([*near, *(f"plugin.{name}" for name in "abcdefgh"), "plugin.seen"])
-    assert "mmbench.nn.vlad" in code_files("own")
+    assert "mmbench.methods.scalevlad.vlad" in code_files("own")
     assert "mmbench.methods.base" in code_files("own")
 
 

