@@ -53,7 +53,7 @@ def here(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def edit_code(patch: pytest.MonkeyPatch) -> None:
     """Let the present code be another than that of all records."""
-    for module in ("plan", "again", "launch", "code"):  # the others take it from the last one
+    for module in ("plan", "again", "work", "code"):  # the others take it from the last one
         patch.setattr(f"mmbench.runner.{module}.code_hash", lambda *_: "f" * 16)
 
 

@@ -12,3 +12,8 @@ def at_least_single(values: Tensor) -> Tensor:
     Softmaxes, statistics and small differences drown in half precision.
     """
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def has_half_precision(device: torch.device) -> bool:
+    """Say whether a device has kernels in half precision for recurrent networks: of processors those with AVX-512."""
+    return device.type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from data_modules.schema import PaddedSequence
 from mmbench.nn.dropout import Dropout, dropout
 from mmbench.nn.grouping import group_shapes
+from mmbench.nn.precision import at_least_single, has_half_precision
 from mmbench.nn.recurrence import layer_weights, lstm
 from mmbench.nn.steps import Layout
 
@@ -73,6 +74,9 @@ class LSTMEncoder(nn.Module):
             rows: ``(N, D)``, zero where they are no real steps.
             layout: Where the rows belong.
         """
+        if torch.is_autocast_enabled(rows.device.type) and not has_half_precision(rows.device):
+            with torch.autocast(rows.device.type, enabled=False):
+                return self.read(at_least_single(rows), layout)
         if layout.packed:
             for layer in range(self.rnn.num_layers):
                 if layer:

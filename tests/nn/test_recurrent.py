@@ -155,3 +155,25 @@ def test_vector_projects_the_final_state():
 def test_vector_drops_out_the_final_state():
     vector = LSTMVector(3, 5, 4, layers=2, dropout=1.0)
     torch.testing.assert_close(vector(sequence()), vector.linear.bias.expand(3, 4))
+
+
+@pytest.mark.parametrize("capability", ["AVX2", torch.backends.cpu.get_cpu_capability()])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_half_precision_is_for_processors_that_have_it_and_others_read_in_single(
+    monkeypatch: pytest.MonkeyPatch, capability: str, bidirectional: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    torch.manual_seed(0)
+    encoder = LSTMEncoder(4, 6, layers=2, bidirectional=bidirectional)
+    sequence = PaddedSequence(torch.randn(3, 5, 4), torch.tensor([5, 2, 4]))
+    states, final = encoder(sequence)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = PaddedSequence(sequence.values.bfloat16(), sequence.lengths)
+        found, last = encoder(half)
+    rough = capability.startswith("AVX512")
+    assert (found.values.dtype == torch.float32) or rough
+    for ours, theirs in ((found.values, states.values), (last, final)):
+        torch.testing.assert_close(ours.float(), theirs, rtol=0.05, atol=0.02)
+    loss = last.float().sum()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())
