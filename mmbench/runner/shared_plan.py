@@ -73,7 +73,10 @@ class SharedPlan:
         content = {
             "place": str(Path.cwd()),
             "executor": executor,
-            "variables": {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)},
+            "variables": {
+                **{name: value for name, value in os.environ.items() if name.startswith(VARIABLES)},
+                **({"CUDA_VISIBLE_DEVICES": ""} if options.accelerator == "cpu" else {}),
+            },
             "trials": [dataclasses.asdict(trial) for trial in trials],
             "options": {
                 **dataclasses.asdict(options),

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmbench.methods.config import ConfigError
 from mmbench.runner.executors.worker import run_worker
-from mmbench.runner.shared_plan import VARIABLES, SharedPlan
+from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
 
 PATIENCE = 10.0
@@ -63,14 +63,10 @@ class RayExecutor:
 
     def start(self, plan: SharedPlan) -> RayWorkers:
         """Start the tasks."""
-        variables = {name: value for name, value in os.environ.items() if name.startswith(VARIABLES)}
-        if not self.gpus:
-            variables["CUDA_VISIBLE_DEVICES"] = ""
         task = self._ray.remote(
             num_cpus=self.threads,
             num_gpus=1 / self.per_gpu if self.gpus else 0,
             max_retries=0,  # whoever else works on the plan takes what a worker leaves
-            runtime_env={"env_vars": variables},
         )(run_worker)
         threads = 0 if self.gpus else self.threads
         return RayWorkers(
