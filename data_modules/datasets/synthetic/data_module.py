@@ -24,9 +24,11 @@ class Synthetic(FusionDataModule):
             "sequences are not aligned (`data_modules.datasets.synthetic.generator`). The feature set `lag`: a score "
             "by how much vision agrees with what audio said a step before, of which nothing tells but order in time "
             "across the two; sequences share one clock, and text means nothing "
-            "(`data_modules.datasets.synthetic.lag`). `words`: the usual score, with transcripts for a tokenizer and "
-            "an untrained encoder, which lie beside the store (`data_modules.datasets.synthetic.words`): "
-            "--data.tokenizer data/synthetic-words --method.text_encoder data/synthetic-words. `ceilings` of the "
+            "(`data_modules.datasets.synthetic.lag`). Methods whose modalities meet as vectors have to keep the whole "
+            "order of one in its vector there, and most do not get beyond the score of one modality. `words`: the "
+            "usual score, with transcripts for a tokenizer and an untrained encoder, which lie beside the store "
+            "(`data_modules.datasets.synthetic.words`): --data.tokenizer data/synthetic-words --method.text_encoder "
+            "data/synthetic-words. `ceilings` of the "
             "first two gives the best reachable scores."
         ),
         features="Vectors per step whose latent causes can be recovered exactly.",
