@@ -76,10 +76,12 @@ test-cluster: $(BIN)/.done ## run the tests on a SLURM of one node and on Ray (a
 injections: $(BIN)/.done $(GENERATED) ## put known bugs in, one at a time, and see who notices (hours; can be continued)
 	$(BIN)/python -m tests.injections $(ARGS)
 
-lint: $(BIN)/.done ## check style and types
+lint: $(BIN)/.done ## check style, types, which floor imports which, and that everything is used
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tests.unused
 
 format: $(BIN)/.done ## mend style
 	$(BIN)/ruff check --fix .

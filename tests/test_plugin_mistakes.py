@@ -13,7 +13,7 @@ import pytest
 from data_modules import FeatureStore, broken_datasets, datasets, plugins
 from mmbench.cli import main
 from mmbench.methods import ConfigError, broken_methods, method, methods
-from mmbench.runner.code import code_files, code_hash
+from mmbench.runner.code import code_hash, code_sources
 from mmbench.runner.plan import make_plan
 from mmbench.runner.settings import Suite
 from tests.plugin_files import Named, line_with, method_file, python
@@ -62,7 +62,7 @@ def test_entry_points_are_found_by_name_and_broken_ones_say_where(package: Named
     assert datasets()["interviews"].__module__ == "acme_talk"
     assert "has no attribute 'Lost'" in broken_methods()["acme_lost"]
     assert "the package acme-fusion 1.0 (mmbench.methods: acme_lost = acme_mean:Lost)" in broken_methods()["acme_lost"]
-    assert "acme_mean" in code_files("acme_mean")
+    assert "acme_mean" in code_sources("acme_mean")
 
 
 def test_a_data_set_without_a_key_says_so(named: Named) -> None:
@@ -212,7 +212,7 @@ def test_an_edit_in_a_folder_without_init_trains_again(plugged: Path, named: Nam
     (plugged / "parts").mkdir()
     (plugged / "parts" / "sizes.py").write_text("WIDTH = 64\n")
     named(my_fusion=method_file("my_fusion", *edits))
-    assert "parts.sizes" in code_files("my_fusion")
+    assert "parts.sizes" in code_sources("my_fusion")
     before = code_hash("my_fusion")
     (plugged / "parts" / "sizes.py").write_text("WIDTH = 65\n")
     assert code_hash("my_fusion") != before

@@ -13,7 +13,7 @@ import data_modules
 from data_modules import DataError, FeatureStore, broken_datasets, datasets, plugins
 from mmbench.cli import main
 from mmbench.methods import ConfigError, broken_methods, method, methods
-from mmbench.runner.code import code_files, code_hash
+from mmbench.runner.code import code_hash, code_sources
 from mmbench.runner.plan import make_plan
 from mmbench.runner.settings import Suite, load_suite
 from tests.plugin_files import Named, commands, method_file, python
@@ -164,8 +164,8 @@ def test_an_edit_of_the_file_or_of_one_beside_it_trains_again(plugged: Path, nam
     (plugged / "sizes.py").write_text("WIDTH = 64\n")
     (plugged / "near.py").write_text("X = 1\n")
     assert method("my_fusion").__module__ == "my_fusion"
-    assert {"my_fusion", "sizes", "mmbench.nn.pooling"} <= set(code_files("my_fusion"))
-    assert "near" not in code_files("my_fusion")
+    assert {"my_fusion", "sizes", "mmbench.nn.pooling"} <= set(code_sources("my_fusion"))
+    assert "near" not in code_sources("my_fusion")
     first = code_hash("my_fusion")
     assert code_hash("my_fusion") == first
     (plugged / "near.py").write_text("X = 2\n")

@@ -55,13 +55,8 @@ def code_hash(method: str, dataset: str = "", root: Path = ROOT) -> str:
     return total.hexdigest()[:16]
 
 
-def code_files(method: str, dataset: str = "", root: Path = ROOT) -> list[str]:
-    """Return the dotted names of the files that decide such results; see :func:`code_hash`."""
-    return sorted(code_sources(method, dataset, root))
-
-
 def code_sources(method: str, dataset: str = "", root: Path = ROOT) -> dict[str, Path]:
-    """Return by dotted name where the files of :func:`code_files` lie."""
+    """Return by dotted name where the files lie that decide such results; see :func:`code_hash`."""
     begin, places = _begin(method, dataset, root)
     return {module: _find(module, places).path for module in _closure(begin, places)}
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -20,7 +20,6 @@ from mmbench.runner.training import SILENT, one_device_trainer, quiet
 
 Tracker = Literal["csv", "wandb", "tensorboard"]
 """Where curves go while training; the table in CSV is always there."""
-TRACKERS = get_args(Tracker)
 CPUINFO = Path("/proc/cpuinfo")
 HOUSE = Path(__file__).parents[2]
 CODE = ("mmbench", "data_modules", "benchmarks")

@@ -6,12 +6,13 @@ import csv
 import importlib.util
 import logging
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from mmbench.methods import ConfigError
 from mmbench.runner import trial as trial_module
-from mmbench.runner.environment import TRACKERS, check_machine
+from mmbench.runner.environment import Tracker, check_machine
 from mmbench.runner.training import quiet
 from mmbench.runner.trial import run_trial
 from mmbench.runner.work import Options
@@ -47,7 +48,7 @@ def test_with_wandb_the_table_stays(plan: Planner, options: Options, monkeypatch
     assert list((options.runs / trial.id).glob("other/version_0/metrics.csv"))
 
 
-@pytest.mark.parametrize("name", [name for name in TRACKERS if name != "csv"])
+@pytest.mark.parametrize("name", [name for name in get_args(Tracker) if name != "csv"])
 def test_a_logger_that_is_not_installed_is_said_before_anything_is_planned(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

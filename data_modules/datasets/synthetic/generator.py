@@ -149,11 +149,6 @@ def ceilings(kind: TargetKind, *, order: bool = True, products: bool = True) -> 
     return table
 
 
-def ceiling(kind: TargetKind, modalities: tuple[str, ...], metric: str) -> float:
-    """Return one entry of :func:`ceilings`."""
-    return ceilings(kind)[modalities][metric]
-
-
 def targets(kind: TargetKind, causes: Causes) -> npt.NDArray[np.float64]:
     """Return the targets, of the causes' shape, with a last axis of names for multilabel and binary."""
     parts = [weight * causes[name] for name, weight in WEIGHTS.items()]

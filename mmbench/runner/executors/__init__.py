@@ -11,8 +11,6 @@ from typing import Protocol
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
 
-EXECUTORS = ("local", "slurm", "ray")
-
 
 class Workers(Protocol):
     """The workers that were started for a plan."""
