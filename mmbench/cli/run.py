@@ -152,13 +152,20 @@ def _executor(arguments: Namespace, trials: int) -> tuple[int, Executor | None]:
             f"--per-gpu is {arguments.per_gpu}: give how many workers share a GPU, 1 or more, and with SLURM ask for a "
             "share by --slurm.gres."
         )
+    if arguments.jobs < 0 or (arguments.jobs and arguments.per_gpu > 1 and given == "local"):
+        raise ConfigError(
+            f"--jobs is {arguments.jobs} and --per-gpu {arguments.per_gpu}: give one of them, 1 or more, and the other "
+            "follows from the GPUs that are there."
+        )
+    if given == "slurm" and not arguments.jobs:
+        raise ConfigError("--executor slurm needs --jobs, the number of its tasks.")
     cpu = arguments.accelerator == "cpu"
     if given == "ray" and not arguments.estimate:
         from mmbench.runner.executors.ray import RayExecutor
 
         ray = RayExecutor(trials, arguments.jobs, arguments.address, cpu, arguments.per_gpu)
         return ray.jobs, ray
-    jobs = min(trials, arguments.jobs) or automatic_jobs(trials, arguments.per_gpu)
+    jobs = min(trials, arguments.jobs) or automatic_jobs(trials, arguments.per_gpu, cpu)
     if given == "slurm" and not arguments.estimate:
         from mmbench.runner.executors.slurm import SlurmExecutor, SlurmSettings
 

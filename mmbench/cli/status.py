@@ -28,9 +28,16 @@ def status(arguments: Namespace) -> int:
         states = {trial.id: state(trial, plan.options) for trial in plan.trials}
         counts = Counter(what for what, _ in states.values())
         line = ", ".join(f"{counts[what]} {what}" for what in ("waiting", "running", "done", "failed"))
-        say(f"{plan.executor}, {len(plan.trials)} trials: {line}. What workers print: {plan.logs}.")
+        logs = f" What workers print: {plan.logs}." if plan.logs.is_dir() else ""
+        say(f"{plan.executor}, {len(plan.trials)} trials: {line}.{logs}")
         names = titles(plan.trials)
         for key, (what, text) in states.items():
             if what in ("running", "failed"):
                 say(f"  {names[key]}: {what}, {text}", style="red" if what == "failed" else "")
+        for trial, trouble in plan.troubles():
+            if states[trial.id][0] == "waiting":
+                say(f"  {names[trial.id]}: given up by a worker, {trouble}", style="red")
+        if counts["done"] + counts["failed"] == len(plan.trials):
+            plan.remove()
+            say("  It is complete; nothing of it is kept but records, checkpoints and logs of training.")
     return 0

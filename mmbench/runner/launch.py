@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -85,31 +86,44 @@ def _by_workers(trials: Sequence[Trial], options: Options, executor: Executor, d
     stay = False
     try:
         workers = executor.start(plan)
-        _watch(plan, workers, display)
+        _watch(plan, workers, display, executor.one_machine)
     except KeyboardInterrupt:
         stay = workers is not None and workers.go_on_alone()
         raise
     finally:
         if not stay:
-            if workers is not None:
-                workers.end()
-            plan.remove()
+            try:
+                if workers is not None:
+                    workers.end()
+            finally:
+                plan.remove(logs=workers is None or not _left(plan, display))
 
 
-def _watch(plan: SharedPlan, workers: Workers, display: Display) -> None:
+def _left(plan: SharedPlan, display: Display) -> list[Trial]:
+    """Return the trials without a record; that one worker has given up one does not mean that another has."""
+    return [trial for trial in plan.trials if not isinstance(display.ended.get(trial.id), Record)]
+
+
+def _watch(plan: SharedPlan, workers: Workers, display: Display, one_machine: bool) -> None:
     gone = 0.0  # since when there are no workers
-    wanted = {trial.id for trial in plan.trials}
-    while display.ended.keys() < wanted:
+    while left := _left(plan, display):
         alive = workers.alive()  # asked first: who has ended has said everything
-        for trial, news in plan.news():
-            display(trial, news)
-            if isinstance(news, MachineError) and news.everything:
-                return
-        if not alive and not plan.promised:
-            if not plan.heard_of:
-                display(plan.trials[0], workers.silent())
+        stop = False
+        with suppress(OSError):  # the next look may see what this one does not
+            for trial, news in plan.news():
+                if isinstance(news, MachineError) and news.everything and not one_machine:
+                    news = MachineError(str(news), everything=False)  # of the machine of that worker
+                display(trial, news)
+                stop = stop or (isinstance(news, MachineError) and news.everything)
+        if stop:
             return
         gone = 0.0 if alive else gone or time.monotonic()
-        if gone and time.monotonic() - gone > LATE:
-            return
+        # What was written on another machine may be seen here a while later.
+        if gone and time.monotonic() - gone >= (0.0 if one_machine and not plan.promised else LATE):
+            break
         time.sleep(POLL)
+    for trial in left:
+        if record := plan.options.kept(trial):
+            display(trial, record)
+    if left and not plan.heard_of:
+        display(left[0], workers.silent())

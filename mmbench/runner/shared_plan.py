@@ -13,6 +13,8 @@ import json
 import os
 import secrets
 import shutil
+import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +56,8 @@ class SharedPlan:
         self.executor: str = content["executor"]
         self.variables: dict[str, str] = content["variables"]
         self.trials = [Trial(**trial) for trial in content["trials"]]
-        paths = {name: Path(content["options"][name]) for name in ("leaderboard", "runs")}
+        # As the command means them, wherever this is read.
+        paths = {name: self._place / content["options"][name] for name in ("leaderboard", "runs")}
         self.options = Options(**{**content["options"], **paths})
         self._by_id = {trial.id: trial for trial in self.trials}
         self._read: dict[Path, int] = {}
@@ -106,8 +109,8 @@ class SharedPlan:
         if self._probe.is_file():
             return None
         return MachineError(
-            f"{os.uname().nodename} does not see the folder {self.options.leaderboard} of the command: give folders on "
-            "a file system that all workers share (--leaderboard, --runs).",
+            f"{socket.gethostname()} does not see the folder {self.options.leaderboard} of the command: give folders "
+            "on a file system that all workers share (--leaderboard, --runs).",
             everything=True,
         )
 
@@ -158,20 +161,32 @@ class SharedPlan:
 
     @property
     def logs(self) -> Path:
-        """Folder of what its workers print, for those of which an executor keeps that."""
+        """Folder of what its workers print, where an executor keeps that."""
         return self.folder / "logs"
 
-    def remove(self) -> None:
-        """Remove the folder."""
+    def troubles(self) -> Iterator[tuple[Trial, MachineError]]:
+        """Yield why trials were given up, from all that workers have said."""
+        for trial, news in SharedPlan(self.folder).news():
+            if isinstance(news, MachineError):
+                yield trial, news
+
+    def remove(self, logs: bool = True) -> None:
+        """Remove the folder, or all of it but what workers printed."""
         with suppress(OSError):
             self._probe.unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if logs or not self.logs.is_dir():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            (self.folder / "plan.json").unlink(missing_ok=True)
 
 
 def plans(runs: Path) -> list[SharedPlan]:
     """Return the plans that lie beside checkpoints, the oldest first."""
-    files = sorted((runs / FOLDER).glob("*/plan.json"), key=lambda path: path.stat().st_mtime)
-    return [SharedPlan(path.parent) for path in files]
+    found: list[tuple[float, SharedPlan]] = []
+    for path in (runs / FOLDER).glob("*/plan.json"):
+        with suppress(OSError, ValueError, TypeError, KeyError):  # gone meanwhile, or of another version
+            found.append((path.stat().st_mtime, SharedPlan(path.parent)))
+    return [plan for _, plan in sorted(found, key=lambda pair: pair[0])]
 
 
 def state(trial: Trial, options: Options) -> tuple[str, str]:
@@ -211,8 +226,11 @@ class Reporter:
             line = {"trial": trial.id, "kind": "record"}
         elif isinstance(news, MachineError):
             line = {"trial": trial.id, "kind": "trouble", "text": str(news), "everything": news.everything}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:  # news are not worth a training
+            print(f"{trial.title}: {news if isinstance(news, MachineError) else error}", file=sys.stderr, flush=True)
 
 
 class FolderMarks:
@@ -225,5 +243,6 @@ class FolderMarks:
         return (self.folder / str(name)).exists()
 
     def add(self, name: str) -> None:
-        """Add a name."""
-        (self.folder / name).touch()
+        """Add a name; where none can be written, as on a full disk, others find out for themselves."""
+        with suppress(OSError):
+            (self.folder / name).touch()

@@ -28,7 +28,7 @@ from mmbench.runner.predictions import Predictions
 from mmbench.runner.record import Record, plain
 from mmbench.runner.records import Records
 from mmbench.runner.training import Outcome, Training, build, quiet, train_and_test
-from mmbench.runner.troubles import MachineError, machine_error
+from mmbench.runner.troubles import TakenOver, machine_error
 
 TAKEN = "Another process took the trial over, for this one had not been heard of for a while: its result counts."
 
@@ -67,7 +67,7 @@ def run_trial(
 
     def finished(epochs: int) -> None:
         if not still_mine():
-            raise MachineError(TAKEN, everything=False)
+            raise TakenOver(TAKEN)
         on_epoch(epochs)
 
     try:
@@ -85,7 +85,7 @@ def run_trial(
         message = f"{error} ({line})" if line else str(error)
         record = dataclasses.replace(record, error=Failure(type(error).__name__, message, trace))
     if not still_mine():
-        raise MachineError(TAKEN, everything=False)
+        raise TakenOver(TAKEN)
     if not record.completed:
         record = dataclasses.replace(record, environment=environment())
     try:

@@ -58,6 +58,13 @@ class MachineError(RuntimeError):
         return self.message
 
 
+class TakenOver(MachineError):
+    """Another process has taken the trial over: what becomes of it is for that one to say."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, everything=False)
+
+
 def machine_error(error: BaseException) -> MachineError | None:
     """Return what of the machine, the data or the command ended a trial; None when it was the method.
 

@@ -23,7 +23,7 @@ from mmbench.runner.progress import News
 from mmbench.runner.record import Record, RecordError
 from mmbench.runner.records import Records
 from mmbench.runner.trial import run_trial
-from mmbench.runner.troubles import MachineError, dead_context
+from mmbench.runner.troubles import MachineError, TakenOver, dead_context
 from mmbench.runner.verify import verify_file
 
 EDITED = MachineError("The code was edited while it started: start again.", everything=True)
@@ -113,6 +113,10 @@ def work(trials: Sequence[Trial], options: Options, notify: Notify, given_up: Ma
             if record is None:
                 try:
                     record = _claim_and_run(trial, options, notify, patient)
+                except TakenOver as error:
+                    notify(trial, str(error))
+                    busy.append(trial)
+                    continue
                 except MachineError as error:
                     given_up.add(trial.id)
                     notify(trial, error)

@@ -16,7 +16,7 @@ import pytest
 
 from data_modules.datasets.synthetic.generator import write_synthetic
 
-EPOCHS, SEEDS = 12, ("1", "2", "3", "4")
+EPOCHS, SEEDS = 12, ("1", "2", "3", "4", "5", "6")
 DATED = ("environment", "cost", "digest")
 """What of a record says when and where, and the digest of it all."""
 

@@ -46,7 +46,7 @@ def tasks(node: dict[str, str]) -> dict[str, str]:
     return dict(line.split() for line in lines)
 
 
-def test_workers_that_are_killed_requeued_and_told_to_end_leave_what_one_process_leaves(
+def test_workers_that_are_killed_at_their_limit_or_told_to_end_leave_what_one_process_leaves(
     commands: Commands, node: dict[str, str]
 ) -> None:
     command = commands.start("ended", "--executor", "slurm", "--jobs", "3", "--slurm.minutes", "30", variables=node)
@@ -57,9 +57,9 @@ def test_workers_that_are_killed_requeued_and_told_to_end_leave_what_one_process
     (leaf,) = [pid for pid in commands.workers("ended").values() if task_of(pid) == killed]
     os.kill(leaf, signal.SIGKILL)
     ask(node, "scancel", "--signal=TERM", told)
-    ask(node, "scontrol", "requeue", running[0])
+    ask(node, "scancel", "--signal=USR2", running[0])  # as SLURM does before the time limit
     out = finished(command)
-    assert "3 SLURM tasks of 1 cores, 30 minutes at a time" in out
+    assert "3 SLURM tasks of 1 core, 30 minutes at a time" in out
     assert commands.records("ended") == commands.records("serial")
     assert commands.repeated("ended") <= 3, "whoever goes on repeats at most the epoch that was running"
     until(lambda: not tasks(node), "all tasks have left")
@@ -91,10 +91,13 @@ def test_tasks_go_on_without_the_command_and_the_same_command_goes_on_with_them(
     assert commands.repeated("left") == 0
     until(lambda: not tasks(node), "all tasks have left")
     assert f"{len(SEEDS)} done, 0 failed" in commands.status("left")
+    assert "No plan" in commands.status("left")
 
 
 def test_what_slurm_does_not_take_is_said(commands: Commands, node: dict[str, str]) -> None:
-    command = commands.start("refused", "--executor", "slurm", "--slurm.partition", "none", variables=node)
+    command = commands.start(
+        "refused", "--executor", "slurm", "--jobs", "2", "--slurm.partition", "none", variables=node
+    )
     out, _ = command.communicate(timeout=120)
     assert command.returncode == 2
     assert "SLURM did not take the job" in out

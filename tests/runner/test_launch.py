@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mmbench.runner.plan import Trial
 from mmbench.runner.record import Record
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.trial import describe
+from mmbench.runner.troubles import MachineError, TakenOver
 from mmbench.runner.work import Options, work
 from tests.runner.conftest import Planner, find
 
@@ -222,3 +224,76 @@ def test_code_that_is_edited_between_plan_and_start_stops_the_plan(plan: Planner
     assert ran.stopped is not None
     assert "The code was edited while it started" in str(ran.stopped)
     assert options.records.paths() == []
+
+
+def test_a_trial_that_was_taken_over_is_waited_for_and_not_given_up(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process had not been heard of for a while; whoever took the trial leaves without a record."""
+    trial, other = plan("lf_dnn", epochs=1, seeds=(1, 2))
+    run_trial, lost, given_up = work_module.run_trial, [trial.id], set()
+
+    def taken(one: Trial, *arguments: object, **settings: object) -> Record:
+        if one.id in lost:
+            lost.remove(one.id)
+            raise TakenOver("Another process took it.")
+        return run_trial(one, *arguments, **settings)
+
+    monkeypatch.setattr(work_module, "run_trial", taken)
+    news: list[tuple[int, object]] = []
+    work([trial, other], options, lambda one, said: news.append((one.seed, said)), given_up)
+    assert not given_up
+    assert (1, "Another process took it.") in news
+    assert [seed for seed, said in news if isinstance(said, Record)] == [2, 1]
+
+
+class Elsewhere:
+    """An executor whose workers are told to have ended, and one of which has said something."""
+
+    name, one_machine, text = "elsewhere", False, "Workers elsewhere"
+
+    def __init__(self, says: Callable[[SharedPlan], None]) -> None:
+        self.says, self.ended = says, 0
+
+    def start(self, shared: SharedPlan) -> Elsewhere:
+        self.says(shared)
+        return self
+
+    def alive(self) -> bool:
+        return False
+
+    def end(self) -> None:
+        self.ended += 1
+
+    def go_on_alone(self) -> bool:
+        return False
+
+    def silent(self) -> MachineError:
+        return MachineError("nobody came", everything=True)
+
+
+def test_workers_that_never_begin_are_told_of(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch_module, "LATE", 0.3)
+    executor = Elsewhere(lambda shared: None)
+    ran = launch(plan("lf_dnn", epochs=1), options, quiet_console(), executor)
+    assert str(ran.stopped) == "nobody came"
+    assert executor.ended == 1
+    assert not [*(options.runs / "plans").iterdir()]
+
+
+def test_one_bad_machine_does_not_end_the_plan_and_late_records_count(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_module, "LATE", 0.3)
+    trials = plan("lf_dnn", epochs=1, seeds=(1, 2))
+
+    def says(shared: SharedPlan) -> None:
+        with shared.reporter("bad") as report:
+            report(trials[0], MachineError("no such folder here", everything=True))
+        for trial in trials:  # by another worker, whose news are not seen
+            work_module.run_trial(trial, options.records, options.runs, accelerator="cpu")
+
+    ran = launch(trials, options, quiet_console(), Elsewhere(says))
+    assert ran.stopped is None
+    assert [record.seed for record in ran.records] == [1, 2]
+    assert not ran.troubles

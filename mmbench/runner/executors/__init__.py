@@ -32,6 +32,8 @@ class Executor(Protocol):
     """Starts workers."""
 
     name: str
+    one_machine: bool
+    """Whether what hits one worker hits all, and what one writes all see at once."""
 
     @property
     def text(self) -> str:

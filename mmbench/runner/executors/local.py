@@ -21,9 +21,10 @@ GRACE = 10.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def automatic_jobs(trials: int, per_gpu: int = 1) -> int:
+def automatic_jobs(trials: int, per_gpu: int = 1, cpu: bool = False) -> int:
     """Return the workers of a machine: so many per GPU, or one per core without GPUs; no more than there are trials."""
-    return max(1, min(trials, torch.cuda.device_count() * per_gpu or os.cpu_count() or 1))
+    gpus = 0 if cpu else torch.cuda.device_count()
+    return max(1, min(trials, gpus * per_gpu or os.cpu_count() or 1))
 
 
 class LocalExecutor:
@@ -35,13 +36,13 @@ class LocalExecutor:
         threads: Threads of each; 0 for its share of the cores.
     """
 
-    name = "local"
+    name, one_machine = "local", True
 
     def __init__(self, jobs: int, cpu: bool = False, threads: int = 0) -> None:
         self.jobs = jobs
         visible = os.environ.get(VISIBLE)
         found = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
-        self.devices = [] if cpu else found
+        self.devices = [] if cpu else found[: torch.cuda.device_count()]
         self.threads = threads or (0 if self.devices else max(1, (os.cpu_count() or 1) // jobs))
 
     @property

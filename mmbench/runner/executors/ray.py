@@ -30,7 +30,7 @@ class RayExecutor:
         ConfigError: When Ray is not there, or no cluster at the address.
     """
 
-    name = "ray"
+    name, one_machine = "ray", False
 
     def __init__(self, trials: int, jobs: int = 0, address: str = "", cpu: bool = False, per_gpu: int = 1) -> None:
         try:
@@ -42,7 +42,9 @@ class RayExecutor:
         try:
             if port.isdecimal():  # Ray itself tries for minutes
                 socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-            ray.init(address=address or None, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+            ray.init(
+                address=address or "local", log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(f"There is no Ray cluster at {address or 'this machine'}: {error}") from error
         self._ray: Any = ray
@@ -52,13 +54,16 @@ class RayExecutor:
         self.gpus = 0 if cpu else gpus
         self.per_gpu = per_gpu
         self.jobs = max(1, min(trials, jobs or self.gpus * per_gpu or cores))
-        self.threads = max(1, cores // self.jobs)
+        # A task has to fit on one machine.
+        largest = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
+        self.threads = max(1, min(cores // self.jobs, largest))
+        self._beside = max(1, largest // self.threads)
 
     @property
     def text(self) -> str:
         """What will be used, in a line."""
         where = f"the Ray cluster at {self.address}" if self.address else "Ray on this machine"
-        share = f"{self.per_gpu} per GPU" if self.gpus else f"{self.threads} cores each"
+        share = f"{self.per_gpu} per GPU" if self.gpus else f"{self.threads} core{'s' * (self.threads > 1)} each"
         return f"{self.jobs} tasks on {where}, {share}"
 
     def start(self, plan: SharedPlan) -> RayWorkers:
@@ -71,7 +76,10 @@ class RayExecutor:
         threads = 0 if self.gpus else self.threads
         return RayWorkers(
             self._ray,
-            [task.remote(plan.folder.absolute(), f"task{number}", threads, self.jobs) for number in range(self.jobs)],
+            [
+                task.remote(plan.folder.absolute(), f"task{number}", threads, self._beside)
+                for number in range(self.jobs)
+            ],
         )
 
 
@@ -96,7 +104,7 @@ class RayWorkers:
             try:
                 self._ray.get(task)
             except Exception as error:  # what ended a worker that says nothing of it
-                self._error = str(error).strip().splitlines()[-1]
+                self._error = (str(error).strip() or type(error).__name__).splitlines()[-1]
         return bool(self.tasks)
 
     def end(self) -> None:

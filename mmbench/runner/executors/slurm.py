@@ -1,33 +1,31 @@
 """Workers as the tasks of one SLURM array job, by submitit (the extra ``slurm``).
 
-A worker that its cluster wants to end (time limit, preemption) gets a signal two minutes before, gives its trial back
-and is queued again; it then goes on with what is left. Its output lies in the folder of the plan.
+A worker is told two minutes before its time limit, gives its trial back and is queued again; it then goes on with what
+is left. One that is told to end for another reason gives its trial back and waits for its end: where SLURM preempts by
+queueing again, it does so with this one. What workers print lies in the folder of the plan.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
 from mmbench.methods.config import ConfigError
 from mmbench.runner.executors.worker import run_worker
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
 
-if TYPE_CHECKING:
-    from submitit.core.utils import DelayedSubmission
-
 NOTICE = 120
 """Seconds before its end in which a worker is told."""
-REQUEUES = 1000
-"""How often a worker may reach its time limit and be queued again."""
 ASK = 5.0
 """Seconds between two questions to SLURM."""
 
@@ -80,7 +78,7 @@ class SlurmExecutor:
         ConfigError: When SLURM or submitit is not there.
     """
 
-    name = "slurm"
+    name, one_machine = "slurm", False
 
     def __init__(self, jobs: int, settings: SlurmSettings) -> None:
         for program in ("sbatch", "squeue", "scancel"):
@@ -99,7 +97,8 @@ class SlurmExecutor:
     def text(self) -> str:
         """What will be used, in a line."""
         chosen = [f"{name} {value}" for name in ("partition", "gres") if (value := getattr(self.settings, name))]
-        what = ", ".join([f"{self.settings.cpus} cores", *chosen, f"{self.settings.minutes} minutes at a time"])
+        cores = f"{self.settings.cpus} core{'s' * (self.settings.cpus > 1)}"
+        what = ", ".join([cores, *chosen, f"{self.settings.minutes} minutes at a time"])
         return f"{self.jobs} SLURM tasks of {what}"
 
     def start(self, plan: SharedPlan) -> SlurmWorkers:
@@ -107,7 +106,7 @@ class SlurmExecutor:
         import submitit
 
         wanted = self.settings
-        executor = submitit.SlurmExecutor(folder=plan.logs, max_num_timeout=REQUEUES)
+        executor = submitit.SlurmExecutor(folder=plan.logs)
         named = {name: getattr(wanted, name) for name in ("partition", "gres", "account", "qos", "constraint")}
         executor.update_parameters(
             job_name="mmbench",
@@ -118,6 +117,7 @@ class SlurmExecutor:
             signal_delay_s=NOTICE,
             stderr_to_stdout=True,
             setup=list(wanted.setup),
+            srun_args=[f"--cpus-per-task={wanted.cpus}"],  # which a step does not take from its job everywhere
             additional_parameters={"requeue": True, **wanted.more},
             **{name: value for name, value in named.items() if value},
             **({"mem": wanted.memory} if wanted.memory else {}),
@@ -147,13 +147,22 @@ class SlurmWorker:
 
     def __call__(self) -> None:
         """Work on the plan."""
-        run_worker(self.folder, self.name, self.threads)
+        told: list[int] = []
 
-    def checkpoint(self) -> DelayedSubmission:
-        """Return what is to be run when the task is queued again: the same, which goes on with what is left."""
-        from submitit.helpers import DelayedSubmission
+        def limit(number: int, frame: FrameType | None) -> None:
+            told.append(number)
+            raise KeyboardInterrupt
 
-        return DelayedSubmission(self)
+        # In the place of submitit's own, which would queue again in the middle of a step: an error of SLURM would then
+        # look like one of the method.
+        signal.signal(signal.SIGUSR2, limit)
+        if not run_worker(self.folder, self.name, self.threads):
+            return
+        if told:
+            job, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+            own = f"{job}_{task}" if job else os.environ["SLURM_JOB_ID"]
+            subprocess.run(["scontrol", "requeue", own], check=True)
+        time.sleep(NOTICE)  # who ended now would have finished, and is not queued again
 
 
 class SlurmWorkers:
@@ -188,7 +197,10 @@ class SlurmWorkers:
         """Ask whether they go on; they do where nobody can be asked."""
         first = self.ids[0].partition("_")[0]
         if sys.stdin.isatty():
-            said = input(f"\nDo the SLURM tasks {first} go on without this command? [Y/n] ").strip().lower()
+            try:
+                said = input(f"\nDo the SLURM tasks {first} go on without this command? [Y/n] ").strip().lower()
+            except (EOFError, KeyboardInterrupt):  # whoever leaves in a hurry loses nothing
+                said = ""
             if said.startswith("n"):
                 return False
         print(f"The SLURM tasks {first} go on: `mmbench status` shows them, `scancel {first}` ends them.")

@@ -15,7 +15,7 @@ from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.work import EDITED, edited, work
 
 
-def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> None:
+def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> bool:
     """Work on a plan until nothing is left of it, or until this process is told to end (SIGTERM, Ctrl-C).
 
     Then the trial that runs is given back: it goes on from its last epoch, here or elsewhere.
@@ -25,12 +25,15 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> No
         name: Names this worker among those of the plan.
         threads: Threads to compute with; 0 leaves that to PyTorch.
         beside: How many workers share this machine, and so its processes that read media.
+
+    Returns:
+        Whether it was told to end.
     """
     plan = SharedPlan(folder)
     plan.enter()
     if threads:
         torch.set_num_threads(threads)
-    os.environ.setdefault(READERS, str(automatic_workers(beside)))
+    os.environ[READERS] = str(automatic_workers(beside))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     with plan.reporter(name) as report:
@@ -41,8 +44,9 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> No
                 report(changed, EDITED)
             else:
                 work(plan.trials, plan.options, report, plan.given_up)
-        except KeyboardInterrupt:  # the command that started this worker says so
-            pass
+        except KeyboardInterrupt:
+            return True
+    return False
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -38,9 +38,12 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         (["--address", "auto"], "--address is for --executor ray"),
         (["--per-gpu", "0"], "--per-gpu is 0: give how many workers share a GPU"),
         (["--executor", "slurm", "--per-gpu", "2"], "with SLURM ask for a share by --slurm.gres"),
-        (["--executor", "slurm", "--slurm.partitoin", "main"], "Did you mean 'partition'"),
-        (["--executor", "slurm", "--slurm.minutes", "2"], "give at least 1 core, and 4 minutes"),
-        (["--executor", "slurm", "--profile", "none.yaml"], "none.yaml"),
+        (["--executor", "slurm"], "--executor slurm needs --jobs"),
+        (["--jobs", "-1"], "--jobs is -1 and --per-gpu 1"),
+        (["--jobs", "4", "--per-gpu", "2"], "give one of them"),
+        (["--executor", "slurm", "--jobs", "2", "--slurm.partitoin", "main"], "Did you mean 'partition'"),
+        (["--executor", "slurm", "--jobs", "2", "--slurm.minutes", "2"], "give at least 1 core, and 4 minutes"),
+        (["--executor", "slurm", "--jobs", "2", "--profile", "none.yaml"], "none.yaml"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_written(
@@ -70,7 +73,7 @@ def test_a_profile_is_read_and_options_come_before_it(
         "partition: gpu\ngres: gpu:1\ncpus: 8\nsetup: [module load cuda]\nmore: {nice: 9}\n"
     )
     plan = ["run", "--method", "lf_dnn", "--store", str(small_store.path), "--leaderboard", "results"]
-    assert main([*plan, "--executor", "slurm", "--profile", "gpu.yaml", "--slurm.cpus", "4"]) == 2
+    assert main([*plan, "--executor", "slurm", "--jobs", "2", "--profile", "gpu.yaml", "--slurm.cpus", "4"]) == 2
     wanted = SlurmSettings(partition="gpu", gres="gpu:1", cpus=4, setup=("module load cuda",), more={"nice": 9})
     assert found == [wanted]
 
@@ -86,13 +89,18 @@ def test_the_gpus_of_a_machine_are_shared_in_turn(monkeypatch: pytest.MonkeyPatc
     assert LocalExecutor(2, cpu=True, threads=3).text == "2 processes of 3 threads"
 
 
+def test_devices_that_are_not_there_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert LocalExecutor(2, threads=1).text == "2 processes of 1 thread"
+
+
 @pytest.mark.parametrize(("answer", "stays"), [("y", True), ("", True), ("no", False), (None, True)])
 def test_an_interrupt_asks_whether_tasks_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     answer: str | None,
     stays: bool,
-    cancelled: bool,
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: answer is not None, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: answer)
