@@ -160,14 +160,14 @@ def _compare(name: str, found: Numbers, baseline: Baseline, here: Environment, p
         here: Where they were found.
         partly: Whether only some of its methods ran.
     """
-    from mmbench.runner.check import SPREADS, compare
+    from mmbench.runner.check import SHARE, SPREADS, compare
 
     exact = baseline.exact(here)
     rows = {row: names for row, names in baseline.rows.items() if row in found} if partly else baseline.rows
     if not exact:
         say(
             f"{name}: {baseline.apart(here)}. Only means over seeds and folds are compared, within {SPREADS:g} "
-            "deviations, which notices less.",
+            f"deviations or {SHARE:.0%}, which notices less.",
             style="yellow",
         )
     moved = compare(found, rows, exact=exact)

@@ -21,6 +21,8 @@ from mmbench.runner.record import Record
 
 SPREADS = 3.0
 """Allowed distance of means on another processor, in standard deviations over the seeds."""
+SHARE = 0.05
+"""And relative to the value: two or three seeds say little of their deviation, and there are thousands of numbers."""
 FLOOR, SMALLEST = 1e-3, 1e-4
 """Allowed distance relative to the value, and the smallest allowed: what rounding may move."""
 
@@ -113,7 +115,7 @@ def compare(found: Numbers, baseline: Numbers, *, exact: bool) -> list[Moved]:
         found: The numbers now.
         baseline: Those that are committed.
         exact: Whether every run is to give its number again, up to what rounding moves; else means over the runs are to
-            lie within :data:`SPREADS` deviations.
+            lie within :data:`SPREADS` deviations or a :data:`SHARE` of the value.
     """
     moved = []
     for row in sorted({*found, *baseline}):
@@ -136,7 +138,7 @@ def _runs(row: str, name: str, now: Mapping[str, float], then: Mapping[str, floa
 def _means(row: str, name: str, now: Mapping[str, float], then: Mapping[str, float]) -> list[Moved]:
     old, new = statistics.fmean(then.values()), statistics.fmean(now.values())
     spread = statistics.stdev(then.values()) if len(then) > 1 else 0.0
-    tolerance = max(SPREADS * spread, _floor(old))
+    tolerance = max(SPREADS * spread, SHARE * abs(old), _floor(old))
     return [] if abs(new - old) <= tolerance else [Moved(row, name, "", old, new, tolerance)]
 
 

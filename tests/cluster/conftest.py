@@ -104,7 +104,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 120) -> N
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     """Return commands of which ``serial`` has run, one trial after the other in one process."""
     made = Commands(tmp_path_factory.mktemp("cluster"))

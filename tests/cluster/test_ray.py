@@ -42,6 +42,6 @@ def test_an_interrupt_ends_the_tasks_and_the_same_command_goes_on(commands: Comm
 
 def test_an_address_without_a_cluster_is_said(commands: Commands) -> None:
     command = commands.start("nowhere", "--executor", "ray", "--address", "127.0.0.1:1")
-    out, _ = command.communicate(timeout=240)
+    out, _ = command.communicate(timeout=120)
     assert command.returncode == 2, out
     assert "There is no Ray cluster at 127.0.0.1:1" in out
