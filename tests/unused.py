@@ -21,7 +21,7 @@ READ_BY_CONSTRUCTED_NAMES = (
     *("hidden_*", "out_*", "kernel_*", "dropout_*", "post_*", "pair_*", "cross_*", "fused_*", "unimodal_*"),  # settings
     *("gres", "qos", "constraint"),  # of SLURM
     *("ece_*", "interval_*", "late_fusion", "licence", "citation", "python"),  # written as a whole: tables, records
-    *("KEY", "repetition"),  # of an importer; of the name of a RAVDESS file
+    *("KEY", "repetition", "dense_flops"),  # of an importer; by place: of a RAVDESS name, of what a tower makes
 )
 FOR_TESTS_ELSEWHERE = ("doubled",)
 """Of ``mmbench.testing``, for the tests of methods."""

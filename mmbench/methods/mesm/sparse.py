@@ -8,6 +8,7 @@ cost is counted.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, cast
 
 import torch
@@ -130,10 +131,12 @@ class SparseMaps(NamedTuple):
     Attributes:
         maps: ``(N, 8 width, H // 16, W // 16)``, zero outside the last sites.
         flops: ``(N,)`` what the convolutions of the blocks cost on the kept sites.
+        dense_flops: What they cost on all sites of one picture.
     """
 
     maps: Tensor
     flops: Tensor
+    dense_flops: int
 
 
 class SparseTower(nn.Module):
@@ -180,17 +183,18 @@ class SparseTower(nn.Module):
         """
         maps: Tensor = self.low(pictures)
         active = torch.ones_like(maps[:, 0], dtype=torch.bool)
-        flops = torch.zeros(len(maps), device=maps.device)
+        flops, dense = torch.zeros(len(maps), device=maps.device), 0
         for number, (attention, module) in enumerate(zip(self.attentions, self.blocks, strict=True)):
             block = cast(SparseBlock, module)
             scores = attention(maps, active, text, rows)
             kept = nucleus(scores, self.mass, active)
             flops = flops + block.flops * kept.sum((1, 2))
+            dense += block.flops * math.prod(kept.shape[1:])
             maps = self.gated(maps, scores, kept)
             if self.legacy_order and not number:
                 maps = legacy_reordered(maps, kept)
             maps, active = block(maps, kept)
-        return SparseMaps(maps, flops)
+        return SparseMaps(maps, flops, dense)
 
     def gated(self, maps: Tensor, scores: Tensor, kept: Tensor) -> Tensor:
         """Return the maps with zeros outside the kept sites and the gate on them."""
