@@ -54,8 +54,14 @@ def test_workers_that_are_killed_at_their_limit_or_told_to_end_leave_what_one_pr
     running = sorted(tasks(node))
     assert len(running) == 3
     killed, told = running[1:]
-    (leaf,) = [pid for pid in commands.workers("ended").values() if task_of(pid) == killed]
-    os.kill(leaf, signal.SIGKILL)
+    found: list[int] = []
+
+    def seen() -> bool:  # between two trials it has no lease
+        found[:] = [pid for pid in commands.workers("ended").values() if task_of(pid) == killed]
+        return bool(found)
+
+    until(seen, "the one to be killed trains")
+    os.kill(found[0], signal.SIGKILL)
     ask(node, "scancel", "--signal=TERM", told)
     ask(node, "scancel", "--signal=USR2", running[0])  # as SLURM does before the time limit
     out = finished(command)
