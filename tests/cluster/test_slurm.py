@@ -74,7 +74,11 @@ def test_workers_that_are_killed_at_their_limit_or_told_to_end_leave_what_one_pr
 
 def task_of(pid: int) -> str:
     """Return the SLURM task that a process is of."""
-    variables = dict(item.split("=", 1) for item in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in item)
+    try:
+        text = Path(f"/proc/{pid}/environ").read_text()
+    except OSError:  # it has ended
+        return ""
+    variables = dict(item.split("=", 1) for item in text.split("\0") if "=" in item)
     return f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
 
 
