@@ -217,7 +217,7 @@ class Batch:
             dialogues.
         speaker: ``(B, T)`` speaker role of each utterance, dialogues only.
         target_mask: ``(B, T)`` bool, the utterances that carry a target, dialogues only.
-        stage: Which training stage of the epoch the batch belongs to (methods with several stages).
+        phase: Name of the phase of training that the batch is for; empty while evaluating.
     """
 
     inputs: dict[str, PaddedSequence]
@@ -227,7 +227,7 @@ class Batch:
     kept: dict[str, Tensor] | None = None
     speaker: Tensor | None = None
     target_mask: Tensor | None = None
-    stage: int = 0
+    phase: str = ""
 
     @property
     def size(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +52,8 @@ class Task:
         """Return the metric set as a ``torchmetrics.Metric``."""
         return build_metric(self.target.metric_family, self.target.names)
 
-    def loss(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """Return the mean task loss of the batch, a scalar.
+    def loss(self, prediction: Tensor, batch: Batch, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+        """Return the task loss of the batch.
 
         L1 for regression (the field's usual choice for sentiment), cross-entropy for multi-class, binary
         cross-entropy for multi-label, cross-entropy over the ``B C`` two-way problems for binary targets.
@@ -60,15 +61,19 @@ class Task:
         Args:
             prediction: ``(B, outputs)``, or ``(B, T, outputs)`` for dialogues.
             batch: The batch that was predicted.
+            reduction: ``mean`` for the mean over all labels, a scalar; ``none`` for the loss of each, in the shape of
+                ``batch.target``, where that of a padded utterance means nothing.
         """
-        prediction, target, _ = self.flatten(prediction, batch)
+        target = batch.target
+        if reduction == "mean":
+            prediction, target, _ = self.flatten(prediction, batch)
         if self.target.kind == "regression":
-            return F.l1_loss(prediction.reshape(target.shape), target)
-        if self.target.kind == "multiclass":
-            return F.cross_entropy(prediction, target)
+            return F.l1_loss(prediction.reshape(target.shape), target, reduction=reduction)
         if self.target.kind == "multilabel":
-            return F.binary_cross_entropy_with_logits(prediction, target.to(prediction.dtype))
-        return F.cross_entropy(prediction.reshape(-1, 2), target.reshape(-1))
+            return F.binary_cross_entropy_with_logits(prediction, target.to(prediction.dtype), reduction=reduction)
+        classes = self.outputs if self.target.kind == "multiclass" else 2
+        losses = F.cross_entropy(prediction.reshape(-1, classes), target.reshape(-1), reduction=reduction)
+        return losses if reduction == "mean" else losses.view_as(target)
 
     def flatten(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return prediction, target and index with one row per scored unit: dialogues lose their padding."""

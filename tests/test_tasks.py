@@ -58,6 +58,20 @@ def test_padding_of_dialogues_is_not_scored() -> None:
     assert task.loss(logits, Batch({}, target, torch.arange(6).reshape(2, 3), target_mask=mask)) == loss
 
 
+@pytest.mark.parametrize("kind", ["regression", "multiclass", "multilabel", "binary"])
+def test_losses_of_single_labels_have_the_shape_of_the_labels(kind: str) -> None:
+    """Their mean over real utterances is the loss; those of padding are there and count for nothing."""
+    task = Task(TargetSpec(kind, ("a", "b", "c")[: 1 if kind == "regression" else 3]))
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    shape = (2, 3) if kind in ("regression", "multiclass") else (2, 3, 3)
+    target = torch.from_numpy(RNG.integers(0, 2, shape)).to(torch.float32 if kind == "regression" else torch.long)
+    prediction = torch.randn(2, 3, task.outputs)
+    labels = Batch({}, target, torch.arange(6).reshape(2, 3), target_mask=mask)
+    losses = task.loss(prediction, labels, reduction="none")
+    assert losses.shape == target.shape
+    torch.testing.assert_close(losses[mask].mean(), task.loss(prediction, labels))
+
+
 def test_groups_are_signs_classes_or_the_only_positive_label() -> None:
     def groups(kind: str, target: torch.Tensor) -> list[int]:
         return Task(TargetSpec(kind, ("a", "b", "c"))).groups(batch(target)).tolist()

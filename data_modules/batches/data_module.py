@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from copy import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -13,24 +14,15 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
-from data_modules.batches.corruption import (
-    Corruption,
-    corrupt,
-    exchanged,
-    kept_modalities,
-    kept_steps,
-    noise,
-    sample_keys,
-)
-from data_modules.batches.loading import BatchLoader, InMemorySplit, PackedSequences, Pass, clip_numbers
-from data_modules.batches.normalization import CONSTANT, Normalize, mean_and_deviation, standardise
+from data_modules.batches.corruption import Corruption, exchanged, sample_keys
+from data_modules.batches.loading import BatchLoader, InMemorySplit
+from data_modules.batches.normalization import Normalize
+from data_modules.batches.phases import Demand
+from data_modules.batches.source import SampleSource
 from data_modules.batches.streaming import StreamedLoader, StreamedSplit, automatic_workers
 from data_modules.card import DataCard
-from data_modules.schema import MEDIA, MODALITIES, DataError, DataSpec, SplitLocked, TargetKind, unknown
+from data_modules.schema import MEDIA, MODALITIES, Batch, DataError, DataSpec, SplitLocked, TargetKind, unknown
 from data_modules.store import EVERYTHING, Array, FeatureStore
-
-FULL_SCALE = np.float32(1 << 15)
-"""What 1.0 is in samples of 16 bits."""
 
 
 class FusionDataModule(LightningDataModule):
@@ -38,7 +30,8 @@ class FusionDataModule(LightningDataModule):
 
     Each stage loads only the splits it needs (``fit``: train and valid; ``test``: test), so nothing that trains has
     the test samples in memory. Feature sets are held in memory; frames and waveforms are read batch by batch. The order
-    of training batches is a function of (seed, epoch).
+    of training batches is a function of (seed, epoch). A model under a Lightning trainer gets what it asks for by its
+    :class:`data_modules.batches.phases.Demand`; others set :attr:`demand`.
 
     Args:
         path: The store; by default ``<key>.h5`` in the folder that ``MMBENCH_DATA`` names (``data`` when unset).
@@ -57,6 +50,7 @@ class FusionDataModule(LightningDataModule):
         seed: Decides the order of training batches.
         workers: Processes that read frames and waveforms; by default as many as the variable ``MMBENCH_WORKERS`` says,
             else one per core but one, four at most.
+        preparation: What :meth:`preparation` returned of another data module: inputs are prepared by its statistics.
 
     Raises:
         DataError: When the store, the protocol, the fold or a modality does not exist.
@@ -83,6 +77,7 @@ class FusionDataModule(LightningDataModule):
         tokenizer: str = "",
         seed: int = 1111,
         workers: int | None = None,
+        preparation: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if limit < 0 or batch_size < 1:
@@ -99,27 +94,25 @@ class FusionDataModule(LightningDataModule):
         self.protocol = protocol or next(iter(self.store.splits), EVERYTHING)
         self.fold, self.batch_size, self.limit, self.seed = fold, batch_size, limit, seed
         self._usual = self.normalize_by_features.get(self.store.feature_set, self.normalize_default)
-        self.normalize = normalize or self._usual
+        self.normalize: Normalize = preparation["normalize"] if preparation else normalize or self._usual
         self.corruption = corruption or Corruption()
         self.bucketed, self.dialogue, self.tokenizer = bucketed, dialogue, tokenizer
         self.workers = automatic_workers() if workers is None else workers
-        self.passes: Mapping[int, Pass] = {0: Pass()}
-        self.test_locked = False
+        self.demand = Demand()
+        self._test_locked = False
         self.rows = {name: self._limited(rows) for name, rows in self.store.rows(self.protocol, fold).items()}
         self._splits: dict[str, InMemorySplit | StreamedSplit] = {}
-        self._scales: dict[str, tuple[Array, Array]] = {}
-        self._tokens: list[Array] = []
+        spec, tokens = self.store.spec(self.protocol), None
         if tokenizer:
             from data_modules.features.tokens import tokenize
 
-            *self._tokens, text = tokenize(list(self.store.transcripts), tokenizer)
-        spec = self.store.spec(self.protocol)
-        if tokenizer:
+            values, offsets, text = tokenize(list(self.store.transcripts), tokenizer)
+            tokens = values, offsets
             merged = {**spec.modalities, "text": text}
             spec = replace(spec, aligned=False, modalities={m: merged[m] for m in MODALITIES if m in merged})
         if not spec.modalities:
             raise DataError(f"{self.store.path} holds transcripts only: give a tokenizer to make tokens of them.")
-        self._all_modalities = list(spec.modalities)
+        every = tuple(spec.modalities)
         if modalities:
             spec = spec.select(tuple(modalities))
         shuffled = self.corruption.shuffled
@@ -128,8 +121,17 @@ class FusionDataModule(LightningDataModule):
         if shuffled and any(modality.max_length > 1 for modality in spec.modalities.values()):
             spec = replace(spec, aligned=False)  # its steps are those of another sample
         self.spec: DataSpec = replace(spec, variant=self._variant(modalities), dialogue=dialogue)
-        self.used: tuple[str, ...] = tuple(spec.modalities)
-        self._donors = exchanged(self.store.ids, self.rows.values(), self.corruption)
+        self._source = SampleSource(
+            self.store,
+            self.spec,
+            every,
+            self.rows["train"],
+            self.normalize,
+            self.corruption,
+            exchanged(self.store.ids, self.rows.values(), self.corruption),
+            tokens,
+            SampleSource.scales_of(preparation) if preparation else {},
+        )
         if self.spec.media and self.corruption.damages:
             raise DataError(
                 f"Corruption takes steps of features away, and in {self.spec.track} these are raw: "
@@ -188,23 +190,35 @@ class FusionDataModule(LightningDataModule):
         by_key = np.argsort(sample_keys(self.store.ids[rows]), kind="stable")
         return np.sort(rows[by_key[: self.limit]])
 
-    def read_only(self, names: Collection[str]) -> None:
-        """Leave modalities that a method does not use unread, from the next :meth:`setup` on.
-
-        The spec, the order of the samples and what goes missing stay as they are.
-
-        Args:
-            names: The modalities that batches must hold.
-        """
-        self.used = tuple(name for name in self.spec.modalities if name in names)
+    @property
+    def used(self) -> tuple[str, ...]:
+        """The modalities that batches hold."""
+        wanted = self.demand.modalities
+        return tuple(name for name in self.spec.modalities if wanted is None or name in wanted)
 
     # Loading
 
+    @contextmanager
+    def without_test(self) -> Iterator[None]:
+        """Refuse to load the test split until the end of the block."""
+        self._test_locked = True
+        try:
+            yield
+        finally:
+            self._test_locked = False
+
     def setup(self, stage: str) -> None:
-        """Load the splits of a stage (``fit``, ``validate``, ``test`` or ``predict``)."""
+        """Load the splits of a stage (``fit``, ``validate``, ``test`` or ``predict``).
+
+        Raises:
+            SplitLocked: When it is the test split, :meth:`without_test`.
+            DataError: When a split has no samples, or the store cannot be read.
+        """
+        demand = getattr(self.trainer and self.trainer.lightning_module, "demand", None)
+        self.demand = demand if isinstance(demand, Demand) else self.demand
         wanted = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
         for split in wanted:
-            if split == "test" and self.test_locked:
+            if split == "test" and self._test_locked:
                 raise SplitLocked("The test split is locked until selection is done; only the runner releases it.")
             if not len(self.rows[split]):
                 raise DataError(
@@ -221,99 +235,21 @@ class FusionDataModule(LightningDataModule):
 
     def _load(self, split: str) -> InMemorySplit | StreamedSplit:
         rows, media = self.rows[split], self.spec.media
-        if not media or not (self.bucketed or set(media) & set(self.used)):
-            return self._read_split(rows)
-        self.preparation()  # before there are workers, or each of them would read the training split
-        reader = copy(self)  # goes to the workers, so without the trainer and what is in memory
-        reader.trainer, reader._splits = None, {}
-        sizes = np.sum([np.diff(self._offsets(name))[self._from(name, rows)] for name in self.spec.modalities], axis=0)
-        return StreamedSplit(rows, sizes, reader._read_split)
-
-    def _read_split(self, rows: Array) -> InMemorySplit:
-        keys = sample_keys(self.store.ids[rows])
-        # decided over all modalities of the data, so that a run on some of them misses the same ones
-        present = kept_modalities(keys, tuple(self._all_modalities), self.corruption)
-        complete: dict[str, PackedSequences] = {}
-        inputs: dict[str, PackedSequences] = {}
-        kept: dict[str, PackedSequences] = {}
         # Length buckets of a split in memory are over what it holds, so it holds everything.
-        whole = self.bucketed and not self.spec.media
-        for name in self.spec.modalities if whole else self.used:
-            modality = self.spec.modalities[name]
-            values, offsets = self._read(name, self._from(name, rows))
-            spans = torch.from_numpy(offsets)
-            if self.normalize == "train" and modality.kind == "features":
-                mean, scale = self._scale(name)
-                values = standardise(values, mean, scale)
-            if modality.kind == "waveform":
-                values = values.astype(np.float32) / (FULL_SCALE if values.dtype == np.int16 else 1.0)
-            complete[name] = PackedSequences.of(torch.from_numpy(values), spans)
-            if not self.corruption.damages:
-                continue
-            tokens = modality.kind == "tokens"
-            steps = kept_steps(keys, offsets, name, self.corruption, tokens=tokens, present=present[name])
-            added = None
-            if self.corruption.noise and modality.kind == "features":
-                added = noise(keys, offsets, name, modality.dim, self.corruption)
-                scale = self._scale(name)[1]
-                added = added * (scale >= CONSTANT if self.normalize == "train" else scale)
-            inputs[name] = PackedSequences.of(torch.from_numpy(corrupt(values, steps, added, modality.unknown)), spans)
-            kept[name] = PackedSequences.of(torch.from_numpy(steps), spans)
-        return InMemorySplit(
-            inputs=inputs or complete,
-            target=torch.from_numpy(self.store.targets[rows]),
-            index=torch.from_numpy(rows),
-            complete=complete if inputs else None,
-            kept=kept or None,
-            **self._dialogues(rows),
-        )
-
-    def _from(self, name: str, rows: Array) -> Array:
-        """Return the rows whose sequences some samples have in a modality."""
-        return self._donors[rows] if name == self.corruption.shuffled else rows
-
-    def _read(self, name: str, rows: Array) -> tuple[Array, Array]:
-        if name == "text" and self._tokens:
-            values, offsets = self._tokens
-            spans = [values[offsets[row] : offsets[row + 1]] for row in rows]
-            return np.concatenate(spans), np.concatenate([[0], np.cumsum([len(span) for span in spans])])
-        return self.store.read(name, rows)
-
-    def _offsets(self, name: str) -> Array:
-        return self._tokens[1] if name == "text" and self._tokens else self.store.offsets[name]
-
-    def _scale(self, name: str) -> tuple[Array, Array]:
-        """Return mean and standard deviation of each feature over the steps of the training split."""
-        if name not in self._scales:
-            values, _ = self._read(name, self.rows["train"])
-            self._scales[name] = mean_and_deviation(values, f"{self.store.path} has {name} features")
-        return self._scales[name]
+        names = tuple(self.spec.modalities) if self.bucketed and not media else self.used
+        if not media or not (self.bucketed or set(media) & set(names)):
+            return self._source.split(rows, names)
+        self.preparation()  # before there are workers, or each of them would read the training split
+        return StreamedSplit(rows, self._source.sizes(rows), partial(self._source.split, names=names))
 
     def preparation(self) -> dict[str, Any]:
         """Return how inputs are prepared, as plain containers and tensors: what a trained model must be given again."""
-        scales = {
-            name: tuple(torch.from_numpy(part) for part in self._scale(name))
-            for name in self.used
-            if self.normalize == "train" and self.spec.modalities[name].kind == "features"
-        }
-        return {"normalize": self.normalize, "scales": scales}
+        return self._source.preparation(self.used)
 
-    def prepare_as(self, preparation: Mapping[str, Any]) -> None:
-        """Prepare inputs as another data module did, by its statistics."""
-        self.normalize = preparation["normalize"]
-        self._scales = {name: (mean.numpy(), scale.numpy()) for name, (mean, scale) in preparation["scales"].items()}
-
-    def _dialogues(self, rows: Array) -> dict[str, Any]:
-        if not self.dialogue:
-            return {}
-        _, groups = np.unique(self.store.groups[rows].astype(str), return_inverse=True)
-        order = np.lexsort((clip_numbers(self.store.groups[rows], self.store.ids[rows]), groups))
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(groups))])
-        roles = {name: role for role, name in enumerate(sorted(set(self.store.speakers)))}
-        return {
-            "dialogues": PackedSequences.of(torch.from_numpy(order), torch.from_numpy(offsets)),
-            "speaker": torch.tensor([roles[name] for name in self.store.speakers[rows]]),
-        }
+    def training_labels(self) -> Batch:
+        """Return the labels of the whole training split, in store order: a batch without inputs."""
+        labels = self._source.split(self.rows["train"], ())
+        return labels.batch(torch.arange(len(labels)))
 
     # Batches
 
@@ -324,7 +260,7 @@ class FusionDataModule(LightningDataModule):
             rank, world = self.trainer.global_rank, self.trainer.world_size
         options: dict[str, Any] = {"rank": rank, "world": world}
         if shuffle:
-            options |= {"shuffle": True, "seed": self.seed, "passes": self.passes, "bucketed": self.bucketed}
+            options |= {"shuffle": True, "seed": self.seed, "phases": self.demand.phases, "bucketed": self.bucketed}
         loaded = self._splits[split]
         if isinstance(loaded, StreamedSplit):
             return StreamedLoader(loaded, self.batch_size, workers=self.workers, **options)

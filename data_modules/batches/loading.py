@@ -1,16 +1,15 @@
 """From a split held in memory to padded batches, without per-sample Python and without worker processes.
 
 A split keeps each modality as one flat tensor of steps. A batch is one vectorised gather per modality, trimmed to its
-longest sample. The order of a pass is a function of (seed, epoch, pass), so a resumed run sees the same batches.
+longest sample. The order of a phase is a function of (seed, epoch, phase), so a resumed run sees the same batches.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, PaddedSequence
 
 Array = npt.NDArray[np.int64]
@@ -123,20 +123,20 @@ class InMemorySplit:
             return self.dialogues.lengths
         return np.sum([item.lengths for item in self.inputs.values()], axis=0)
 
-    def batch(self, rows: Tensor, stage: int = 0) -> Batch:
+    def batch(self, rows: Tensor, phase: str = "") -> Batch:
         """Return the batch of some elements.
 
         Args:
             rows: ``(B,)`` which elements of this split, on the CPU.
-            stage: Training stage that the batch belongs to.
+            phase: Name of the phase that the batch is for.
         """
         if self.dialogues is None:
-            return self._samples(rows, stage)
+            return self._samples(rows, phase)
         utterances, lengths = self.dialogues.gather(rows)
         real = torch.arange(utterances.shape[1]) < lengths[:, None]
-        return self._fold(self._samples(utterances[real], stage), utterances[real], real)
+        return self._fold(self._samples(utterances[real], phase), utterances[real], real)
 
-    def _samples(self, rows: Tensor, stage: int) -> Batch:
+    def _samples(self, rows: Tensor, phase: str) -> Batch:
         def gather(group: dict[str, PackedSequences]) -> dict[str, PaddedSequence]:
             return {name: PaddedSequence(*item.gather(rows)) for name, item in group.items()}
 
@@ -147,7 +147,7 @@ class InMemorySplit:
             index=self.index[where],
             complete=None if self.complete is None else gather(self.complete),
             kept=None if self.kept is None else {name: item.gather(rows)[0] for name, item in self.kept.items()},
-            stage=stage,
+            phase=phase,
         )
 
     def _fold(self, flat: Batch, rows: Tensor, real: Tensor) -> Batch:
@@ -180,7 +180,7 @@ class InMemorySplit:
             kept=None if flat.kept is None else survivors(flat.kept),
             speaker=None if self.speaker is None else fold(self.speaker[rows.to(self.index.device)]),
             target_mask=mask,
-            stage=flat.stage,
+            phase=flat.phase,
         )
 
 
@@ -200,25 +200,6 @@ def clip_numbers(groups: npt.NDArray[np.object_], ids: npt.NDArray[np.object_]) 
     return np.array([int(match[1]) if match and group not in unclear else 0 for group, match in matches], np.int64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """One pass over the training samples within an epoch.
-
-    Attributes:
-        fraction: Part of the batches that the pass uses, in (0, 1].
-        start: First epoch that has the pass.
-        stop: First epoch that no longer has it; ``None`` for no end.
-    """
-
-    fraction: float = 1.0
-    start: int = 0
-    stop: int | None = None
-
-    def active(self, epoch: int) -> bool:
-        """Return whether an epoch has the pass."""
-        return self.start <= epoch and (self.stop is None or epoch < self.stop)
-
-
 class Split(Protocol):
     """The samples of one split, wherever they are."""
 
@@ -229,7 +210,7 @@ class Split(Protocol):
     def __len__(self) -> int:
         """Return the number of batch elements."""
 
-    def batch(self, rows: Tensor, stage: int = 0) -> Batch:
+    def batch(self, rows: Tensor, phase: str = "") -> Batch:
         """Return the batch of some elements, named by their ``(B,)`` rows of this split, on the CPU."""
 
 
@@ -241,7 +222,7 @@ class BatchLoader:
         batch_size: Elements per batch; the last batch may be smaller.
         shuffle: Whether the order changes with the epoch.
         seed: Decides the orders.
-        passes: The passes over the samples, in order, by the number that their batches carry as ``stage``.
+        phases: What the epoch is made of, in order; batches that are not shuffled belong to none.
         bucketed: Whether samples of similar length share a batch (batches stay in random order).
         rank: Which share of the samples this process takes.
         world: Number of processes.
@@ -254,13 +235,13 @@ class BatchLoader:
         *,
         shuffle: bool = False,
         seed: int = 0,
-        passes: Mapping[int, Pass] = MappingProxyType({0: Pass()}),
+        phases: tuple[Phase, ...] = (Phase(""),),
         bucketed: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.split, self.batch_size, self.shuffle, self.seed = split, batch_size, shuffle, seed
-        self.passes, self.bucketed, self.rank, self.world = passes, bucketed, rank, world
+        self.phases, self.bucketed, self.rank, self.world = phases, bucketed, rank, world
         self.epoch = 0
         self.batch_sampler = None  # Lightning looks for it wherever there is a sampler
 
@@ -280,13 +261,14 @@ class BatchLoader:
 
     def __len__(self) -> int:
         """Return the number of batches of this process in an epoch."""
-        return sum(self._batches(item.fraction) for item in self._active().values())
+        return sum(self._batches(phase.fraction) for _, phase in self._active())
 
-    def _active(self) -> dict[int, Pass]:
-        return {stage: item for stage, item in self.passes.items() if item.active(self.epoch)}
+    def _active(self) -> list[tuple[int, Phase]]:
+        """Return the phases that go through the samples in this epoch, and their numbers, which decide their orders."""
+        return [(n, item) for n, item in enumerate(self.phases) if not item.same_batch and item.active(self.epoch)]
 
-    def _order(self, stage: int) -> Tensor:
-        """Return this process's rows for one pass, in order.
+    def _order(self, number: int) -> Tensor:
+        """Return this process's rows for the phase of a number, in order.
 
         While training every process gets the same number of samples (the order wraps around); while evaluating no
         sample is seen twice.
@@ -294,7 +276,7 @@ class BatchLoader:
         count = len(self.split)
         if not self.shuffle:
             return torch.arange(self.rank, count, self.world)
-        random = np.random.default_rng([self.seed, self.epoch, stage])
+        random = np.random.default_rng([self.seed, self.epoch, number])
         order = random.permutation(count)
         if self.bucketed:
             order = self._bucketed(order, random)
@@ -309,14 +291,14 @@ class BatchLoader:
         batches = random.permutation(by_length[:full].reshape(-1, size)) if full else by_length[:0]
         return np.concatenate([batches.reshape(-1), by_length[full:]])
 
-    def plan(self) -> Iterator[tuple[Tensor, int]]:
-        """Yield rows and stage of every batch of the epoch, pass by pass."""
-        for stage, item in self._active().items():
-            rows = self._order(stage).split(self.batch_size)
-            for chunk in rows[: self._batches(item.fraction)]:  # a process without samples has no batch
-                yield chunk, stage
+    def plan(self) -> Iterator[tuple[Tensor, str]]:
+        """Yield the rows of every batch of the epoch and the name of its phase, phase by phase."""
+        for number, phase in self._active():
+            rows = self._order(number).split(self.batch_size)
+            for chunk in rows[: self._batches(phase.fraction)]:  # a process without samples has no batch
+                yield chunk, phase.name if self.shuffle else ""
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of the epoch, in order."""
-        for rows, stage in self.plan():
-            yield self.split.batch(rows, stage)
+        for rows, phase in self.plan():
+            yield self.split.batch(rows, phase)

@@ -24,12 +24,12 @@ from data_modules.batches.loading import BatchLoader, InMemorySplit
 from data_modules.schema import Batch, DataError
 
 MOST_WORKERS = 4
-READERS = "MMBENCH_WORKERS"
-"""The variable that says how many processes read media for each one that trains."""
+WORKERS = "MMBENCH_WORKERS"
+"""The variable that says how many processes load media for each one that trains."""
 
 
 def automatic_workers(trainings: int = 1) -> int:
-    """Return how many processes read media: as ``MMBENCH_WORKERS`` says, else one per core but one, four at most.
+    """Return how many processes load media: as ``MMBENCH_WORKERS`` says, else one per core but one, four at most.
 
     Args:
         trainings: Processes that train on this machine at a time, and share its cores.
@@ -37,10 +37,10 @@ def automatic_workers(trainings: int = 1) -> int:
     Raises:
         DataError: When the variable is no number.
     """
-    if (said := os.environ.get(READERS, "").strip()) and not said.isdecimal():
-        raise DataError(f"{READERS} is {said!r}: give how many processes shall read media, 0 for none.")
-    if said:
-        return int(said)
+    if (given := os.environ.get(WORKERS, "").strip()) and not given.isdecimal():
+        raise DataError(f"{WORKERS} is {given!r}: give how many processes shall load media, 0 for none.")
+    if given:
+        return int(given)
     # Which cores a process may use is not known everywhere; macOS does not say.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(MOST_WORKERS, cores // trainings - 1))
@@ -78,14 +78,14 @@ class StreamedSplit:
         """Return the number of samples."""
         return len(self.rows)
 
-    def batch(self, rows: Tensor, stage: int = 0) -> Batch:
+    def batch(self, rows: Tensor, phase: str = "") -> Batch:
         """Return the batch of some samples.
 
         Args:
             rows: ``(B,)`` which samples of this split, on the CPU.
-            stage: Training stage that the batch belongs to.
+            phase: Name of the phase that the batch is for.
         """
-        return self.load(self.rows[rows.numpy()]).batch(torch.arange(len(rows)), stage)
+        return self.load(self.rows[rows.numpy()]).batch(torch.arange(len(rows)), phase)
 
 
 @dataclass(eq=False)
@@ -96,7 +96,7 @@ class _Planned(Dataset[Batch | DataError]):
     """
 
     split: StreamedSplit
-    plan: list[tuple[Tensor, int]]
+    plan: list[tuple[Tensor, str]]
 
     def __len__(self) -> int:
         return len(self.plan)

@@ -8,7 +8,8 @@ to be edited to add one. Methods from elsewhere are plug-in files and entry poin
 
 from __future__ import annotations
 
-from mmbench.methods.base import FusionMethod, Output, Stage
+from data_modules.batches.phases import Phase
+from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.methods.registry import broken_methods, method, methods
@@ -20,8 +21,8 @@ __all__ = [
     "MethodConfig",
     "Needs",
     "Output",
+    "Phase",
     "PublishedResult",
-    "Stage",
     "broken_methods",
     "method",
     "methods",

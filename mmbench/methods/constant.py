@@ -10,7 +10,7 @@ logged and not descended.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
-from mmbench.methods.config import OF_STEPS, MethodConfig
+from mmbench.methods.config import OF_STEPS, ConfigError, MethodConfig
 from mmbench.tasks import Task
 
 
@@ -63,42 +63,40 @@ class Constant(FusionMethod):
         inert = OF_STEPS | {"text_lr"}  # a text encoder must be named where text is tokens, and is not used
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
-        super().__init__(replace(spec, modalities={}), task, config)
+        super().__init__(spec, task, config)
         self.constant = nn.Parameter(torch.zeros(self.task.outputs))
-        # A metric gathers targets over batches and processes, and counts every sample once.
-        self.collected = self.task.metric()
+        self.best: Tensor | None = None
+
+    @classmethod
+    def reads(cls, spec: DataSpec, config: Any) -> tuple[str, ...]:
+        """Return no modality."""
+        return ()
 
     def forward(self, batch: Batch) -> Output:
         """Return the constant, ``(B, outputs)``."""
         return Output(self.constant.expand(batch.size, -1))
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the constant with a learning rate of 0: steps are counted, but only :meth:`_fit` changes it.
+        """Return the constant with a learning rate of 0: steps are counted, but they do not change it.
 
         Lightning saves no checkpoint before an optimiser has stepped, and DDP refuses models without parameters.
         """
         return {"main": [{"params": [self.constant], "lr": 0.0}]}
 
-    def on_train_epoch_start(self) -> None:
-        """Forget the targets of the last epoch."""
-        super().on_train_epoch_start()
-        self.collected.reset()
+    def on_training_labels(self, labels: Batch) -> None:
+        """Find the constant."""
+        _, target, _ = self.task.flatten(labels.target, labels)
+        self.best = best_constant(self.task.target.kind, target, self.task.outputs)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Collect the targets of a batch."""
-        self.collected.update(*self.task.flatten(self(batch).prediction, batch))
-        return super().training_step(batch, batch_idx)
+    def on_fit_start(self) -> None:
+        """Check that there were labels."""
+        if self.best is None:
+            raise ConfigError(
+                "Constant is found from the labels of the training split, which a FusionDataModule gives: call "
+                "trainer.fit(method, datamodule=...)."
+            )
 
-    def on_validation_start(self) -> None:
-        """Fit before the epoch's validation, which Lightning runs inside the training epoch."""
-        if self.collected.update_called:
-            self._fit()
-
-    def on_train_epoch_end(self) -> None:
-        """Fit when there is no validation, and log."""
-        self._fit()
-        super().on_train_epoch_end()
-
-    def _fit(self) -> None:
-        _, target, _ = self.collected.gathered()
-        self.constant.data.copy_(best_constant(self.task.target.kind, target, self.task.outputs))
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Take the constant at the end of an epoch, before its validation; the first epoch's loss is that of zero."""
+        if self.best is not None and self.trainer.is_last_batch:
+            self.constant.data.copy_(self.best)

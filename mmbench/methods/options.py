@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch import Trainer
 
+from data_modules.batches.data_module import FusionDataModule
+from data_modules.batches.phases import Phase
 from mmbench.methods.config import ConfigError
 
 if TYPE_CHECKING:
@@ -46,4 +48,25 @@ def check_options(cls: type[FusionMethod], trainer: Trainer) -> None:
         raise ConfigError(
             "Trainer(overfit_batches=...) would take other samples in every epoch, whose order the data decide: give "
             "the data `limit`, a number of samples, instead."
+        )
+
+
+def check_phases(cls: type[FusionMethod], phases: tuple[Phase, ...], trainer: Trainer) -> None:
+    """Check that a trainer has epochs enough for the phases of a method, and data that know of them.
+
+    Raises:
+        ConfigError: When no epoch would count, or nothing gives the batches of several phases.
+    """
+    name, first = cls.__name__, phases[-1].start
+    tried = getattr(trainer, "fast_dev_run", False)  # a few batches of one epoch, whichever it is
+    if not tried and 0 < (trainer.max_epochs or 0) <= first:
+        raise ConfigError(
+            f"{name} prepares for {first} epochs before the first that counts, and max_epochs is "
+            f"{trainer.max_epochs}: give more epochs or shorten the preparation."
+        )
+    own = [phase for phase in phases if not phase.same_batch]
+    if len(own) > 1 and not isinstance(getattr(trainer, "datamodule", None), FusionDataModule):
+        raise ConfigError(
+            f"{name} goes through the samples in {len(own)} phases and takes its batches from a FusionDataModule: call "
+            "trainer.fit(method, datamodule=...)."
         )

@@ -11,9 +11,8 @@ from typing import Any
 
 from data_modules.schema import MODALITIES, DataSpec
 from mmbench.methods.card import MethodCard
-from mmbench.methods.config import MethodConfig, setting
+from mmbench.methods.config import setting
 from mmbench.methods.late_fusion import LateFusion
-from mmbench.tasks import Task
 
 
 class Unimodal(LateFusion):
@@ -39,9 +38,10 @@ class Unimodal(LateFusion):
 
         modality: str = setting("", "the modality to use; empty for the first of the data", choices=("", *MODALITIES))
 
-    def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
-        name = getattr(config, "modality", "") or next(iter(spec.modalities))
-        super().__init__(spec.select((name,)), task, config)
+    @classmethod
+    def reads(cls, spec: DataSpec, config: Config) -> tuple[str, ...]:
+        """Return the modality that is set, or the first one."""
+        return tuple(spec.select((config.modality or next(iter(spec.modalities)),)).modalities)
 
     @classmethod
     def variants(cls, spec: DataSpec) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ task loss alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,17 +124,24 @@ class VCANFeature(FusionMethod):
                 raise ConfigError(f"{self.where('share')} is 0; choose some steps, up to 1 for all.")
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
-        super().__init__(spec.select(tuple(name for name in PARTS if name in spec.modalities)), task, config)
-        self.selects = all(self.spec.modalities[name].max_length > 1 for name in PARTS)
+        super().__init__(spec, task, config)
+        self.selects = self._selects(spec)
         if self.selects and self.dims["audio"] < 2:
             raise ConfigError(
                 f"VCANFeature does not fit {spec.track}: the variance over one acoustic feature is 0 at every step, so "
                 "that no step stands out."
             )
-        if not self.selects:
-            self.spec = self.spec.select(("vision",))
         self.norm = FeatureNorm(self.dims["vision"])
         self.head = post_fusion(self.dims["vision"], self.config.width, self.task.outputs, self.config.dropout)
+
+    @staticmethod
+    def _selects(spec: DataSpec) -> bool:
+        return all(name in spec.modalities and spec.modalities[name].max_length > 1 for name in PARTS)
+
+    @classmethod
+    def reads(cls, spec: DataSpec, config: Any) -> tuple[str, ...]:
+        """Return vision, and audio where it chooses among the steps of vision."""
+        return PARTS if cls._selects(spec) else ("vision",)
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and, named, the ``chosen`` visual steps ``(B, V)``."""

@@ -265,28 +265,3 @@ def overlap(views: Views) -> Tensor:
     """Return the squared cosine between a modality's two views, mean over samples and modalities: from 0 to 1."""
     pairs = [(at_least_single(vector), at_least_single(views.specific[name])) for name, vector in views.shared.items()]
     return torch.stack([F.cosine_similarity(x, y, dim=-1) for x, y in pairs]).square().mean()
-
-
-# What to watch
-
-
-class EpochMeans:
-    """Means of named values over the samples of an epoch, to be logged beside the terms of the loss."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Start an epoch."""
-        self._sums: dict[str, Tensor] = {}
-        self._seen = 0
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add a batch: ``(B,)`` by name, the same names every time."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach().sum()
-        self._seen += len(next(iter(values.values()), ()))
-
-    def means(self) -> dict[str, float]:
-        """Return the means by name, nothing before the first batch."""
-        return {name: float(total) / self._seen for name, total in self._sums.items()}

@@ -30,7 +30,7 @@ WHOLE = {"to_dict", "asdict", "astuple", "fields", "vars", "__dict__"}
 BY_MODALITY = {"inputs", "complete", "kept", "features", "dims", "modalities"}
 """What a method looks up by the name of a modality."""
 EVALUATION = "evaluation"
-"""Stands for the first batch that is predicted and not trained on, beside the stages of training."""
+"""Stands for the first batch that is predicted and not trained on, beside the phases of training."""
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def _place(node: ast.expr) -> tuple[int | None, ...]:
 
 @contextmanager
 def watched(model: FusionMethod) -> Iterator[None]:
-    """Check what a method makes of the first batch of each of its stages and of validation, while it is trained.
+    """Check what a method makes of the first batch of each of its phases and of validation, while it is trained.
 
     Raises:
         ConfigError: When it is not what the contract says; the message names the line.
@@ -96,11 +96,11 @@ def watched(model: FusionMethod) -> Iterator[None]:
 
 
 class _Watch:
-    """Stands before the forward and the objective of a method, until every stage and validation were seen once."""
+    """Stands before the forward and the objective of a method, until every phase and validation were seen once."""
 
     def __init__(self, model: FusionMethod) -> None:
         self.model = model
-        self.ahead: set[int | str] = {*range(len(model.stages())), EVALUATION}
+        self.ahead = {*(phase.name for phase in model.phases), EVALUATION}
         self.again: Callable[[], Any] = lambda: None
         self.forward, self.objective = model.forward, model.objective
         model.forward, model.objective = self._forward, self._objective  # type: ignore[method-assign] # for a while
@@ -114,7 +114,7 @@ class _Watch:
     def _forward(self, batch: Batch, *args: Any, **options: Any) -> Output:
         with checked(type(self.model), self.model.spec):
             output = self.forward(batch, *args, **options)
-        kind = batch.stage if self.model.training else EVALUATION
+        kind = self.model.phase_of(batch).name if self.model.training else EVALUATION
         if kind in self.ahead:
             self.again = partial(self.forward, batch, *args, **options)
             self._check_output(output, batch)
@@ -122,7 +122,7 @@ class _Watch:
                 self._seen(kind)
         return output
 
-    def _seen(self, kind: int | str) -> None:
+    def _seen(self, kind: str) -> None:
         self.ahead.discard(kind)
         if not self.ahead:
             self.end()
@@ -147,9 +147,10 @@ class _Watch:
     def _objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         with checked(type(self.model), self.model.spec):
             terms = self.objective(output, batch)
-        if batch.stage in self.ahead:
+        phase = self.model.phase_of(batch).name
+        if phase in self.ahead:
             self._check_terms(terms, partial(self.objective, output, batch))
-            self._seen(batch.stage)
+            self._seen(phase)
         return terms
 
     def _check_terms(self, terms: Any, again: Callable[[], Any]) -> None:

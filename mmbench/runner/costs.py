@@ -134,9 +134,10 @@ def measure(trial: Trial, accelerator: str = "auto") -> MethodCost:
     data = trial.datamodule(config.batch_size)
     data.store.verify_once()
     others = _watch_others()
-    model = build(cls, config, data, trial.seed)
+    model = build(cls, config, data.spec, trial.seed)
     shared = Training(**trial.training)
     epochs = model.first_epoch + EPOCHS
+    data.demand = model.demand
     data.setup("fit")  # what is read into memory is no cost of the method
     reset_peak_memory()
     before, memory_of = peak_memory()

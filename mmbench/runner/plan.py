@@ -96,13 +96,10 @@ class Trial:
         """Name of the row in a table: method, variant and what the command changed."""
         return label(self.method, self.variant, self.changed)
 
-    def datamodule(self, batch_size: int) -> FusionDataModule:
-        """Return the data module of this trial."""
-        return make_datamodule(
-            self.dataset,
-            self.path,
-            {**self.data, "fold": self.fold, "batch_size": batch_size, "seed": self.seed},
-        )
+    def datamodule(self, batch_size: int, workers: int | None = None) -> FusionDataModule:
+        """Return the data module of this trial, with the workers that load its frames and waveforms."""
+        own = {"fold": self.fold, "batch_size": batch_size, "seed": self.seed, "workers": workers}
+        return make_datamodule(self.dataset, self.path, {**self.data, **own})
 
 
 def label(method: str, variant: str, changed: Mapping[str, Any]) -> str:

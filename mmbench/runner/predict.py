@@ -135,6 +135,7 @@ def predict(checkpoint: Path, store: Path, *, batch_size: int | None = None, acc
             batch_size=batch_size or model.config.batch_size,
             tokenizer=preparation["tokenizer"],
             dialogue=model.spec.dialogue,
+            preparation=preparation,
         )
     except DataError as error:
         raise DataError(f"{store} cannot be read as the data of {checkpoint} were: {error}") from error
@@ -145,8 +146,6 @@ def predict(checkpoint: Path, store: Path, *, batch_size: int | None = None, acc
         )
     if different := other_sources(model.spec, data.spec):
         warnings.warn(f"Predictions may mean nothing, if features differ: {'; '.join(different)}.", stacklevel=2)
-    data.prepare_as(preparation)
-    data.read_only(model.spec.modalities)
     with quiet():
         try:
             trainer = one_device_trainer(accelerator, **SILENT)

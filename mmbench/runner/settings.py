@@ -17,7 +17,7 @@ from mmbench.methods.config import parse_values, shown
 from mmbench.runner.reading import ReadingError, read_yaml
 from mmbench.runner.training import Training
 
-NOT_SETTINGS = {"path", "corruption", "fold", "batch_size", "seed", "dialogue", "workers"}
+NOT_SETTINGS = {"path", "corruption", "fold", "batch_size", "seed", "dialogue", "workers", "preparation"}
 """What the plan, the method or the machine decides of a data module."""
 SEEDS = 2**32
 """There are as many seeds, from 0 on."""

@@ -22,7 +22,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from data_modules import FusionDataModule
+from data_modules import DataSpec, FusionDataModule
 from mmbench.methods import ConfigError, FusionMethod, MethodConfig
 from mmbench.methods.options import PRECISIONS
 from mmbench.runner.callbacks import Checkpoints, Curve, DivergedError, EpochSeed, Patience, WholeFiles
@@ -90,12 +90,10 @@ class Outcome:
     device: torch.device
 
 
-def build(cls: type[FusionMethod], config: MethodConfig, data: FusionDataModule, seed: int) -> FusionMethod:
-    """Return a method as its seed makes it, and let its data hold what it reads."""
+def build(cls: type[FusionMethod], config: MethodConfig, spec: DataSpec, seed: int) -> FusionMethod:
+    """Return a method as its seed makes it."""
     pl.seed_everything(seed, verbose=False)
-    model = cls(data.spec, config=config)
-    data.read_only(model.spec.modalities)
-    return model
+    return cls(spec, config=config)
 
 
 def one_device_trainer(
@@ -169,13 +167,12 @@ def train_and_test(
     resumed = checkpoints.resumable()
     if not resumed:
         clear(folder)
-    data.test_locked = True
-    trainer.fit(model, data, ckpt_path=checkpoints.last if resumed else None)
-    best = torch.load(checkpoints.best, weights_only=True, map_location="cpu")
-    model.load_state_dict(best["state_dict"])
-    pl.seed_everything(seed, verbose=False)  # for methods that draw when they predict; a restart has drawn less
-    validated = _validated(model, data, trainer.accelerator, training.precision)
-    data.test_locked = False
+    with data.without_test():
+        trainer.fit(model, data, ckpt_path=checkpoints.last if resumed else None)
+        best = torch.load(checkpoints.best, weights_only=True, map_location="cpu")
+        model.load_state_dict(best["state_dict"])
+        pl.seed_everything(seed, verbose=False)  # for methods that draw when they predict; a restart has drawn less
+        validated = _validated(model, data, trainer.accelerator, training.precision)
     pl.seed_everything(seed, verbose=False)
     trainer.test(model, data, verbose=False)
     prediction, target, index = model.test_metric.gathered()

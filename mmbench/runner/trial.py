@@ -40,6 +40,7 @@ def run_trial(
     *,
     tracker: Tracker = "csv",
     accelerator: str = "auto",
+    media_workers: int | None = None,
     on_epoch: Callable[[int], None] = lambda epochs: None,
     still_mine: Callable[[], bool] = lambda: True,
 ) -> Record:
@@ -54,6 +55,7 @@ def run_trial(
         runs: Folder for checkpoints and logs.
         tracker: Where curves are logged while training, beside the table in CSV.
         accelerator: Lightning's accelerator.
+        media_workers: Processes that load frames and waveforms; by default as many as the data module takes.
         on_epoch: Called with the number of finished epochs.
         still_mine: Asked after every epoch and before the record is written: whether nobody else has taken the trial
             over meanwhile.
@@ -72,7 +74,7 @@ def run_trial(
 
     try:
         with quiet(), _tracking(tracker):
-            record, predictions = _completed(trial, record, folder, tracker, accelerator, finished)
+            record, predictions = _completed(trial, record, folder, tracker, accelerator, media_workers, finished)
     except DivergedError as error:
         record = dataclasses.replace(record, status="diverged", error=Failure("diverged", str(error)))
     except SystemExit as error:  # how Lightning ends on Ctrl-C
@@ -134,19 +136,25 @@ def describe(trial: Trial) -> Record:
 
 
 def _completed(
-    trial: Trial, record: Record, folder: Path, tracker: Tracker, accelerator: str, on_epoch: Callable[[int], None]
+    trial: Trial,
+    record: Record,
+    folder: Path,
+    tracker: Tracker,
+    accelerator: str,
+    media_workers: int | None,
+    on_epoch: Callable[[int], None],
 ) -> tuple[Record, Predictions]:
     """Train and test, and return the full record and its predictions."""
     cls = method(trial.method)
     config = cls.Config.parse(trial.config)
-    data = trial.datamodule(config.batch_size)
+    data = trial.datamodule(config.batch_size, media_workers)
     if data.store.content != trial.content:
         raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
     data.store.verify_once()
     reset_peak_memory()
     check_settings(trial.method)
     with checked(cls, data.spec):
-        model = build(cls, config, data, trial.seed)
+        model = build(cls, config, data.spec, trial.seed)
     with watched(model):
         outcome = train_and_test(
             model,

@@ -53,6 +53,8 @@ class Options:
         retry: Whether to run failed and diverged trials again.
         outdated: By id of a trial the date of a record that is to be made again.
         threads: Threads of each process; 0 for its share of the cores. They decide the last digits of numbers.
+        media_workers: Processes that load frames and waveforms for each one that trains; by default as many as the
+            data module takes.
     """
 
     leaderboard: Path = Path("leaderboard/local")
@@ -63,6 +65,7 @@ class Options:
     retry: bool = False
     outdated: Mapping[str, str] = field(default_factory=dict)
     threads: int = 0
+    media_workers: int | None = None
 
     @property
     def records(self) -> Records:
@@ -158,6 +161,7 @@ def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool
             options.runs,
             tracker=options.tracker,
             accelerator=options.accelerator,
+            media_workers=options.media_workers,
             on_epoch=lambda epochs: notify(trial, epochs),
             still_mine=lambda: all(lease.held() for lease in leases),
         )

@@ -66,9 +66,9 @@ class Case:
         """The method's own small settings where it reads media: its published network is large."""
         return small_settings(self.key, self.benchmarks) if media_kinds(self.needs, MODALITIES) else {}
 
-    def batch(self, size: int = 4, seed: int = 0, corrupted: bool = False, stage: int = 0) -> Batch:
+    def batch(self, size: int = 4, seed: int = 0, corrupted: bool = False, phase: str = "") -> Batch:
         """Return a random batch."""
-        return replace(make_batch(self.spec, size, seed, corrupted=corrupted), stage=stage)
+        return replace(make_batch(self.spec, size, seed, corrupted=corrupted), phase=phase)
 
     def __str__(self) -> str:
         form = [f"{self.steps}-step"] * bool(self.steps) + ["media"] * self.media

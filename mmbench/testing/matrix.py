@@ -50,7 +50,7 @@ OF_CASES: dict[str, Callable[[Sequence[Case]], Sequence[Case]]] = {
 }
 """By argument of a test the cases that it is run on."""
 CONTRACT = (
-    *(f"mmbench.methods.{name}" for name in ("base", "config", "scoring", "stages")),
+    *(f"mmbench.methods.{name}" for name in ("base", "config", "scoring", "stepping")),
     *("mmbench.runner.", "mmbench.metrics.", "data_modules."),
 )
 
@@ -200,28 +200,28 @@ class MethodTests:
         assert output.prediction.isfinite().all(), "the prediction holds values that are not finite"
 
     def test_every_parameter_gets_a_finite_gradient(self, case: Case) -> None:
-        """In some stage, with clean or corrupted data, at once or when a memory has filled."""
+        """In some phase, with clean or corrupted data, at once or when a memory has filled."""
         model = build(case).train()
         missing = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for step, corrupted in ((0, False), (1, False), (2, False), (0, True)):
-            for stage in range(len(model.stages())):
+            for phase in model.phases:
                 if missing:
-                    missing -= descend(model, case.batch(32, seed=step, corrupted=corrupted, stage=stage))
+                    missing -= descend(model, case.batch(32, seed=step, corrupted=corrupted, phase=phase.name))
         assert missing == set()
 
     def test_every_parameter_is_in_an_optimiser(self, of_kind: Case) -> None:
-        """The groups hold all parameters, and every stage has its optimiser."""
+        """The groups hold all parameters, and every phase has its optimiser."""
         model = build(of_kind)
         groups = model.parameter_groups()
         inside = {id(p) for group in groups.values() for part in group for p in part["params"]}
         assert [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in inside] == []
-        assert {stage.optimizer for stage in model.stages()} == {name for name, group in groups.items() if group}
+        assert {phase.optimizer for phase in model.phases} == {name for name, group in groups.items() if group}
 
     def test_batch_of_one(self, case: Case) -> None:
         """The last batch of an epoch may have one sample."""
         model = build(case).train()
-        for stage in range(len(model.stages())):
-            descend(model, case.batch(1, stage=stage))
+        for phase in model.phases:
+            descend(model, case.batch(1, phase=phase.name))
         assert predict(model.eval(), case.batch(1)).isfinite().all()
 
     def test_one_sample_is_predicted_alone_as_in_company(self, of_subset: Case) -> None:

@@ -182,24 +182,24 @@ def test_every_method_that_fits_the_data_is_measured_the_reference_first(setting
 
 
 def test_the_second_epoch_that_counts_is_timed(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pre-training and the first epoch after it are trained and not timed; both passes of an epoch are."""
-    now, stages = [0.0], []
+    """Pre-training and the first epoch after it are trained and not timed; both phases of an epoch are."""
+    now, phases = [0.0], []
 
     def step(self: FusionMethod, batch: Batch, batch_idx: int) -> Tensor:
-        stages.append(batch.stage)
+        phases.append(self.phase_of(batch).name)
         now[0] += 10.0**self.current_epoch
         return torch.zeros(())
 
     monkeypatch.setattr(FusionMethod, "training_step", step)
     monkeypatch.setattr(methods.time, "perf_counter", lambda: now[0])
     for key, settings, expected, seconds in (
-        ("late_fusion", {}, [0, 0], 10.0),
-        ("mmim", {}, [0, 1, 0, 1], 20.0),
-        ("cmc", {"pretrain_epochs": 2}, [0, 0, 1, 1], 1000.0),
+        ("late_fusion", {}, ["main", "main"], 10.0),
+        ("mmim", {}, ["estimate", "main"] * 2, 20.0),
+        ("cmc", {"pretrain_epochs": 2}, ["pretrain", "pretrain", "main", "main"], 1000.0),
     ):
-        stages.clear()
+        phases.clear()
         methods.train(setting.store, key, settings, "cpu", gauge := methods.Gauge("cpu"))
-        assert (stages, gauge.seconds) == (expected, seconds)
+        assert (phases, gauge.seconds) == (expected, seconds)
 
 
 def test_rows_of_a_method_compare_it_with_the_reference() -> None:

@@ -5,27 +5,28 @@ from __future__ import annotations
 from tests.injections.bug import METHODS, NN, Bug
 from tests.injections.method_bugs import OF_METHODS
 
-BASE, CALLBACKS, TRAINING = f"{METHODS}/base.py", "mmbench/runner/callbacks.py", "mmbench/runner/training.py"
+BASE, STEPPING = f"{METHODS}/base.py", f"{METHODS}/stepping.py"
+CALLBACKS, TRAINING = "mmbench/runner/callbacks.py", "mmbench/runner/training.py"
 
 OF_TRAINING = (
     Bug(
         "no weight decay",
-        BASE,
+        STEPPING,
         "weight_decay=self.config.weight_decay, fused=True",
         "weight_decay=0.0, fused=True",
         (("ci", "lf_dnn"),),
     ),
-    Bug("no clipping of gradients", BASE, "if self.config.gradient_clip:", "if False:", (("ci", "mult"),)),
+    Bug("no clipping of gradients", STEPPING, "if self.config.gradient_clip:", "if False:", (("ci", "mult"),)),
     Bug(
         "gradients of earlier steps are kept",
-        BASE,
+        STEPPING,
         "        if not self._pending:\n            self.zero_grad",
-        "        if not self._sums:\n            self.zero_grad",
+        "        if not self._means.means():\n            self.zero_grad",
         (("ci", "late_fusion"),),
     ),
     Bug(
         "the learning rate stays on a plateau",
-        BASE,
+        STEPPING,
         "            scheduler.step(selected)",
         "            pass",
         (("ci", "mmmie"),),
@@ -33,9 +34,9 @@ OF_TRAINING = (
     ),
     Bug(
         "terms of the loss are means over batches",
-        BASE,
-        "+ term.detach() * batch.size\n            self._seen[name] = self._seen.get(name, 0) + batch.size",
-        "+ term.detach()\n            self._seen[name] = self._seen.get(name, 0) + 1",
+        STEPPING,
+        "self._means.add(name, term.detach() * batch.size, batch.size)",
+        "self._means.add(name, term.detach(), 1)",
         (("ci", "late_fusion"),),
     ),
     Bug(
@@ -72,13 +73,13 @@ OF_TRAINING = (
         "        if trainer.current_epoch >= self.first_epoch:\n            value",
         "        if True:\n            value",
         (("ci", "mvcl"),),
-        ("tests/methods/test_stages.py",),
+        ("tests/methods/test_phases.py",),
     ),
     Bug(
         "the last epoch is tested, not the selected one",
         TRAINING,
-        '    model.load_state_dict(best["state_dict"])',
-        "    pass",
+        'model.load_state_dict(best["state_dict"])',
+        "pass",
         (("ci", "lmf"), ("ci", "vcan_feature")),
         ("tests/runner/test_trial.py",),
     ),
@@ -174,8 +175,8 @@ OF_SEQUENCES = (
     Bug(
         "features are standardised by what is tested",
         "data_modules/batches/data_module.py",
-        'values, _ = self._read(name, self.rows["train"])',
-        'values, _ = self._read(name, self.rows["test"])',
+        '            self.rows["train"],\n            self.normalize,',
+        '            self.rows["test"],\n            self.normalize,',
         (),
         ("tests/data_modules/batches/test_data_module.py",),
     ),

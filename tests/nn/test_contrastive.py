@@ -205,7 +205,7 @@ def _process(rank, folder):
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_average_losses_over_their_own_rows(tmp_path):
     """Negatives are local: the gradient is the mean of two half batches', and not that of the whole batch."""
-    mp.start_processes(_process, (tmp_path,), nprocs=2, start_method="fork")
+    mp.start_processes(_process, (tmp_path,), nprocs=2, start_method="spawn")
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name in LOSSES:
         halves = [_gradient(_model(), name, rows) for rows in _inputs().chunk(2)]

@@ -10,7 +10,6 @@ from torch import nn
 
 from data_modules.schema import MODALITIES, ModalitySpec, PaddedSequence
 from mmbench.nn.three_view import (
-    EpochMeans,
     ModalityVector,
     ModalityVectors,
     ThreeViewDecomposition,
@@ -313,19 +312,3 @@ def test_overlap_of_dead_units_has_a_finite_gradient():
     loss.backward()
     assert loss == 0
     assert zero.grad.isfinite().all()
-
-
-# What to watch
-
-
-def test_epoch_means_count_samples_and_start_over():
-    means = EpochMeans()
-    assert means.means() == {}
-    means.add({})
-    means.add({"a": torch.tensor([1.0, 2.0]), "b": torch.zeros(2)})
-    means.add({"a": torch.tensor([6.0]), "b": torch.ones(1)})
-    assert means.means() == pytest.approx({"a": 3.0, "b": 1 / 3})
-    means.reset()
-    assert means.means() == {}
-    means.add({"a": torch.tensor([4.0, 5.0])})
-    assert means.means() == {"a": 4.5}

@@ -183,14 +183,13 @@ def test_a_second_interrupt_ends_the_processes_at_once(
 def test_processes_that_train_share_those_that_read(
     plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "work", lambda *arguments: None)
+    given = []
+    monkeypatch.setattr(worker, "work", lambda trials, options, *rest: given.append(options.media_workers))
     monkeypatch.setattr(worker, "automatic_workers", lambda trainings: 10 * trainings)
     monkeypatch.setattr(signal, "signal", lambda *arguments: None)
-    monkeypatch.delenv("MMBENCH_WORKERS", raising=False)
     shared = SharedPlan.create(plan("lf_dnn"), options, "local")
     worker.run_worker(shared.folder, "one", beside=3)
-    assert os.environ["MMBENCH_WORKERS"] == "30"
-    monkeypatch.delenv("MMBENCH_WORKERS")
+    assert given == [30]
 
 
 def test_trials_on_raw_media_run_side_by_side(

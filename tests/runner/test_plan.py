@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from data_modules import DataError, FeatureStore, FusionDataModule, Sample, StoreInfo, TargetSpec, write_store
+from data_modules.batches.phases import Demand
 from data_modules.datasets.synthetic.dialogues import write_dialogues
 from data_modules.datasets.synthetic.generator import write_synthetic
 from data_modules.datasets.synthetic.lag import write_lag
-from mmbench.methods import ConfigError
+from mmbench.methods import ConfigError, FusionMethod
 from mmbench.runner.again import trials_again
 from mmbench.runner.plan import make_plan
 from mmbench.runner.predictions import read_predictions
@@ -372,7 +373,7 @@ def test_what_a_method_does_not_use_is_not_read_and_its_result_is_the_same(
     results = []
     for narrow in (True, False):
         if not narrow:
-            monkeypatch.setattr(FusionDataModule, "read_only", lambda self, names: None)
+            monkeypatch.setattr(FusionMethod, "demand", property(lambda self: Demand(phases=self.phases)))
         options = Options(tmp_path / f"leaderboard{narrow}", tmp_path / f"runs{narrow}")
         seen.clear()
         record = run_trial(trial, options.records, options.runs, accelerator="cpu")

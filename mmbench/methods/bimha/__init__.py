@@ -82,9 +82,8 @@ class BIMHA(FusionMethod):
         return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the task loss, and in training count the share of each pair among what is logged of the epoch."""
-        if self.training:
-            for name in (name for name in output.named if name.startswith("weight_")):
-                self._sums[name] = self._sums.get(name, 0.0) + output.named[name].detach().sum()
-                self._seen[name] = self._seen.get(name, 0) + batch.size
+        """Return the task loss, and watch the share of each pair."""
+        for name, share in output.named.items():
+            if name.startswith("weight_"):
+                self.watch(name, share)
         return super().objective(output, batch)

@@ -23,13 +23,15 @@ parameter; then the heads are not used any more.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output, Stage
+from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.cfn_sr.config import CFNSRConfig
 from mmbench.methods.cfn_sr.network import CFNSRNetwork
@@ -40,7 +42,7 @@ from mmbench.tasks import Task
 class CFNSR(FusionMethod):
     """Audio-guided attention to a video map. ``self.spec`` names audio and vision alone: text is not looked at.
 
-    With ``pretrain_epochs`` no stage reaches all parameters: under DDP the strategy is
+    With ``pretrain_epochs`` no phase reaches all parameters: under DDP the strategy is
     ``ddp_find_unused_parameters_true``.
     """
 
@@ -97,8 +99,7 @@ class CFNSR(FusionMethod):
     Config = CFNSRConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
-        # What does not fit is refused by the base class, which knows why.
-        super().__init__(spec if self.card.needs.unmet(spec) else spec.select(self.card.needs.modalities), task, config)
+        super().__init__(spec, task, config)
         audio = self.spec.modalities["audio"]
         if audio.kind == "waveform" and audio.rate <= 0:
             raise ConfigError(f"The clips of {spec.track} differ in their sampling rate; CFN-SR needs one for all.")
@@ -108,14 +109,20 @@ class CFNSR(FusionMethod):
             widths = self.network.widths.items()
             self.heads = nn.ModuleDict({name: nn.Linear(width, self.task.outputs) for name, width in widths})
 
-    def stages(self) -> tuple[Stage, ...]:
+    @classmethod
+    def reads(cls, spec: DataSpec, config: Any) -> tuple[str, ...]:
+        """Return audio and vision."""
+        return cls.card.needs.modalities
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
         """Return the preparation, in which each network learns alone, and the training of everything."""
         until = self.config.pretrain_epochs
-        alone = (Stage("alone", "alone", stop=until),) if until else ()
-        return (*alone, Stage("joint", start=until))
+        alone = (Phase("alone", "alone", stop=until),) if until else ()
+        return (*alone, Phase("joint", start=until))
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the groups of both stages; Adam treats every parameter for itself, so one serves both networks."""
+        """Return the groups of both phases; Adam treats every parameter for itself, so one serves both networks."""
         groups = {"main": [{"params": list(self.network.parameters())}]}
         if not self.config.pretrain_epochs:
             return groups
@@ -125,7 +132,7 @@ class CFNSR(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)``; in the preparation the mean of those of the two networks."""
-        if not (self.training and self.stages()[batch.stage].name == "alone"):
+        if not (self.training and self.phase_of(batch).name == "alone"):
             return self.network(batch.inputs)
         audio, vision = self.network.hear(batch.inputs["audio"]), self.network.see(batch.inputs["vision"])
         read = {"audio": self.network.flat(audio), "vision": vision.mean()}

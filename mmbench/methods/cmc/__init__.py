@@ -23,14 +23,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output, Stage
+from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.cmc.config import CMCConfig
 from mmbench.methods.cmc.curriculum import (
@@ -127,12 +129,13 @@ class CMC(FusionMethod):
             )
         return target.high - target.low
 
-    def stages(self) -> tuple[Stage, ...]:
-        """Return pre-training and main stage, or the latter alone where there is nothing to pre-train."""
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """Return pre-training and main phase, or the latter alone where there is nothing to pre-train."""
         epochs = self.config.pretrain_epochs
         if not (epochs and self.network.couples):
-            return (Stage("main"),)
-        return Stage("pretrain", stop=epochs), Stage("main", start=epochs)
+            return (Phase("main"),)
+        return Phase("pretrain", stop=epochs), Phase("main", start=epochs)
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the groups of the only optimiser; the predictors learn at their own rate."""
@@ -167,7 +170,7 @@ class CMC(FusionMethod):
             for (name, (x, y)), one, other in zip(couples, first, second, strict=True)
         ]
         losses = (torch.stack(said) - targets).abs()
-        if self.stages()[batch.stage].name != "main":
+        if self.phase_of(batch).name != "main":
             return losses, torch.zeros_like(first)
         difficulty = self.scorer(batch.index, first, second, targets, losses)
         kinds = difficulty[:, : batch.size], difficulty[:, batch.size :]  # positive and negative pairs

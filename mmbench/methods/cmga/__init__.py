@@ -64,14 +64,6 @@ class CMGA(FusionMethod):
     config: CMGAConfig
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
-        c = config or self.Config()
-        if isinstance(c, self.Config) and c.pairs:
-            # What is in no pair is left out from the start: an encoder of unused tokens would run for nothing.
-            names = tuple(dict.fromkeys(name for pair in c.chosen() for name in pair))
-            if missing := sorted(set(names) - set(spec.modalities)):
-                have = ", ".join(spec.modalities)
-                raise ConfigError(f"{c.where('pairs')} needs {', '.join(missing)}; {spec.track} has {have}.")
-            spec = spec.select(names)
         super().__init__(spec, task, config)
         c = self.config
         if c.residual == "source" and not spec.aligned and any(m.max_length > 1 for m in spec.modalities.values()):
@@ -80,6 +72,17 @@ class CMGA(FusionMethod):
                 "aligned: use 'receiver'."
             )
         self.network = CMGANetwork(self.dims, self.task.outputs, c)
+
+    @classmethod
+    def reads(cls, spec: DataSpec, config: CMGAConfig) -> tuple[str, ...]:
+        """Return what is in a pair: an encoder of unused tokens would run for nothing."""
+        if not config.pairs:
+            return tuple(spec.modalities)
+        names = tuple(dict.fromkeys(name for pair in config.chosen() for name in pair))
+        if missing := sorted(set(names) - set(spec.modalities)):
+            have = ", ".join(spec.modalities)
+            raise ConfigError(f"{config.where('pairs')} needs {', '.join(missing)}; {spec.track} has {have}.")
+        return names
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction and the mean gate of every pair."""

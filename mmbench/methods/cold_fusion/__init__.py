@@ -99,23 +99,18 @@ class COLDFusion(FusionMethod):
         """Return the prediction ``(B, outputs)``; see :meth:`COLDFusionNetwork.forward` for what else."""
         return self.network(self.features(batch), batch.kept)
 
-    def errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+    def errors(self, prediction: Tensor, batch: Batch) -> Tensor:
         """Return the error ``d`` of every sample, ``(B,)``: squared error or minus the label's log-probability.
 
         Args:
             prediction: ``(B, outputs)``.
-            target: ``(B,)`` or ``(B, C)``.
+            batch: The batch that was predicted.
         """
-        kind = self.task.target.kind
-        if kind == "regression":
-            every = (prediction.reshape(target.shape) - target).square()
-        elif kind == "multiclass":
-            every = F.cross_entropy(prediction, target, reduction="none")
-        elif kind == "multilabel":
-            every = F.binary_cross_entropy_with_logits(prediction, target.to(prediction.dtype), reduction="none")
+        if self.task.target.kind == "regression":
+            every = (prediction.reshape(batch.target.shape) - batch.target).square()
         else:
-            every = F.cross_entropy(prediction.reshape(-1, 2), target.reshape(-1), reduction="none")
-        return every.reshape(len(target), -1).sum(1)
+            every = self.task.loss(prediction, batch, reduction="none")
+        return every.reshape(batch.size, -1).sum(1)
 
     def _task(self, prediction: Tensor, batch: Batch) -> Tensor:
         if self.task.target.kind == "regression" and self.config.regression_loss == "mse":
@@ -135,7 +130,7 @@ class COLDFusion(FusionMethod):
         terms = {"task": self._task(output.prediction, batch)}
         for name in names:
             terms[f"task_{name}"] = c.unimodal_weight * self._task(named[f"prediction_{name}"], batch)
-        errors = [self.errors(named[f"prediction_{name}"], batch.target) for name in names]
+        errors = [self.errors(named[f"prediction_{name}"], batch) for name in names]
         if c.detach_error:
             errors = [error.detach() for error in errors]
         scores, present = ([named[f"{part}_{name}"] for name in names] for part in ("score", "present"))

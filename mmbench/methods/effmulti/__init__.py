@@ -32,7 +32,7 @@ from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.effmulti.config import EffMultiConfig
 from mmbench.methods.effmulti.network import EffMultiNetwork
-from mmbench.nn.three_view import EpochMeans, Views, overlap, spread
+from mmbench.nn.three_view import Views, overlap, spread
 from mmbench.tasks import Task
 
 
@@ -70,7 +70,6 @@ class EffMulti(FusionMethod):
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
         super().__init__(spec, task, config)
         self.network = EffMultiNetwork(spec.modalities, self.dims, self.task.outputs, self.config)
-        self._weights = EpochMeans()
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and the representations, as :class:`EffMultiNetwork` names them."""
@@ -84,26 +83,17 @@ class EffMulti(FusionMethod):
             terms["similarity"] = c.similarity * spread(views.shared)
         if c.difference and c.shared and c.specific:
             terms["difference"] = c.difference * overlap(views)
-        if self.training:
-            self._weights.add(self._watched(output.named))
+        for name, weights in self._weights(output.named):
+            self.watch(f"weight_{name}", weights)
         return terms
 
-    def _watched(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights of both levels, ``(B,)`` by name."""
-        watched: list[tuple[str, Tensor]] = []
+    def _weights(self, named: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+        """Return the weights of both levels, ``(B,)``, and their names."""
+        weights: list[tuple[str, Tensor]] = []
         if "modality_weights" in named:
-            watched += zip(self.spec.modalities, named["modality_weights"].unbind(-1), strict=True)
+            weights += zip(self.spec.modalities, named["modality_weights"].unbind(-1), strict=True)
         if "kind_weights" in named:
             kinds = named["kind_weights"]
             kinds = kinds.mean(1) if kinds.dim() == 3 else kinds  # of every modality, in the semantic order
-            watched += zip(self.config.views, kinds.unbind(-1), strict=True)
-        return {f"weight_{name}": weights for name, weights in watched}
-
-    def on_train_epoch_start(self) -> None:
-        """Forget the weights of the last epoch."""
-        super().on_train_epoch_start()
-        self._weights.reset()
-
-    def terms(self) -> dict[str, float]:
-        """Return the means of the terms and, to be watched beside them, of the weights of both levels."""
-        return {**super().terms(), **self._weights.means()}
+            weights += zip(self.config.views, kinds.unbind(-1), strict=True)
+        return weights

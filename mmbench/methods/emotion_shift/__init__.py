@@ -24,15 +24,16 @@ of ``l_k`` against the shift of the labels. Both are divided by the sum of their
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_modules.batches.data_module import FusionDataModule
+from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec, PaddedSequence
-from mmbench.methods.base import FusionMethod, Output, Stage
+from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.emotion_shift.config import EmotionShiftConfig
@@ -48,7 +49,7 @@ from mmbench.tasks import Task
 class EmotionShift(FusionMethod):
     """Emotion shifts gate the recurrent states of a multimodal dialogue.
 
-    With preparation no stage reaches all parameters: under DDP the strategy is ``ddp_find_unused_parameters_true``.
+    With preparation no phase reaches all parameters: under DDP the strategy is ``ddp_find_unused_parameters_true``.
     """
 
     card = MethodCard(
@@ -103,25 +104,26 @@ class EmotionShift(FusionMethod):
             classes = len(target.names)
             self.register_buffer("class_weights", torch.ones(classes if target.kind == "multiclass" else (classes, 2)))
 
-    # Stages
+    # Phases
 
     @property
     def prepares(self) -> bool:
         """Whether the detector is trained before the rest."""
         return self.config.use_shift and self.config.siamese_epochs > 0
 
-    def stages(self) -> tuple[Stage, ...]:
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
         """Return the preparation of the detector, if any, and the joint training."""
         if not self.prepares:
-            return (Stage("joint"),)
+            return (Phase("joint"),)
         end = self.config.siamese_epochs
-        return (Stage("siamese", "siamese", stop=end), Stage("joint", start=end))
+        return (Phase("siamese", "siamese", stop=end), Phase("joint", start=end))
 
     def _preparing(self, batch: Batch) -> bool:
-        return self.training and self.stages()[batch.stage].name == "siamese"
+        return self.training and self.phase_of(batch).name == "siamese"
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the groups of both stages: the detector is in both, its own encoder in the preparation only."""
+        """Return the groups of both phases: the detector is in both, its own encoder in the preparation only."""
         encoder = list(self.siamese.parameters()) if self.siamese is not None else []
         groups = {"main": self.main_groups(without(self.parameters(), encoder))}
         if self.prepares and self.network.detector is not None:
@@ -129,26 +131,14 @@ class EmotionShift(FusionMethod):
             groups["siamese"] = [{"params": learns, "lr": self.config.siamese_lr, "weight_decay": 0.0}]
         return groups
 
-    def setup(self, stage: str) -> None:
-        """Weigh classes and shifts by their inverse frequency in the training split."""
-        super().setup(stage)
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and self.config.balanced and isinstance(datamodule, FusionDataModule):
-            self._weigh(datamodule)
-
-    def _weigh(self, datamodule: FusionDataModule) -> None:
-        kind, shifts, classes = self.task.target.kind, torch.zeros(2, dtype=torch.long), []
-        loader = datamodule.train_dataloader()
-        loader.rank, loader.world = 0, 1  # under DDP every process counts the whole split, not its share
-        for batch in loader:
-            batch = batch.to(self.device)  # of the method, which is moved later than the data
-            assert batch.target_mask is not None
-            labels, pairs, _ = self._shifts(batch, self._previous(batch))
-            shifts += labels[pairs].cpu().bincount(minlength=2)
-            classes += [self._counts(batch.target[batch.target_mask].cpu())] if kind != "regression" else []
-        self.shift_weights.copy_(inverse_frequencies(shifts))
-        if classes:
-            self.class_weights.copy_(inverse_frequencies(torch.stack(classes).sum(0)))
+    def on_training_labels(self, labels: Batch) -> None:
+        """Weigh classes and shifts by their inverse frequency."""
+        if not self.config.balanced:
+            return
+        shifts, pairs, _ = self._shifts(labels, self._previous(labels))
+        self.shift_weights.copy_(inverse_frequencies(shifts[pairs].bincount(minlength=2)))
+        if self.task.target.kind != "regression":
+            self.class_weights.copy_(inverse_frequencies(self._counts(labels.target[labels.target_mask])))
 
     def _counts(self, target: Tensor) -> Tensor:
         """Return ``(K,)`` utterances per class of ``(N,)`` targets, or ``(C, 2)`` no and yes per name of ``(N, C)``."""
@@ -161,7 +151,7 @@ class EmotionShift(FusionMethod):
         """Switch the dropout of the detector's encoder off when its preparation is over."""
         super().on_train_epoch_start()
         if self.siamese is not None:
-            self.siamese.train(self.stages()[0].active(self.current_epoch))
+            self.siamese.train(self.phases[0].active(self.current_epoch))
 
     # Forward
 
@@ -174,7 +164,9 @@ class EmotionShift(FusionMethod):
     def _previous(self, batch: Batch) -> Tensor:
         """Return ``(B, U)`` the place of the utterance before each one."""
         speaker = batch.speaker if self.config.shift_scope == "same_speaker" else None
-        return predecessors(batch.inputs["text"].mask, speaker)
+        real = batch.inputs["text"].mask if batch.inputs else batch.target_mask  # labels come without inputs
+        assert real is not None
+        return predecessors(real, speaker)
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, U, outputs)`` and the logits of a shift; in the preparation the latter alone."""
@@ -206,14 +198,10 @@ class EmotionShift(FusionMethod):
         assert batch.target_mask is not None
         if kind == "regression":
             return self.task.loss(prediction, batch)
+        losses = self.task.loss(prediction, batch, reduction="none")
         if kind == "multiclass":
-            losses = F.cross_entropy(prediction.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
             return weighted_mean(losses, self.class_weights[target] * batch.target_mask)
         weights = torch.where(target > 0, self.class_weights[:, 1], self.class_weights[:, 0])
-        if kind == "binary":
-            losses = F.cross_entropy(prediction.reshape(-1, 2), target.flatten(), reduction="none").view_as(target)
-        else:
-            losses = F.binary_cross_entropy_with_logits(prediction, target.to(prediction.dtype), reduction="none")
         return weighted_mean(losses, weights * batch.target_mask.unsqueeze(-1))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:

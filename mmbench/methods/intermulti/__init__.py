@@ -27,6 +27,8 @@ Loss: ``task + similarity * S + difference * D``.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from data_modules.schema import Batch, DataSpec
@@ -110,7 +112,8 @@ class InterMulti(FusionMethod):
             terms["difference"] = c.difference * view_orthogonality(views)
         return terms
 
-    def terms(self) -> dict[str, float]:
-        """Return the means of the terms and, to be watched beside them, the balance as it is now."""
-        balance = {} if self.network.balance is None else self.network.balance()
-        return {**super().terms(), **{f"balance_{name}": float(weight.detach()) for name, weight in balance.items()}}
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Watch the balance as the epoch leaves it."""
+        if self.network.balance is not None and self.trainer.is_last_batch:
+            for name, weight in self.network.balance().items():
+                self.watch(f"balance_{name}", weight)

@@ -71,8 +71,7 @@ class Linear(FusionMethod):
         modality: str = setting("", "the only modality to use; empty for all", choices=("", *MODALITIES))
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
-        name = getattr(config, "modality", "")
-        super().__init__(spec.select((name,)) if name else spec, task, config)
+        super().__init__(spec, task, config)
         if self.text_encoder is not None:
             self.text_encoder.frozen = True
             self.text_encoder.train().requires_grad_(False)
@@ -82,6 +81,11 @@ class Linear(FusionMethod):
         self.register_buffer("scale", torch.ones(width))
         self.register_buffer("strength", torch.zeros(()))
         self.training_rows, self.validation_rows = PooledRows(()), PooledRows(())
+
+    @classmethod
+    def reads(cls, spec: DataSpec, config: Config) -> tuple[str, ...]:
+        """Return the modality that is set, or all."""
+        return tuple(spec.select((config.modality,) if config.modality else tuple(spec.modalities)).modalities)
 
     @classmethod
     def variants(cls, spec: DataSpec) -> dict[str, dict[str, Any]]:
@@ -221,7 +225,9 @@ class Linear(FusionMethod):
         features, target, index = self.training_rows.gathered()
         with torch.no_grad():
             loss = self.task.loss(self._predict(features).cpu(), Batch({}, target, index))
-        self._sums, self._seen = {"task": loss, "loss": loss}, {"task": 1, "loss": 1}
+        self._means.reset()
+        self._means.add("task", loss, 1)
+        self._means.add("loss", loss, 1)
 
 
 def _two_logits(weight: Floats, bias: Floats) -> Model:

@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
@@ -131,23 +130,20 @@ class MESM(FusionMethod):
         groups = self.main_groups(without(self.parameters(), head))
         return {"main": [*groups, {"params": head, "lr": self.config.text_lr}] if head else groups}
 
-    def on_fit_start(self) -> None:
-        """Count how rare the labels of the training split are."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if self.task.target.kind == "multilabel" and isinstance(datamodule, FusionDataModule):
-            labels = torch.from_numpy(datamodule.store.targets[datamodule.rows["train"]])
-            self.positive_weight.copy_(rarity(labels))
+    def on_training_labels(self, labels: Batch) -> None:
+        """Count how rare each label is."""
+        if self.task.target.kind == "multilabel":
+            self.positive_weight.copy_(rarity(self.task.flatten(labels.target, labels)[1]))
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)``; see :meth:`MESMNetwork.forward` for what else."""
         return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the task loss, and in training log which share of the dense blocks' cost is kept."""
-        if self.training:
-            for name in (name for name in output.named if name.startswith("flops_")):
-                self._sums[name] = self._sums.get(name, 0.0) + output.named[name].detach().sum()
-                self._seen[name] = self._seen.get(name, 0) + batch.size
+        """Return the task loss, and watch which share of the dense blocks' cost is kept."""
+        for name, share in output.named.items():
+            if name.startswith("flops_"):
+                self.watch(name, share)
         if self.task.target.kind != "multilabel" or not self.config.pos_weight:
             return super().objective(output, batch)
         target = batch.target.to(output.prediction.dtype)

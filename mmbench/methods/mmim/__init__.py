@@ -9,7 +9,7 @@ commit of the card; rewritten, not copied. Deviations: see ``MMIM.card``.
 
 Shapes: text ``(B, T, d_t)`` hidden states or features, audio and vision ``(B, T_m, d_m)``, each with its own lengths.
 
-An epoch has two passes. ``estimate`` fits the Gaussians ``q(y | x)`` of the bound by ``-lld``. ``main`` fits the rest
+An epoch has two phases. ``estimate`` fits the Gaussians ``q(y | x)`` of the bound by ``-lld``. ``main`` fits the rest
 by ``task + alpha * nce - beta * lld - beta * H`` through the Gaussians, which stay as they are:
 
 * ``lld``: log-likelihood of ``y`` given ``x`` under ``q``, for each pair of modalities (inter-modality bound).
@@ -20,13 +20,15 @@ by ``task + alpha * nce - beta * lld - beta * H`` through the Gaussians, which s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output, Stage
+from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.groups import without
@@ -105,12 +107,13 @@ class MMIM(FusionMethod):
             }
         )
 
-    def stages(self) -> tuple[Stage, ...]:
-        """Return the two passes of an epoch, or only the main one where no bound is used."""
-        main = Stage("main")
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the two phases of an epoch, or only the main one where no bound is used."""
+        main = Phase("main")
         if not (self.network.pairs and self.config.beta):
             return (main,)
-        return Stage("estimate", "mi", fraction=self.config.estimate_fraction), main
+        return Phase("estimate", "mi", fraction=self.config.estimate_fraction), main
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the groups of the main optimiser and of the one that fits the bound."""
@@ -142,7 +145,7 @@ class MMIM(FusionMethod):
             )
             for pair, (_, y) in self.network.pairs.items()
         }
-        if self.stages()[batch.stage].name == "estimate":
+        if self.phase_of(batch).name == "estimate":
             return {"estimate_lld": -_total(lld)}
         terms = super().objective(output, batch)
         if not self.config.contrast:

@@ -21,14 +21,16 @@ Every batch takes two steps, each with its own optimiser. ``estimate`` fits the 
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import combinations
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output, Stage
+from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.groups import without
@@ -94,11 +96,12 @@ class MMMIE(FusionMethod):
     def _word_embeddings(encoder: PretrainedText) -> nn.Embedding:
         return cast(Any, encoder.model).get_input_embeddings()
 
-    def stages(self) -> tuple[Stage, ...]:
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
         """Return the two steps that every batch takes, or only the main one where nothing is minimised."""
         if not self.config.beta:
-            return (Stage("main"),)
-        return Stage("estimate", "estimator"), Stage("main", follows=True)
+            return (Phase("main"),)
+        return Phase("estimate", "estimator"), Phase("main", same_batch=True)
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the groups of the main optimiser and of the one that fits the Gaussians."""
@@ -131,7 +134,7 @@ class MMMIE(FusionMethod):
         ``named`` holds, beside what the network gives, the moments ``mean_<modality>`` and ``logvar_<modality>`` of the
         vectors given the inputs. Each step of training differentiates its own part alone.
         """
-        learns, estimating = torch.is_grad_enabled(), self.stages()[batch.stage].name == "estimate"
+        learns, estimating = torch.is_grad_enabled(), self.phase_of(batch).name == "estimate"
         with torch.set_grad_enabled(learns and not (estimating and self.training)):
             output: Output = self.network(self.features(batch))
         summaries = self.summaries(batch) if self.estimators else {}
@@ -147,7 +150,7 @@ class MMMIE(FusionMethod):
         """Return the weighted terms of the step that the batch belongs to."""
         c, named = self.config, output.named
         given = {name: (named[f"mean_{name}"], named[f"logvar_{name}"]) for name in self.estimators}
-        if self.stages()[batch.stage].name == "estimate":
+        if self.phase_of(batch).name == "estimate":
             fits = [gaussian_log_likelihood(named[f"h_{name}"].detach(), *given[name], True) for name in given]
             return {"estimate": -torch.stack(fits).sum()}
         terms = super().objective(output, batch)

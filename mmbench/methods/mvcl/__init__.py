@@ -26,13 +26,15 @@ representations; a contrast trains its part of the network and, at ``earlier_rat
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output, Stage
+from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.mvcl.config import CONTRASTS, MVCLConfig
@@ -44,7 +46,7 @@ from mmbench.tasks import Task
 class MVCL(FusionMethod):
     """Three contrastive stages and a head on frozen representations, or all at once.
 
-    No stage reaches all parameters: under DDP the strategy is ``ddp_find_unused_parameters_true``.
+    No phase reaches all parameters: under DDP the strategy is ``ddp_find_unused_parameters_true``.
     """
 
     card = MethodCard(
@@ -89,18 +91,19 @@ class MVCL(FusionMethod):
         ends = self.config.text_ends or self.text_encoder is not None
         self.network = MVCLNetwork(self.dims, self.task.outputs, self.config, ends)
 
-    def stages(self) -> tuple[Stage, ...]:
-        """Return one stage for each contrast and then the task, or one for everything."""
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """Return one phase for each contrast and then the task, or one for everything."""
         if self.config.mode == "joint":
-            return (Stage("joint"),)
-        stages, start = [], 0
+            return (Phase("joint"),)
+        phases, start = [], 0
         for name in self.config.contrasts():
             start, begin = start + getattr(self.config, f"{name}_epochs"), start
-            stages.append(Stage(name, name, start=begin, stop=start))
-        return (*stages, Stage("task", start=start))
+            phases.append(Phase(name, name, start=begin, stop=start))
+        return (*phases, Phase("task", start=start))
 
-    def _trained(self, stage: str) -> dict[str, float]:
-        """Return the parts that a stage trains and the factor of their learning rates."""
+    def _trained(self, phase: str) -> dict[str, float]:
+        """Return the parts that a phase trains and the factor of their learning rates."""
         earlier = self.config.earlier_rate
         rates = {
             "joint": dict.fromkeys(PARTS, 1.0),
@@ -109,15 +112,15 @@ class MVCL(FusionMethod):
             "fused": {"interaction": earlier, "fusion": 1.0},
             "task": {"head": 1.0},
         }
-        return {part: rate for part, rate in rates[stage].items() if rate}
+        return {part: rate for part, rate in rates[phase].items() if rate}
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the groups of each stage's optimiser: what the stage does not train is in none of them."""
+        """Return the groups of each phase's optimiser: what the phase does not train is in none of them."""
         groups: dict[str, list[dict[str, Any]]] = {}
-        for stage in self.stages():
-            lr = self.config.lr_contrast if stage.name in CONTRASTS else self.config.lr
-            trained = self._trained(stage.name).items()
-            groups[stage.optimizer] = [group for part, rate in trained for group in self._groups(part, rate, lr)]
+        for phase in self.phases:
+            lr = self.config.lr_contrast if phase.name in CONTRASTS else self.config.lr
+            trained = self._trained(phase.name).items()
+            groups[phase.optimizer] = [group for part, rate in trained for group in self._groups(part, rate, lr)]
         return groups
 
     def _groups(self, part: str, rate: float, lr: float) -> list[dict[str, Any]]:
@@ -143,8 +146,8 @@ class MVCL(FusionMethod):
     def on_train_epoch_start(self) -> None:
         """Switch dropout on in the parts that this epoch trains and off in the others."""
         super().on_train_epoch_start()
-        stage = next(stage for stage in self.stages() if stage.active(self.current_epoch))
-        trained = self._trained(stage.name)
+        phase = next(phase for phase in self.phases if phase.active(self.current_epoch))
+        trained = self._trained(phase.name)
         for part, modules in self.network.parts().items():
             modules.train(part in trained)
         if self.text_encoder is not None:
@@ -152,17 +155,17 @@ class MVCL(FusionMethod):
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and the representations that the contrasts compare."""
-        trained = self._trained(self.stages()[batch.stage].name) if self.training else PARTS
+        trained = self._trained(self.phase_of(batch).name) if self.training else PARTS
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoders" in trained):
             features = self.features(batch)
         return self.network(features, trained)
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted terms of the stage that the batch belongs to."""
-        stage = self.stages()[batch.stage].name
-        terms = super().objective(output, batch) if stage in ("joint", "task") else {}
+        """Return the weighted terms of the phase that the batch belongs to."""
+        phase = self.phase_of(batch).name
+        terms = super().objective(output, batch) if phase in ("joint", "task") else {}
         for name, weight in self.config.contrasts().items():
-            if stage in ("joint", name):
+            if phase in ("joint", name):
                 terms[name] = weight * self._contrast(name, output.named, self.classes(batch.target))
         return terms
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mmbench.methods.config import ConfigError, MethodConfig, setting
 
 CONTRASTS = ("unimodal", "cross", "fused")
-"""The contrastive terms, each with a stage and a weight of its name."""
+"""The contrastive terms, each with a phase and a weight of its name."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MVCLConfig(MethodConfig):
     legacy_no_mask: bool = setting(False, "whether padding takes part as in the rebuild")
 
     def __post_init__(self) -> None:
-        """Check that stages leave something to read."""
+        """Check that phases leave something to read."""
         super().__post_init__()
         if self.mode == "staged" and not self.contrasts():
             raise ConfigError(

@@ -15,7 +15,7 @@ from mmbench.nn.contrastive import Projector
 from mmbench.nn.dropout import Dropout
 
 PARTS = ("encoders", "interaction", "fusion", "head")
-"""The network in the order of its data flow; a stage trains one part, and some train the part before it too."""
+"""The network in the order of its data flow; a phase trains one part, and some train the part before it too."""
 
 
 class MVCLNetwork(nn.Module):

@@ -22,6 +22,7 @@ The prediction is ``log p_b``: as logits, its softmax is ``p_b`` and its cross-e
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -109,9 +110,14 @@ class VCAN(FusionMethod):
             return [name.strip() for name in self.classifiers.split(",")]
 
     def __init__(self, spec: DataSpec, task: Task | None = None, config: MethodConfig | None = None) -> None:
-        super().__init__(spec.select(("vision",)) if "vision" in spec.modalities else spec, task, config)
+        super().__init__(spec, task, config)
         c = self.config
         self.group = ClassifierGroup(c.names, self.task.outputs, c.size, c.pretrained)
+
+    @classmethod
+    def reads(cls, spec: DataSpec, config: Any) -> tuple[str, ...]:
+        """Return vision alone."""
+        return ("vision",)
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, classes)`` and, named, the logits of every real frame and its clip's row."""

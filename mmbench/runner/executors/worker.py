@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import torch
 
-from data_modules.batches.streaming import READERS, automatic_workers
+from data_modules.batches.streaming import automatic_workers
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.work import EDITED, edited, work
 
@@ -24,7 +24,7 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> bo
         folder: The folder of the plan.
         name: Names this worker among those of the plan.
         threads: Threads to compute with; 0 leaves that to PyTorch.
-        beside: How many workers share this machine, and so its processes that read media.
+        beside: How many workers share this machine, and so its processes that load media.
 
     Returns:
         Whether it was told to end.
@@ -33,7 +33,7 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> bo
     plan.enter()
     if threads:
         torch.set_num_threads(threads)
-    os.environ[READERS] = str(automatic_workers(beside))
+    options = replace(plan.options, media_workers=automatic_workers(beside))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     with plan.reporter(name) as report:
@@ -43,7 +43,7 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> bo
             elif changed := edited(plan.trials):
                 report(changed, EDITED)
             else:
-                work(plan.trials, plan.options, report, plan.given_up)
+                work(plan.trials, options, report, plan.given_up)
         except KeyboardInterrupt:
             return True
     return False

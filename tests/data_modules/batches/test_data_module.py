@@ -23,7 +23,8 @@ from data_modules import (
     datasets,
     write_store,
 )
-from data_modules.batches.loading import BatchLoader, Pass
+from data_modules.batches.loading import BatchLoader
+from data_modules.batches.phases import Demand, Phase
 
 
 def fitted(store: FeatureStore, **options: object) -> FusionDataModule:
@@ -72,28 +73,30 @@ def test_lightning_tells_the_loader_the_epoch(small_store: FeatureStore) -> None
     assert loader.epoch == 3
 
 
-def test_passes_cut_and_number_the_epoch(small_store: FeatureStore) -> None:
+def test_phases_cut_the_epoch_and_name_its_batches(small_store: FeatureStore) -> None:
     data = fitted(small_store, batch_size=8)
-    data.passes = {0: Pass(fraction=0.5), 1: Pass()}
+    data.demand = Demand(phases=(Phase("a", fraction=0.5), Phase("b"), Phase("c", same_batch=True)))
     loader = data.train_dataloader()
-    stages = [batch.stage for batch in loader]
-    assert stages == [0] * 4 + [1] * 8
+    phases = [batch.phase for batch in loader]
+    assert phases == ["a"] * 4 + ["b"] * 8
     assert len(loader) == 12
-    first, second = ([batch.index.tolist() for batch in loader if batch.stage == stage] for stage in (0, 1))
+    assert {batch.phase for batch in data.val_dataloader()} == {""}
+    first, second = ([batch.index.tolist() for batch in loader if batch.phase == phase] for phase in "ab")
     assert first != second[:4]
     assert sorted(row for rows in second for row in rows) == list(range(64))
 
 
-def test_an_epoch_has_the_passes_that_it_is_in_the_range_of(small_store: FeatureStore) -> None:
+def test_an_epoch_has_the_phases_that_it_is_in_the_range_of(small_store: FeatureStore) -> None:
     data = fitted(small_store, batch_size=8)
-    data.passes = {0: Pass(stop=2), 1: Pass(start=2), 2: Pass(start=1, stop=2, fraction=0.5)}
+    phases = (Phase("a", stop=2), Phase("b", start=2), Phase("c", start=1, stop=2, fraction=0.5))
+    data.demand = Demand(phases=phases)
     loader = data.train_dataloader()
     seen = []
     for epoch in range(4):
         loader.set_epoch(epoch)
-        seen.append([batch.stage for batch in loader])
+        seen.append("".join(batch.phase for batch in loader))
         assert len(loader) == len(seen[-1])
-    assert seen == [[0] * 8, [0] * 8 + [2] * 4, [1] * 8, [1] * 8]
+    assert seen == ["a" * 8, "a" * 8 + "c" * 4, "b" * 8, "b" * 8]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
@@ -129,10 +132,8 @@ def test_buckets_hold_samples_of_similar_length_in_random_order(small_store: Fea
 def test_each_stage_sees_its_own_splits_only(small_store: FeatureStore) -> None:
     data = fitted(small_store)
     assert set(data._splits) == {"train", "valid"}
-    data.test_locked = True
-    with pytest.raises(SplitLocked):
+    with data.without_test(), pytest.raises(SplitLocked):
         data.setup("test")
-    data.test_locked = False
     data.teardown("fit")
     data.setup("test")
     assert set(data._splits) == {"test"}
@@ -208,7 +209,7 @@ def test_what_is_missing_does_not_depend_on_batch_subset_or_order(small_store: F
 def test_noise_is_added_to_real_steps_in_units_of_each_feature(small_store: FeatureStore) -> None:
     data = fitted(small_store, corruption=Corruption(noise=0.5), batch_size=64)
     batch = next(iter(data.train_dataloader()))
-    scale = data._scale("vision")[1]
+    scale = data._source.scale("vision")[1]
     sequence, full = batch.inputs["vision"], batch.complete["vision"]
     added = (sequence.values - full.values)[sequence.mask].numpy() / scale
     assert added.std(0) == pytest.approx(np.full(len(scale), 0.5), rel=0.15)

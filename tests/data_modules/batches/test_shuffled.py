@@ -12,6 +12,7 @@ from scipy import stats
 
 from data_modules import Batch, Corruption, DataError, FeatureStore, FusionDataModule, Sample, StoreInfo, TargetSpec
 from data_modules.batches.corruption import donors, exchanged, sample_keys
+from data_modules.batches.phases import Demand
 from data_modules.store import write_store
 from mmbench.methods.linear import Linear
 from tests.data_modules.batches.test_streaming import write_clips
@@ -92,7 +93,7 @@ def test_epochs_batches_and_orders_do_not_matter(small_store):
     for options in ({"batch_size": 5}, {"seed": 8}, {"bucketed": True}, {"modalities": ("text",)}):
         assert by_row(FusionDataModule(small_store.path, corruption=TEXT, **options), "train", "text") == expected
     alone = FusionDataModule(small_store.path, corruption=TEXT)
-    alone.read_only(["text"])
+    alone.demand = Demand(("text",))
     assert by_row(alone, "train", "text") == expected
 
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from data_modules import Batch, Corruption, DataError, FeatureStore, FusionDataModule, Sample, StoreInfo, TargetSpec
-from data_modules.batches.loading import BatchLoader, Pass
+from data_modules.batches.loading import BatchLoader
+from data_modules.batches.phases import Demand, Phase
 from data_modules.batches.streaming import StreamedLoader, automatic_workers
 from data_modules.schema import MODALITIES, ModalitySpec
 from data_modules.store import write_store
@@ -62,7 +63,7 @@ def loader(store: FeatureStore, **options: object) -> StreamedLoader:
 def assert_same(found: Iterable[Batch], expected: Iterable[Batch], names: tuple[str, ...]) -> None:
     for one, other in zip(found, expected, strict=True):
         assert tuple(one.inputs) == names
-        assert one.stage == other.stage
+        assert one.phase == other.phase
         assert torch.equal(one.index, other.index)
         assert torch.equal(one.target, other.target)
         for name, item in one.inputs.items():
@@ -97,11 +98,11 @@ def test_batches_hold_what_was_written(store: FeatureStore) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_orders_and_stages_are_those_of_a_loader_in_memory(store: FeatureStore, workers: int) -> None:
+def test_orders_and_phases_are_those_of_a_loader_in_memory(store: FeatureStore, workers: int) -> None:
     streamed = loader(store, workers=workers, seed=7)
-    streamed.passes = {0: Pass(fraction=0.5), 1: Pass()}
+    streamed.phases = (Phase("half", fraction=0.5), Phase("main"))
     split = streamed.streamed
-    resident = BatchLoader(split.load(split.rows), 4, shuffle=True, seed=7, passes=streamed.passes)
+    resident = BatchLoader(split.load(split.rows), 4, shuffle=True, seed=7, phases=streamed.phases)
     for epoch in (0, 1):
         streamed.set_epoch(epoch)
         resident.set_epoch(epoch)
@@ -178,7 +179,7 @@ def trained(store: FeatureStore, rank: int, world: int, **options: object) -> St
     """Return the training batches of one of several processes, whose trainer cannot be sent to another one."""
     data = FusionDataModule(store.path, batch_size=4, workers=0, **options)
     strategy = SimpleNamespace(root_device=torch.device("cpu"), lock=threading.Lock())
-    data.trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=world)
+    data.trainer = SimpleNamespace(lightning_module=None, strategy=strategy, global_rank=rank, world_size=world)
     data.setup("fit")
     return data.train_dataloader()
 
@@ -227,7 +228,7 @@ def test_what_a_method_does_not_use_stays_on_disk(
     monkeypatch.setattr(FeatureStore, "read", noting)
     data = FusionDataModule(store.path, batch_size=4, workers=0, bucketed=bucketed, normalize="train")
     track = data.spec.track
-    data.read_only(names)
+    data.demand = Demand(names)
     data.setup("fit")
     assert_same(data.train_dataloader(), expected, names)
     assert set(data.preparation()["scales"]) == seen - {"vision"} == set(names) - {"vision"}

@@ -40,8 +40,8 @@ def build(kinds=MEDIA, modalities=BOTH, **settings):
     return CFNSR(make_spec("multiclass", modalities, kinds=kinds), config=CFNSR.Config(**SMALL | settings))
 
 
-def sample(size=4, kinds=MEDIA, modalities=BOTH, seed=0, stage=0):
-    return replace(make_batch(make_spec("multiclass", modalities, kinds=kinds), size, seed), stage=stage)
+def sample(size=4, kinds=MEDIA, modalities=BOTH, seed=0, phase=""):
+    return replace(make_batch(make_spec("multiclass", modalities, kinds=kinds), size, seed), phase=phase)
 
 
 def count(module):

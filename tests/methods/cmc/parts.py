@@ -19,8 +19,8 @@ def build(kind="regression", modalities=MODALITIES, **settings):
     return CMC(make_spec(kind, modalities), config=CMC.Config(**{**SMALL, **settings}))
 
 
-def sample(size=12, kind="regression", modalities=MODALITIES, seed=0, stage=0):
-    return replace(make_batch(make_spec(kind, modalities), size, seed), stage=stage)
+def sample(size=12, kind="regression", modalities=MODALITIES, seed=0, phase=""):
+    return replace(make_batch(make_spec(kind, modalities), size, seed), phase=phase)
 
 
 def terms_of(method, batch, seed=5):
@@ -75,7 +75,7 @@ def naive(method, batch, remembered=None, seed=5):
 
 def remembering(**settings):
     """Return a method with other weights than it remembers, a batch, and by identity what it remembers of a part."""
-    method, batch = build(**settings).train(), sample(stage=1)
+    method, batch = build(**settings).train(), sample(phase="main")
     known = [row for row in range(12) if row not in (3, 7)]
     vectors = torch.randn(10, 3, 8)
     method.scorer.remember(method.network.predictors, batch.index[known], vectors)

@@ -14,7 +14,7 @@ from tests.methods.cmc.parts import build, count, naive, remembering, sample, te
 def test_without_correlation_it_is_late_fusion():
     method, full, batch = build(correlation=0.0).train(), build().train(), sample()
     assert set(terms_of(method, batch)) == {"task"}
-    assert [stage.name for stage in method.stages()] == ["main"]
+    assert [phase.name for phase in method.phases] == ["main"]
     assert not method.network.predictors
     assert len(method.parameter_groups()["main"]) == 1
     ours, theirs = snapshot(method), snapshot(full)
@@ -46,7 +46,7 @@ def test_self_supervised_targets_know_no_labels():
 
 def test_without_levels_and_discarding_there_is_no_curriculum():
     method, batch, _ = remembering(levels=1, discard=0.0)
-    plain = terms_of(method, replace(batch, stage=0))
+    plain = terms_of(method, replace(batch, phase="pretrain"))
     assert terms_of(method, batch)["correlation"].item() == pytest.approx(plain["correlation"].item())
     for settings in ({"levels": 1}, {"discard": 0.0}):
         method, batch, _ = remembering(**settings)
@@ -54,8 +54,8 @@ def test_without_levels_and_discarding_there_is_no_curriculum():
 
 
 def test_without_pre_training_the_predictors_of_today_decide():
-    method, batch = build(pretrain_epochs=0).train(), sample(stage=0)
-    assert [stage.name for stage in method.stages()] == ["main"]
+    method, batch = build(pretrain_epochs=0).train(), sample()
+    assert [phase.name for phase in method.phases] == ["main"]
     assert terms_of(method, batch)["correlation"].item() == pytest.approx(0.1 * naive(method, batch, {})[0], rel=1e-4)
 
 

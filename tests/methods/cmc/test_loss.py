@@ -22,7 +22,7 @@ def test_pre_training_takes_all_pairs():
 
 @pytest.mark.parametrize("level", [1, 3, 5])
 @pytest.mark.parametrize("settings", [{}, {"mix": 0.0}, {"mix": 1.0}, {"discard": 0.3}, {"negatives": 2}])
-def test_the_main_stage_takes_the_easiest_pairs(level, settings):
+def test_the_main_phase_takes_the_easiest_pairs(level, settings):
     method, batch, remembered = remembering(**settings)
     method.level.fill_(level)
     terms = terms_of(method, batch)
@@ -83,8 +83,8 @@ def test_a_step_follows_the_device_and_waits_for_no_value():
     """On a device without values whatever asks for one, or mixes devices, is an error."""
     method, batch, _ = remembering()
     method.to("meta")
-    for stage in (0, 1):
-        terms = terms_of(method, replace(batch, stage=stage).to("meta"))
+    for phase in ("pretrain", "main"):
+        terms = terms_of(method, replace(batch, phase=phase).to("meta"))
         sum(terms.values()).backward()
         assert {term.device.type for term in terms.values()} == {"meta"}
         assert method._fed.device.type == "meta"

@@ -26,7 +26,7 @@ def data(tmp_path_factory):
 
 
 class Observed(CMC):
-    """CMC that notes the stage, the level, how many pairs were fed, and the frozen predictors of every step."""
+    """CMC that notes the phase, the level, how many pairs were fed, and the frozen predictors of every step."""
 
     def __init__(self, **settings):
         torch.manual_seed(0)
@@ -36,7 +36,7 @@ class Observed(CMC):
     def objective(self, output, batch):
         terms = super().objective(output, batch)
         frozen = self.scorer.frozen["audio_vision"].layers[0].weight.clone()
-        self.steps.append((batch.stage, int(self.level), len(self.scorer.cache), frozen))
+        self.steps.append((batch.phase, int(self.level), len(self.scorer.cache), frozen))
         return terms
 
 
@@ -53,7 +53,7 @@ def test_pre_training_comes_first_and_ends_in_the_cache(data):
 
     method = Stopped()
     fit(method, data, 4)
-    assert [step[0] for step in method.steps] == [0] * 8 + [1] * 8
+    assert [step[0] for step in method.steps] == ["pretrain"] * 8 + ["main"] * 8
     assert [step[2] for step in method.steps] == [0] * 8 + [48] * 8
     # What was frozen is the state at the end of pre-training, and it stays.
     frozen = before["network.predictors.audio_vision.layers.0.weight"]
@@ -97,7 +97,7 @@ def test_a_fresh_start_forgets_the_curriculum(data):
     for _ in range(2):
         method.steps.clear()
         fit(method, data, 5)
-        assert [level for stage, level, *_ in method.steps if stage == 1] == [1] * 8 + [2] * 4
+        assert [level for phase, level, *_ in method.steps if phase == "main"] == [1] * 8 + [2] * 4
 
 
 class Saved(Observed):

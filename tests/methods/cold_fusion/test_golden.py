@@ -78,7 +78,7 @@ def test_outputs(name):
         close(named[f"weight_{modality}"][steps], case[f"outputs.w_{modality}"][steps])
         close(named[f"prediction_{modality}"], case[f"outputs.prediction_{modality}"])
         close(named[f"score_{modality}"], case[f"outputs.s_mean_{modality}"])
-        close(method.errors(named[f"prediction_{modality}"], batch.target), case[f"outputs.d_{modality}"])
+        close(method.errors(named[f"prediction_{modality}"], batch), case[f"outputs.d_{modality}"])
 
 
 @every_case
@@ -100,7 +100,7 @@ def test_terms_and_their_gradients(name):
         close(gradient_norms(method, case.table(), NAMES), case[f"gradnorm_{term}"], GRADNORM)
     every = torch.ones(len(batch.target), dtype=torch.bool)
     for modality in batch.inputs:
-        error = method.errors(output.named[f"prediction_{modality}"], batch.target)
+        error = method.errors(output.named[f"prediction_{modality}"], batch)
         close(matching(error, output.named[f"score_{modality}"], every), case[f"losses.cal_{modality}"])
     close(terms["ordinality"] / c.lambda_co, case["losses.ord"])
     assert {key for key in case.arrays if key.startswith("gradnorm_")} == {f"gradnorm_{term}" for term in unweighted}
@@ -154,7 +154,8 @@ def errors_and_scores(case, task):
     }[task]
     method = build(kind, dict.fromkeys(MODALITIES, 1), 1)
     predictions = {name: case[f"inputs.{source}_{name}"].requires_grad_() for name in MODALITIES}
-    errors = {name: method.errors(value, case[f"inputs.{label}"]) for name, value in predictions.items()}
+    batch = Batch({}, case[f"inputs.{label}"], torch.arange(len(case[f"inputs.{label}"])))
+    errors = {name: method.errors(value, batch) for name, value in predictions.items()}
     return predictions, errors, {name: case[f"inputs.s_{name}"].requires_grad_() for name in MODALITIES}
 
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from data_modules.schema import MODALITIES
+from data_modules.schema import MODALITIES, Batch
 from mmbench.methods.cold_fusion import COLDFusion
 from mmbench.methods.cold_fusion.losses import matching, symmetric_divergence
 from mmbench.testing.builders import make_batch, make_spec
@@ -99,14 +99,18 @@ def test_errors_are_squares_or_minus_the_log_probability_of_the_label(kind):
         else:
             p = prediction[row].reshape(-1, 2).softmax(-1)
             expected.append(-p[torch.arange(len(p)), target[row]].log().sum())
-    torch.testing.assert_close(method.errors(prediction, target), torch.stack(expected))
+    torch.testing.assert_close(
+        method.errors(prediction, Batch({}, target, torch.arange(len(target)))), torch.stack(expected)
+    )
 
 
 def test_the_error_of_several_outputs_is_the_sum_over_them():
     spec = make_spec()
     method = COLDFusion(replace(spec, target=replace(spec.target, names=("valence", "arousal"))))
     prediction, target = torch.randn(2, 6, 2)
-    torch.testing.assert_close(method.errors(prediction, target), ((prediction - target) ** 2).sum(1))
+    torch.testing.assert_close(
+        method.errors(prediction, Batch({}, target, torch.arange(len(target)))), ((prediction - target) ** 2).sum(1)
+    )
 
 
 def test_variance_heads_alone_learn_the_order_of_errors():
@@ -123,7 +127,7 @@ def test_variance_heads_alone_learn_the_order_of_errors():
         method.objective(output, batch)["calibration"].backward()
         optimizer.step()
     for name in MODALITIES:
-        error = method.errors(output.named[f"prediction_{name}"], batch.target)
+        error = method.errors(output.named[f"prediction_{name}"], batch)
         found = spearmanr(output.named[f"score_{name}"].detach().numpy(), error.detach().numpy()).statistic
         assert found == pytest.approx(1.0), name
 

@@ -85,7 +85,7 @@ def test_constraints_make_uncertainty_follow_the_error_on_new_samples(constraine
         terms = constrained.objective(output, batch)  # with the weights of the constrained one
         mismatch[key] = {name: float(terms[name].detach()) for name in ("calibration", "ordinality")}
         for name in ("audio", "vision"):
-            error = method.errors(output.named[f"prediction_{name}"], batch.target)
+            error = method.errors(output.named[f"prediction_{name}"], batch)
             found = spearmanr(output.named[f"score_{name}"].detach(), error.detach()).statistic
             assert key == "free" or found > 0.5, (name, found)
     for name, value in mismatch["constrained"].items():

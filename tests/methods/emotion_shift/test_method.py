@@ -134,12 +134,12 @@ def test_reversed_nets_are_gated_by_what_follows():
 
 def test_released_reversed_nets_never_learn():
     method = build(backward_gate="legacy_zero").train()
-    _, gradients, output = step(method, replace(sample(), stage=1))
+    _, gradients, output = step(method, replace(sample(), phase="joint"))
     dead = [name for name in gradients if "_backward." in name]
     assert len(dead) == 3 * 13
     assert not any(gradients[name].any() for name in dead)
     assert not any(output.named[f"emotion_{name}_backward"].any() for name in MODALITIES)
-    _, gradients, _ = step(build().train(), replace(sample(), stage=1))
+    _, gradients, _ = step(build().train(), replace(sample(), phase="joint"))
     assert all(gradients[name].any() for name in dead)
 
 
@@ -151,9 +151,9 @@ def test_what_the_mask_keeps_out():
     assert not torch.allclose(predict(released, more), predict(released, batch), atol=1e-6)
 
 
-@pytest.mark.parametrize("stage", [0, 1])
-def test_what_padding_holds_changes_no_loss(stage):
-    batch = replace(sample(), stage=stage)
+@pytest.mark.parametrize("phase", ["siamese", "joint"])
+def test_what_padding_holds_changes_no_loss(phase):
+    batch = replace(sample(), phase=phase)
     other = more_padding(batch.inputs, 0, torch.nan)
     expected, _, _ = step(build().train(), batch)
     terms, gradients, _ = step(build().train(), replace(batch, inputs=other))
@@ -194,7 +194,7 @@ def test_every_modality_of_an_utterance_reaches_the_others():
 
 
 def test_dropouts_are_where_they_belong():
-    batch = replace(sample(), stage=1)
+    batch = replace(sample(), phase="joint")
 
     def named(**settings):
         method = build(**settings).train()
@@ -307,7 +307,7 @@ def test_the_shift_loss_has_a_weight():
 
 
 def test_losses_in_half_precision_are_finite():
-    method, batch = build().train(), replace(sample(), stage=1)
+    method, batch = build().train(), replace(sample(), phase="joint")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms, gradients, _ = step(method, batch)
     assert all(term.isfinite() for term in terms.values())

@@ -38,17 +38,17 @@ def data_of(folder, kind):
     return partial(FusionDataModule, path, batch_size=5, dialogue=True)
 
 
-# Stages
+# Phases
 
 
 def test_preparation_comes_first():
-    stages = build(siamese_epochs=4).stages()
-    assert [(stage.name, stage.optimizer, stage.start, stage.stop) for stage in stages] == [
+    phases = build(siamese_epochs=4).phases
+    assert [(phase.name, phase.optimizer, phase.start, phase.stop) for phase in phases] == [
         ("siamese", "siamese", 0, 4),
         ("joint", "main", 4, None),
     ]
     for settings in ({"siamese_epochs": 0}, {"use_shift": False}):
-        assert [stage.name for stage in build(**settings).stages()] == ["joint"]
+        assert [phase.name for phase in build(**settings).phases] == ["joint"]
         assert set(build(**settings).parameter_groups()) == {"main"}
 
 
@@ -297,14 +297,14 @@ def test_the_second_encoder_learns_in_the_preparation_and_is_frozen_afterwards(s
         "network.detector.classifier.bias",
     }
     method.zero_grad()
-    _, gradients, _ = step(method, replace(batch, stage=1))
+    _, gradients, _ = step(method, replace(batch, phase="joint"))
     assert all(gradients[name] is None for name in names)
     groups = method.parameter_groups()
-    of_stage = {key: {id(p) for group in items for p in group["params"]} for key, items in groups.items()}
+    of_phase = {key: {id(p) for group in items for p in group["params"]} for key, items in groups.items()}
     siamese = {id(p) for name, p in method.named_parameters() if name in names}
-    assert siamese <= of_stage["siamese"]
-    assert not siamese & of_stage["main"]
-    assert {id(p) for p in method.network.parameters()} == of_stage["main"]  # the first encoder is frozen
+    assert siamese <= of_phase["siamese"]
+    assert not siamese & of_phase["main"]
+    assert {id(p) for p in method.network.parameters()} == of_phase["main"]  # the first encoder is frozen
 
 
 @frozen_on_purpose
@@ -336,7 +336,7 @@ def test_a_text_encoder_that_learns_has_its_own_rate(spoken, bert):
     learning = {id(p) for p in method.text_encoder.parameters() if p.requires_grad}
     rates = {group["lr"] for group in method.parameter_groups()["main"] if {id(p) for p in group["params"]} & learning}
     assert rates == {3e-5}
-    _, gradients, _ = step(method.train(), replace(first_batch(data), stage=1))
+    _, gradients, _ = step(method.train(), replace(first_batch(data), phase="joint"))
     assert gradients["text_encoder.model.embeddings.word_embeddings.weight"].any()
 
 

@@ -58,11 +58,11 @@ class Observed(MMIM):
         self.changes = {}
 
     def setup(self, stage):
-        """The batches have their stages already."""
+        """The batches have their phases already."""
 
     def objective(self, output, batch):
         terms = super().objective(output, batch)
-        self.steps.append({"stage": batch.stage, "output": output, "parts": dict(self.parts(output))})
+        self.steps.append({"phase": batch.phase, "output": output, "parts": dict(self.parts(output))})
         self.steps[-1]["terms"] = {name: term.item() for name, term in terms.items()}
         return terms
 
@@ -90,14 +90,14 @@ class Observed(MMIM):
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         self.steps[-1]["memory"] = self.memory()
-        start = self.of(batch.stage)[0]["before"]
-        self.changes[batch.stage] = {
+        start = self.of(batch.phase)[0]["before"]
+        self.changes[batch.phase] = {
             "update_norm": parameter_norms(self, self.table, NAMES, since=start),
             "param_norm": parameter_norms(self, self.table, NAMES),
         }
 
-    def of(self, stage):
-        return [step for step in self.steps if step["stage"] == stage]
+    def of(self, phase):
+        return [step for step in self.steps if step["phase"] == phase]
 
 
 def short(pair):
@@ -132,7 +132,7 @@ def case():
     return Case.load("mmim")
 
 
-def golden_batch(case, key, stage=0):
+def golden_batch(case, key, phase=""):
     inputs = {name: case[f"inputs.{key}.{name}"] for name in MODALITIES}
     lengths = {name: case[f"inputs.{key}.{name}_lengths"] for name in ("audio", "vision")}
     lengths["text"] = torch.full((len(inputs["text"]),), inputs["text"].shape[1])
@@ -140,7 +140,7 @@ def golden_batch(case, key, stage=0):
         name: PaddedSequence(inputs[name].requires_grad_(name == "text"), lengths[name]) for name in MODALITIES
     }
     label = case[f"inputs.{key}.label"]
-    return Batch(sequences, label, torch.arange(len(label)), stage=stage)
+    return Batch(sequences, label, torch.arange(len(label)), phase=phase)
 
 
 def golden_method(case, encoder=False, **settings):
@@ -171,7 +171,7 @@ def test_golden_parameter_table_is_complete(case):
 )
 def test_golden_terms(case, sub, settings):
     method = golden_method(case, **settings).train()
-    before, batch = golden_batch(case, 0, stage=1), golden_batch(case, 1, stage=1)
+    before, batch = golden_batch(case, 0, phase="main"), golden_batch(case, 1, phase="main")
     with torch.no_grad():
         method.objective(method(before), before)
     for memory in method.entropies.values():
@@ -187,7 +187,7 @@ def test_golden_terms(case, sub, settings):
 
 def test_golden_outputs(case):
     method = golden_method(case).train()
-    before, batch = golden_batch(case, 0, stage=1), golden_batch(case, 1, stage=1)
+    before, batch = golden_batch(case, 0, phase="main"), golden_batch(case, 1, phase="main")
     method.objective(method(before), before)
     for (pair, sign), rows in method.memory().items():
         close(rows, case[f"forward.memory.{pair}.{sign}"], FORWARD)
@@ -210,7 +210,7 @@ def test_golden_outputs(case):
 
 
 def test_golden_forward_of_the_first_pass(case):
-    method, batch = golden_method(case), golden_batch(case, 1, stage=0)
+    method, batch = golden_method(case), golden_batch(case, 1, phase="estimate")
     loss = method.objective(method(batch), batch)["estimate_lld"]
     loss.backward()
     close(loss, case["forward.stage0.losses.total"], FORWARD)
@@ -230,12 +230,13 @@ def test_golden_forward_of_the_first_pass(case):
 )
 def test_golden_epoch(case, sub, keys, settings):
     method = golden_method(case, **settings)
-    fit(method, [golden_batch(case, key, stage) for stage in (0, 1) for key in keys])
-    for stage in (0, 1):
-        steps = method.of(stage)
+    phases = ("estimate", "main")  # stages 0 and 1 of the official code
+    fit(method, [golden_batch(case, key, phase) for phase in phases for key in keys])
+    for stage, phase in enumerate(phases):
+        steps = method.of(phase)
         gradnorm = torch.stack([step["gradnorm"] for step in steps])
         ours = {"losses.total": [sum(step["terms"].values()) for step in steps]}
-        ours |= {"total_norm": gradnorm.norm(dim=1), "gradnorm": gradnorm, **method.changes[stage]}
+        ours |= {"total_norm": gradnorm.norm(dim=1), "gradnorm": gradnorm, **method.changes[phase]}
         for part in ("lld_tv", "lld_ta", "nce_t", "nce_v", "nce_a"):
             ours[f"losses.{part}"] = [step["parts"][part] for step in steps]
         for term in ("task", "nce", "lld"):
@@ -255,7 +256,7 @@ def test_golden_epoch(case, sub, keys, settings):
             close(ours[key], case[prefix + key], LOOP)
     # The official code computes H one step before it uses it; only what enters the loss is compared here.
     slots = settings.get("memory", 1)
-    used = [step["terms"].get("entropy") for step in method.of(1)]
+    used = [step["terms"].get("entropy") for step in method.of("main")]
     assert used[: slots + 1] == [None] * (slots + 1)
     close([-term / 0.1 for term in used[slots + 1 :]], case[f"{sub}.stage1.losses.H"][slots + 1 :], LOOP)
     method.eval()
@@ -264,8 +265,8 @@ def test_golden_epoch(case, sub, keys, settings):
 
 def test_golden_memory_of_two_batches(case):
     method = golden_method(case, memory=2)
-    fit(method, [golden_batch(case, key, 1) for key in (0, 1, 2, 3, 0)])
-    for index, step in enumerate(method.of(1)[:-1], start=1):
+    fit(method, [golden_batch(case, key, "main") for key in (0, 1, 2, 3, 0)])
+    for index, step in enumerate(method.of("main")[:-1], start=1):
         for (pair, sign), rows in step["memory"].items():
             seen = case[f"loop_mem2.stage1.memory_rows_seen_{index}.{pair}.{sign}"]
             if len(seen):  # the official loop shows the memory once it is full

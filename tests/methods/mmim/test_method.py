@@ -19,8 +19,8 @@ def build(kind="regression", modalities=MODALITIES, **settings):
     return MMIM(make_spec(kind, modalities), config=MMIM.Config(**settings))
 
 
-def sample(size=12, kind="regression", modalities=MODALITIES, seed=0, stage=0):
-    return replace(make_batch(make_spec(kind, modalities), size, seed), stage=stage)
+def sample(size=12, kind="regression", modalities=MODALITIES, seed=0, phase=""):
+    return replace(make_batch(make_spec(kind, modalities), size, seed), phase=phase)
 
 
 def terms_of(method, batch):
@@ -109,7 +109,7 @@ def test_padding_does_not_change_variants_either():
     torch.testing.assert_close(method(replace(batch, inputs=padded)).prediction, method(batch).prediction)
 
 
-# The passes of an epoch
+# The phases of an epoch
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ class Observed(MMIM):
     def objective(self, output, batch):
         terms = super().objective(output, batch)
         if self.training:
-            self.steps.append((batch.stage, set(terms), snapshot(self)))
+            self.steps.append((batch.phase, set(terms), snapshot(self)))
         return terms
 
 
@@ -139,7 +139,7 @@ def test_each_pass_changes_its_own_parameters(data):
     method = Observed()
     fit(method, data)
     initial, final = method.steps[0][2], snapshot(method)
-    between = next(parameters for stage, _, parameters in method.steps if stage == 1)
+    between = next(parameters for phase, _, parameters in method.steps if phase == "main")
     for name in initial:
         gaussian, projector = ".gaussians." in name, ".entropy_projectors." in name
         assert torch.equal(initial[name], between[name]) is not gaussian, name
@@ -149,14 +149,14 @@ def test_each_pass_changes_its_own_parameters(data):
 def test_the_first_pass_may_use_a_part_of_the_batches(data):
     method = Observed(estimate_fraction=0.5)
     fit(method, data, epochs=2)
-    assert [stage for stage, _, _ in method.steps] == 2 * [0, 0, 1, 1, 1, 1]
+    assert [phase for phase, _, _ in method.steps] == 2 * (2 * ["estimate"] + 4 * ["main"])
 
 
 @pytest.mark.parametrize("slots", [1, 2])
 def test_entropy_enters_one_step_after_the_memory_is_full_in_every_epoch(data, slots):
     method = Observed(memory=slots)
     fit(method, data, epochs=2)
-    has = ["entropy" in terms for stage, terms, _ in method.steps if stage == 1]
+    has = ["entropy" in terms for phase, terms, _ in method.steps if phase == "main"]
     assert has == 2 * ([False] * (slots + 1) + [True] * (3 - slots))
 
 
@@ -168,7 +168,7 @@ def test_the_memory_holds_detached_rows_of_nonzero_labels():
     method = build(memory=2).train()
     codes, signs = [], []
     for seed in range(3):
-        batch = sample(13, seed=seed, stage=1)
+        batch = sample(13, seed=seed, phase="main")
         batch.target[::4] = 0.0
         output = method(batch)
         codes.append(output.named["code_text_audio"].detach())
@@ -186,12 +186,12 @@ def test_the_memory_holds_detached_rows_of_nonzero_labels():
 
 def test_evaluation_leaves_the_memory_alone():
     method = build().eval()
-    terms_of(method, sample(stage=1))
+    terms_of(method, sample(phase="main"))
     assert method.entropies["text_audio"].pushed == 0
 
 
 def test_the_first_pass_needs_no_labels():
-    method, batch = build(dropout=0.0), sample(stage=0)
+    method, batch = build(dropout=0.0), sample(phase="estimate")
     loss = terms_of(method, batch)["estimate_lld"]
     assert loss == terms_of(method, replace(batch, target=-batch.target))["estimate_lld"]
     assert loss > 0
@@ -212,7 +212,7 @@ def test_entropy_has_a_gaussian_per_class(kind, classes):
     method = build(kind, entropy_eps=0.0, dropout=0.0).double().train()
     outputs, labels = [], []
     for seed in range(3):
-        batch = sample(40, kind, seed=seed, stage=1)
+        batch = sample(40, kind, seed=seed, phase="main")
         batch.inputs = {name: PaddedSequence(item.values.double(), item.lengths) for name, item in batch.inputs.items()}
         outputs.append(method(batch))
         labels.append(torch.tensor([label_of(kind, target) for target in batch.target]))
@@ -232,7 +232,7 @@ def test_entropy_has_a_gaussian_per_class(kind, classes):
 def test_a_batch_of_one_has_no_negatives_and_no_entropy():
     method = build().train()
     for seed in range(3):
-        terms = terms_of(method, sample(1, seed=seed, stage=1))
+        terms = terms_of(method, sample(1, seed=seed, phase="main"))
         assert terms["nce"].item() == pytest.approx(0.0, abs=1e-6)
     assert terms["entropy"] == 0
     total(terms).backward()
@@ -247,7 +247,7 @@ def third_step(**settings):
     method = build(dropout=0.0, **settings).train()
     for seed in range(3):
         method.zero_grad()
-        terms = terms_of(method, sample(24, seed=seed, stage=len(method.stages()) - 1))
+        terms = terms_of(method, sample(24, seed=seed, phase=method.phases[-1].name))
         total(terms).backward()
     return terms, {name: parameter.grad for name, parameter in method.named_parameters()}
 
@@ -267,7 +267,7 @@ def test_half_precision_leaves_the_determinants_alone():
     method = build().train()
     with torch.autocast("cpu", torch.bfloat16):
         for seed in range(3):
-            terms = terms_of(method, sample(24, seed=seed, stage=1))
+            terms = terms_of(method, sample(24, seed=seed, phase="main"))
         total(terms).backward()
     assert terms["entropy"].dtype == torch.float32
     assert all(parameter.grad.isfinite().all() for parameter in method.parameters())
@@ -283,7 +283,7 @@ def test_without_alpha_nothing_predicts_the_inputs_from_the_fusion(full):
 
 def test_without_beta_there_is_no_first_pass_and_no_bound(full):
     terms, gradients = third_step(beta=0.0)
-    assert [stage.name for stage in build(beta=0.0).stages()] == ["main"]
+    assert [phase.name for phase in build(beta=0.0).phases] == ["main"]
     assert terms["lld"] == terms["entropy"] == 0
     assert not any(gradient.any() for name, gradient in gradients.items() if "gaussians" in name or "projector" in name)
     # The bound reaches the encoders and not the fusion.
@@ -295,7 +295,7 @@ def test_without_beta_there_is_no_first_pass_and_no_bound(full):
 def test_contrast_off_leaves_the_task_alone():
     method = build(contrast=False)
     assert set(third_step(contrast=False)[0]) == {"task"}
-    assert [stage.name for stage in method.stages()] == ["main"]
+    assert [phase.name for phase in method.phases] == ["main"]
     encoders = 4 * 16 * (DIMS["audio"] + DIMS["vision"] + 2 * 16 + 2 * 2) + 2 * (16 * 16 + 16)
     fusion = (DIMS["text"] + 32) * 128 + 128 + 128 * 128 + 128 + 128 + 1
     assert sum(parameter.numel() for parameter in method.parameters()) == encoders + fusion

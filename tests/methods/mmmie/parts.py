@@ -18,8 +18,8 @@ def build(kind="regression", modalities=MODALITIES, **settings):
     return MMMIE(make_spec(kind, modalities), config=MMMIE.Config(**SMALL | settings))
 
 
-def sample(size=16, kind="regression", modalities=MODALITIES, seed=0, stage=1):
-    return replace(make_batch(make_spec(kind, modalities), size, seed), stage=stage)
+def sample(size=16, kind="regression", modalities=MODALITIES, seed=0, phase="main"):
+    return replace(make_batch(make_spec(kind, modalities), size, seed), phase=phase)
 
 
 def total(terms):

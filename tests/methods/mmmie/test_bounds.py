@@ -37,12 +37,12 @@ def test_without_alpha_nothing_is_maximised(full):
 
 def test_without_beta_nothing_is_minimised_and_no_estimator_fitted(full):
     method = build(beta=0.0).train()
-    assert [stage.name for stage in method.stages()] == ["main"]
+    assert [phase.name for phase in method.phases] == ["main"]
     assert not method.parameter_groups()["estimator"]
     assert not any("estimators" in name or "standards" in name for name in method.state_dict())
     state = build(warmup=0, beta=0.5).state_dict()
     method.load_state_dict({name: state[name] for name in method.state_dict()})
-    terms, reached = gradients(method, sample(24, stage=0))
+    terms, reached = gradients(method, sample(24, phase="main"))
     assert set(full[0]) - set(terms) == {"club"}
     for name, term in terms.items():
         torch.testing.assert_close(term, full[0][name])
@@ -52,7 +52,7 @@ def test_without_beta_nothing_is_minimised_and_no_estimator_fitted(full):
 
 
 def test_without_all_three_it_is_a_plain_transformer_over_tokens():
-    method, batch = build(alpha=0.0, beta=0.0, identity="none").train(), sample(24, stage=0)
+    method, batch = build(alpha=0.0, beta=0.0, identity="none").train(), sample(24, phase="main")
     assert {name.split(".")[1] for name, _ in method.named_parameters()} == {"encoders", "fusion"}
     terms, _ = gradients(method, batch)
     assert list(terms) == ["task"]
@@ -123,9 +123,9 @@ def test_training_raises_what_modalities_share_and_lowers_what_features_keep_of_
         optimizers = dict(zip(method.parameter_groups(), method.configure_optimizers()[0], strict=True))
         nce = []
         for _ in range(60):
-            for number, stage in enumerate(method.stages()):
-                terms, _ = gradients(method, replace(batch, stage=number))
-                optimizers[stage.optimizer].step()
+            for phase in method.phases:
+                terms, _ = gradients(method, replace(batch, phase=phase.name))
+                optimizers[phase.optimizer].step()
             nce.append(terms["nce"].item() / 0.1)
         assert nce[-1] < nce[0] - 1
         assert math.log(64) - nce[-1] > 0.5

@@ -23,10 +23,10 @@ def test_each_step_reaches_its_own_parameters():
     method = build().train()
     names = {name for name, _ in method.named_parameters()}
     estimators = {name for name in names if name.startswith("estimators.")}
-    terms, reached = gradients(method, sample(stage=0))
+    terms, reached = gradients(method, sample(phase="estimate"))
     assert list(terms) == ["estimate"]
     assert set(reached) == estimators
-    terms, reached = gradients(method, sample(stage=1))
+    terms, reached = gradients(method, sample(phase="main"))
     assert list(terms) == ["task", "nce", "club"]
     assert set(reached) == names - estimators
 
@@ -39,7 +39,7 @@ def test_optimisers_hold_what_their_steps_reach():
     assert held["estimator"] == {name for name in names.values() if name.startswith("estimators.")}
     assert held["main"] == set(names.values()) - held["estimator"]
     assert groups["estimator"][0]["lr"] == 5e-3
-    assert [(stage.optimizer, stage.follows) for stage in method.stages()] == [("estimator", False), ("main", True)]
+    assert [(phase.optimizer, phase.same_batch) for phase in method.phases] == [("estimator", False), ("main", True)]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def data(tmp_path_factory):
 
 
 class Observed(MMMIE):
-    """MMMIE that notes the stage, the rows, the terms and the parameters of every step."""
+    """MMMIE that notes the phase, the rows, the terms and the parameters of every step."""
 
     def __init__(self, **settings):
         torch.manual_seed(0)
@@ -62,7 +62,7 @@ class Observed(MMMIE):
         terms = super().objective(output, batch)
         if self.training:
             self.steps.append(
-                (batch.stage, batch.index.tolist(), terms, snapshot(self), self.standards["text"].count.item())
+                (batch.phase, batch.index.tolist(), terms, snapshot(self), self.standards["text"].count.item())
             )
         return terms
 
@@ -70,13 +70,15 @@ class Observed(MMMIE):
 def test_every_batch_fits_the_estimators_and_then_the_rest(data):
     method = Observed(warmup=0)
     fit(method, data, epochs=2)
-    assert [stage for stage, *_ in method.steps] == 6 * [0, 1]
+    assert [phase for phase, *_ in method.steps] == 6 * ["estimate", "main"]
     states = [parameters for *_, parameters, _ in method.steps] + [snapshot(method)]
-    for number, (stage, index, *_) in enumerate(method.steps):
+    for number, (phase, index, *_) in enumerate(method.steps):
         assert index == method.steps[number - number % 2][1]  # one batch, two steps
         for name, value in states[number].items():
             changed = not torch.equal(value, states[number + 1][name])
-            assert changed is ((stage == 0) == name.startswith("estimators.")) or ".attention.packed" in name, name
+            assert (
+                changed is ((phase == "estimate") == name.startswith("estimators.")) or ".attention.packed" in name
+            ), name
     assert [count for *_, count in method.steps[:6:2]] == [8, 16, 24]  # every row counts once per epoch
     assert method.steps[-1][-1] == 48
 
@@ -87,7 +89,7 @@ def test_the_weight_of_the_minimisation_grows(data):
     method.on_train_epoch_end = lambda: weights.append(method.club_weight)
     fit(method, data, epochs=4)
     assert weights == pytest.approx([0.0, 0.005, 0.01, 0.01])
-    assert all(term["club"] == 0 for stage, _, term, *_ in method.steps[:6] if stage == 1)
+    assert all(term["club"] == 0 for phase, _, term, *_ in method.steps[:6] if phase == "main")
     assert build(warmup=0).club_weight == 0.01
 
 
@@ -105,7 +107,7 @@ def test_two_processes_take_both_steps(data):
 
 
 def test_inputs_are_standardised_by_what_training_has_seen():
-    method, batch = build().train(), sample(stage=0)
+    method, batch = build().train(), sample(phase="estimate")
     method(batch)
     means = torch.stack(
         [item.values[row, : item.lengths[row]].mean(0) for item in [batch.inputs["audio"]] for row in range(16)]
@@ -113,13 +115,13 @@ def test_inputs_are_standardised_by_what_training_has_seen():
     standard = method.standards["audio"]
     torch.testing.assert_close(standard.mean, means.mean(0))
     torch.testing.assert_close(standard.variance, means.var(0, correction=0))
-    method(replace(batch, stage=1))
+    method(replace(batch, phase="main"))
     method.eval()(batch)
     assert standard.count == 16  # neither the main step nor evaluation adds rows
 
 
 def test_estimators_are_fitted_by_the_likelihood_of_vectors_given_standardised_inputs():
-    method, batch = build().train(), sample(stage=0)
+    method, batch = build().train(), sample(phase="estimate")
     output, expected = method(batch), 0.0
     for name, item in batch.inputs.items():
         x = torch.stack([item.values[row, : item.lengths[row]].mean(0) for row in range(16)])

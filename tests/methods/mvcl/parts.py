@@ -14,7 +14,7 @@ SMALL = {"dim": 8, "heads": 2, "layers": 1, "unimodal_layers": 1, "post_fusion":
 STILL = dict.fromkeys(
     ("attention_dropout", "attention_dropout_fusion", "attention_dropout_audio", "embed_dropout", "dropout_fusion"), 0.0
 ) | {"dropout_audio": 0.0, "dropout_vision": 0.0}
-STAGES = ("unimodal", "cross", "fused", "task")
+PHASES = ("unimodal", "cross", "fused", "task")
 PARTS = {
     "encoders": ("network.encoders.", "network.unimodal."),
     "interaction": ("network.interaction.", "network.view_projectors."),
@@ -28,8 +28,8 @@ def build(kind="regression", modalities=MODALITIES, **settings):
     return MVCL(make_spec(kind, modalities), config=MVCL.Config(**SMALL | settings))
 
 
-def sample(size=12, kind="regression", modalities=MODALITIES, stage=0):
-    return replace(make_batch(make_spec(kind, modalities), size), stage=stage)
+def sample(size=12, kind="regression", modalities=MODALITIES, phase=""):
+    return replace(make_batch(make_spec(kind, modalities), size), phase=phase)
 
 
 def total(terms):

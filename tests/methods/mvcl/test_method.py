@@ -114,7 +114,7 @@ def test_what_is_compared_has_unit_length(modalities):
 def test_pairs_of_views(modalities, shared, pairs):
     method = build(modalities=modalities, pairs=shared)
     assert set(method.pairs()) == pairs
-    batch = sample(modalities=modalities, stage=1)
+    batch = sample(modalities=modalities, phase="cross")
     output = method.eval()(batch)
     named = output.named
     expected = sum(pair_contrastive(named[f"projected_{one}"], named[f"projected_{two}"], 0.05) for one, two in pairs)
@@ -189,10 +189,10 @@ def test_defaults_are_those_of_the_rebuild_for_mosi():
     assert (c.supervised_temperature, c.pair_temperature, c.kernel_audio, c.kernel_vision) == (0.07, 0.05, 5, 5)
 
 
-def test_the_stages_have_settings_of_their_own_that_leave_most_of_forty_epochs_to_the_head():
+def test_the_phases_have_settings_of_their_own_that_leave_most_of_forty_epochs_to_the_head():
     c = MVCL.Config()
     assert (c.mode, c.lr_contrast, c.earlier_rate) == ("staged", 1e-3, 1.0)
-    assert [(stage.start, stage.stop) for stage in MVCL(make_spec()).stages()] == [
+    assert [(phase.start, phase.stop) for phase in MVCL(make_spec()).phases] == [
         (0, 5),
         (5, 10),
         (10, 15),

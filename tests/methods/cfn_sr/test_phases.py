@@ -25,7 +25,7 @@ DROPOUTS = (
 
 def test_the_networks_learn_alone_before_they_learn_together():
     method, batch = build(pretrain_epochs=3), sample()
-    assert [(stage.name, stage.start, stage.stop) for stage in method.stages()] == [("alone", 0, 3), ("joint", 3, None)]
+    assert [(phase.name, phase.start, phase.stop) for phase in method.phases] == [("alone", 0, 3), ("joint", 3, None)]
     assert method.first_epoch == 3
     terms, gradients, _ = step(method, batch)
     assert set(terms) == {"audio", "vision"}
@@ -35,7 +35,7 @@ def test_the_networks_learn_alone_before_they_learn_together():
     assert {id(p) for p in groups["alone"][0]["params"]} == {id(dict(method.named_parameters())[n]) for n in alone}
     assert groups["alone"][0]["lr"] == method.config.pretrain_lr
     method.zero_grad(set_to_none=True)
-    terms, gradients, _ = step(method, replace(batch, stage=1))
+    terms, gradients, _ = step(method, replace(batch, phase="joint"))
     assert set(terms) == {"task"}
     assert {name for name, gradient in gradients.items() if gradient is None} == {
         name for name in gradients if name.startswith("heads.")
@@ -65,9 +65,9 @@ def test_the_networks_alone_have_their_rectifier():
     assert torch.equal(method.eval()(batch).prediction, method.network(batch.inputs).prediction)
 
 
-def test_without_preparation_there_is_one_stage():
+def test_without_preparation_there_is_one_phase():
     method = build()
-    assert [stage.name for stage in method.stages()] == ["joint"]
+    assert [phase.name for phase in method.phases] == ["joint"]
     assert set(method.parameter_groups()) == {"main"}
     assert not method.heads
 

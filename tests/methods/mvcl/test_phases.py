@@ -1,4 +1,4 @@
-"""MVCL: what its stages train, at which rates, and what they leave alone."""
+"""MVCL: what its phases train, at which rates, and what they leave alone."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from mmbench.methods import ConfigError
 from mmbench.methods.mvcl import MVCL
 from mmbench.testing.builders import DIMS, make_spec, write_toy_store
 from tests.golden.cases import snapshot
-from tests.methods.mvcl.parts import PARTS, SMALL, STAGES, STILL, build, gradients, sample
+from tests.methods.mvcl.parts import PARTS, PHASES, SMALL, STILL, build, gradients, sample
 from tests.methods.training import assert_resumes, fit
 
 
-def test_stages_follow_each_other_and_the_head_comes_last():
-    stages = build(unimodal_epochs=2, cross_epochs=3, fused_epochs=4).stages()
-    assert [(stage.name, stage.optimizer, stage.start, stage.stop) for stage in stages] == [
+def test_phases_follow_each_other_and_the_head_comes_last():
+    phases = build(unimodal_epochs=2, cross_epochs=3, fused_epochs=4).phases
+    assert [(phase.name, phase.optimizer, phase.start, phase.stop) for phase in phases] == [
         ("unimodal", "unimodal", 0, 2),
         ("cross", "cross", 2, 5),
         ("fused", "fused", 5, 9),
         ("task", "main", 9, None),
     ]
-    assert [stage.name for stage in build(mode="joint").stages()] == ["joint"]
+    assert [phase.name for phase in build(mode="joint").phases] == ["joint"]
 
 
-@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("earlier_rate", [1.0, 0.0])
-def test_a_stage_reaches_its_own_parts(stage, earlier_rate):
-    method, name = build(earlier_rate=earlier_rate).train(), STAGES[stage]
-    terms, reached = gradients(method, sample(24, stage=stage))
+def test_a_phase_reaches_its_own_parts(phase, earlier_rate):
+    method, name = build(earlier_rate=earlier_rate).train(), phase
+    terms, reached = gradients(method, sample(24, phase=phase))
     assert list(terms) == [name]
     own = {
         "unimodal": ("network.encoders.", "network.unimodal."),
@@ -48,7 +48,7 @@ def test_a_stage_reaches_its_own_parts(stage, earlier_rate):
     assert set(reached) == expected
 
 
-def test_a_stage_steps_its_own_parts_and_the_one_before_at_a_rate_of_its_own():
+def test_a_phase_steps_its_own_parts_and_the_one_before_at_a_rate_of_its_own():
     method = build(lr=0.1, lr_contrast=1e-2, lr_audio=2e-2, lr_vision=3e-2, earlier_rate=0.5)
     names = {id(parameter): name for name, parameter in method.named_parameters()}
 
@@ -115,7 +115,7 @@ def test_training_takes_one_term_after_the_other(observed):
     assert names == 2 * [["unimodal"]] + 2 * [["cross"]] + 2 * [["fused"]] + 4 * [["task"]]
 
 
-def test_every_stage_changes_its_parts_and_nothing_else(observed):
+def test_every_phase_changes_its_parts_and_nothing_else(observed):
     states = [parameters for _, parameters, _ in observed.steps[::2]] + [snapshot(observed)]
     trained = (["encoders"], ["encoders", "interaction"], ["interaction", "fusion"], ["head"], ["head"])
     for epoch, parts in enumerate(trained):
@@ -138,16 +138,16 @@ def test_frozen_parts_have_no_dropout(observed):
 
 @pytest.mark.parametrize("name", ["unimodal", "cross", "fused"])
 @pytest.mark.parametrize("switch", ["epochs", "weight"])
-def test_a_stage_left_out(name, switch):
+def test_a_phase_left_out(name, switch):
     method = Observed(**{f"{name}_{switch}": 0})
-    assert [stage.name for stage in method.stages()] == [item for item in STAGES if item != name]
+    assert [phase.name for phase in method.phases] == [item for item in PHASES if item != name]
     assert method.first_epoch == 2
     assert set(method.parameter_groups()) == {"unimodal", "cross", "fused", "main"} - {name}
     own = {"unimodal": ".unimodal.", "cross": ".view_projectors.", "fused": ".fused_projector."}[name]
     assert not any(own in key for key, _ in method.named_parameters())
 
 
-def test_training_without_a_stage_goes_from_the_one_before_to_the_one_after(data):
+def test_training_without_a_phase_goes_from_the_one_before_to_the_one_after(data):
     method = Observed(cross_epochs=0)
     fit(method, data, epochs=3)
     assert [terms for terms, _, _ in method.steps] == 2 * [["unimodal"]] + 2 * [["fused"]] + 2 * [["task"]]
@@ -166,7 +166,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(data, tmp_path):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_two_processes_train_every_stage(data):
+def test_two_processes_train_every_phase(data):
     method = Observed(**STILL)
     before = snapshot(method)
     fit(method, data, epochs=4, devices=2, strategy="ddp_fork_find_unused_parameters_true")
@@ -192,12 +192,12 @@ class Shift(torch.nn.Module):
         return PaddedSequence(text.values + self.shift, text.lengths)
 
 
-@pytest.mark.parametrize("stage", range(4))
-def test_a_text_encoder_is_a_part_of_the_encoders(stage):
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_text_encoder_is_a_part_of_the_encoders(phase):
     method = build(earlier_rate=0.1).train()
     method.text_encoder = Shift()
-    _, reached = gradients(method, sample(24, stage=stage))
-    assert ("text_encoder.shift" in reached) is method.text_encoder.learns is (stage < 2)
+    _, reached = gradients(method, sample(24, phase=phase))
+    assert ("text_encoder.shift" in reached) is method.text_encoder.learns is (phase in ("unimodal", "cross"))
     groups = method.parameter_groups()
     holding = {name: [group for group in items if any(p is method.text_encoder.shift for p in group["params"])]
                for name, items in groups.items()}  # fmt: skip
