@@ -28,6 +28,7 @@ from mmbench.methods.groups import without
 from mmbench.methods.options import check_options, check_phases
 from mmbench.methods.output import Output
 from mmbench.methods.stepping import Trained
+from mmbench.nn.gathering import gathered
 from mmbench.nn.text import PretrainedText
 from mmbench.tasks import Task
 
@@ -138,6 +139,21 @@ class FusionMethod(Trained):
         rest = without(learning, self.text_encoder.parameters() if self.text_encoder else ())
         groups = [{"params": without(learning, rest), "lr": self.config.text_lr}, {"params": rest}]
         return [group for group in groups if group["params"]]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether samples are compared with those of all processes: the setting ``gather_negatives``, or no."""
+        return getattr(self.config, "gather_negatives", False)
+
+    def of_all(self, x: Tensor) -> Tensor:
+        """Return what terms that compare samples look at: rows of all processes where :attr:`gathers`, else ``x``.
+
+        In training only, and in every process alike (see :mod:`mmbench.nn.gathering`).
+
+        Args:
+            x: ``(B, ...)`` rows of this process.
+        """
+        return gathered(x) if self.gathers else x
 
     def features(self, batch: Batch) -> dict[str, PaddedSequence]:
         """Return the inputs with text tokens replaced by the encoder's hidden states, ``(B, T, dims[m])`` each."""

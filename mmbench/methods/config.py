@@ -32,6 +32,7 @@ def setting(
     choices: Sequence[Any] = (),
     needs: str | Mapping[str, Any] = "",
     divides: str = "",
+    quiet: bool = False,
 ) -> Any:
     """Return a dataclass field with its meaning and its allowed values.
 
@@ -44,9 +45,11 @@ def setting(
         needs: Without what the setting has no effect: another setting that must be on (neither 0 nor empty), or by name
             the value of others, or a tuple of values.
         divides: Another setting, of which this one, at least 1, must be a divisor.
+        quiet: Whether :meth:`MethodConfig.to_dict` leaves the setting out while it has its default, so that trials from
+            before it existed keep their ids.
     """
     rules = {"low": low, "high": high, "choices": tuple(choices), "needs": needs, "divides": divides}
-    return field(default=default, metadata={"text": text, **rules})
+    return field(default=default, metadata={"text": text, "quiet": quiet, **rules})
 
 
 OF_STEPS = frozenset({"lr", "weight_decay", "gradient_clip", "plateau_patience", "plateau_factor"})
@@ -129,8 +132,19 @@ class MethodConfig:
         return cls(**parse_values(cls, values, what, lambda key: (cls.where(key), f"it must be {allowed[key]}")))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain containers, for records."""
-        return dataclasses.asdict(self)
+        """Return plain containers, for records: all settings but the quiet ones that have their default."""
+        usual = {item.name: item.default for item in fields(self) if item.metadata.get("quiet")}
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in usual or value != usual[name]}
+
+
+@dataclass(frozen=True)
+class ComparingConfig(MethodConfig):
+    """Settings of methods that compare the samples of a batch with each other."""
+
+    gather_negatives: bool = setting(
+        False, "compare with the samples of all processes, as one process of the whole batch would", quiet=True
+    )
 
 
 def parse_values(

@@ -37,6 +37,7 @@ from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.methods.vsd.config import DistillationConfig
 from mmbench.methods.vsd.network import view_encoders
 from mmbench.nn.branches import Branch, fusion_head
+from mmbench.nn.gathering import gather_statistics
 from mmbench.tasks import Task
 
 Subset = tuple[str, ...]
@@ -159,6 +160,8 @@ class MV2D(FusionMethod):
             )
         self.labels = c.labels(self.task.target)
         self.network = MV2DNetwork(self.dims, self.task.outputs, self.labels.width, c)
+        if c.gather_negatives:
+            gather_statistics(self.network)
         sizes = (others,) if c.subset_weights == "full" else range(1, min(c.max_subset or others, others) + 1)
         views = tuple(spec.modalities)
         # By student, the subsets that teach it.
@@ -214,7 +217,8 @@ class MV2D(FusionMethod):
         """
         if self.config.subset_weights != "confidence":
             return dict.fromkeys(self.subsets, self.shares)
-        score = {subset: -self.labels.cross_entropy(p.detach(), target) for subset, p in teachers.items()}
+        target = self.of_all(target)
+        score = {s: -self.labels.cross_entropy(self.of_all(p.detach()), target) for s, p in teachers.items()}
         return {
             view: torch.stack([score[subset] for subset in subsets]).softmax(0)
             for view, subsets in self.subsets.items()

@@ -1,8 +1,9 @@
 """Contrastive losses over the rows of a batch: with labels, between two views, and between two modalities.
 
 Scores are inner products divided by a temperature; the rows are taken as they are, and callers give vectors of unit
-length. All negatives are those of the local batch: under DDP nothing is gathered from other processes, so the loss of
-``n`` processes is the mean of ``n`` losses over smaller batches, not that of the whole one.
+length. All negatives are rows that are given. Under DDP nothing is gathered here: of local rows, the loss of ``n``
+processes is the mean of ``n`` losses over smaller batches, and that of the whole one where callers give gathered rows
+(:mod:`mmbench.nn.gathering`).
 """
 
 from __future__ import annotations

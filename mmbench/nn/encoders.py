@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from data_modules.schema import ModalitySpec, PaddedSequence
 from mmbench.nn.dropout import Dropout
+from mmbench.nn.gathering import BatchStatistics, summed
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.precision import at_least_single
 from mmbench.nn.recurrent import LSTMVector
@@ -16,12 +17,12 @@ from mmbench.nn.steps import Layout, encode
 from mmbench.nn.transformer import position_rows
 
 
-class FeatureNorm(nn.Module):
+class FeatureNorm(BatchStatistics, nn.Module):
     """Batch normalisation of raw features over real steps only.
 
     Raw audio and vision features mix units (hertz, probabilities, pixels), which differ by orders of magnitude. Unlike
     ``nn.BatchNorm1d`` padding has no say in the statistics, and a single row is normalised by the running ones instead
-    of being refused.
+    of being refused. Under DDP the batch is a process's own, or, where ``gathers`` is set, that of all processes.
 
     Args:
         dim: Number of features.
@@ -57,12 +58,15 @@ class FeatureNorm(nn.Module):
     def _running(self) -> tuple[Tensor, Tensor]:
         return self.running_mean, self.running_variance
 
+    def _of_all(self, total: Tensor) -> Tensor:
+        return summed(total) if self.gathers else total
+
     def _statistics(self, values: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance of the real rows and move the running statistics towards them."""
         every = tuple(range(values.dim() - 1))
-        count = real.sum().to(values.dtype)
-        mean = values.sum(every) / count.clamp(min=1)
-        squares = ((values - mean) * real).square().sum(every)
+        count = self._of_all(real.sum()).to(values.dtype)
+        mean = self._of_all(values.sum(every)) / count.clamp(min=1)
+        squares = self._of_all(((values - mean) * real).square().sum(every))
         # One row has no variance; torch.where instead of a branch spares the device a round trip.
         enough = count > 1
         with torch.no_grad():

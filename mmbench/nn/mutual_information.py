@@ -69,7 +69,8 @@ class ClassConditionalEntropy(nn.Module):
 
     ``H = sum_c w_c / 2 logdet Sigma_c``, constants dropped, over the classes with at least ``K + 1`` rows: fewer make
     the covariance singular. The memory lives for one epoch: it is no part of checkpoints, which are written between
-    epochs. Under DDP, where buffers are broadcast, every process sees the memory of the first one.
+    epochs. Under DDP, where buffers are broadcast, every process sees the memory of the first one, which is
+    that of all processes where callers gather what they give.
 
     Args:
         dim: Width ``K`` of the representation.
@@ -177,7 +178,7 @@ def cosine_nce(x: Tensor, predicted: Tensor) -> Tensor:
     """Return the contrastive loss of predictions, a scalar: each row must find its own prediction among all.
 
     ``mean_i [logsumexp_j s_ij - s_ii]`` with ``s_ij = cos(x_i, predicted_j)`` and no temperature. It is zero for a
-    batch of one. The negatives are those of the local batch: under DDP nothing is gathered from other processes.
+    batch of one. The negatives are the rows that are given: under DDP nothing is gathered here.
 
     Args:
         x: ``(B, D)`` the true representations.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from mmbench.methods import ConfigError, MethodConfig
 from mmbench.methods.cfn_sr import CFNSR
+from mmbench.methods.config import setting
 from mmbench.methods.lf_dnn import LFDNN
+from mmbench.methods.mmim import MMIM
 from mmbench.methods.scalevlad import ScaleVLAD
 from mmbench.methods.unimodal import Unimodal
 
@@ -103,3 +106,27 @@ def test_other_kinds_are_described_by_their_default() -> None:
 def test_a_text_of_brackets_does_not_end_the_process() -> None:
     with pytest.raises(ConfigError, match=r"'lr' is '\[\[\[.*\.\.\.; it must be a finite number"):
         LFDNN.Config.parse({"lr": "[" * 60_000})
+
+
+@dataclass(frozen=True)
+class QuietConfig(MethodConfig):
+    width: int = setting(3, "a width")
+    late: bool = setting(False, "came later", quiet=True)
+    named: str = setting("as before", "came later too", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [({}, {}), ({"late": True}, {"late": True}), ({"late": False, "named": "new"}, {"named": "new"})],
+)
+def test_quiet_settings_are_told_only_when_they_are_not_the_default(
+    values: dict[str, Any], told: dict[str, Any]
+) -> None:
+    config = QuietConfig.parse(values)
+    assert config.to_dict() == {**MethodConfig().to_dict(), "width": 3, **told}
+    assert QuietConfig.parse(config.to_dict()) == config
+
+
+def test_methods_that_compare_samples_gather_quietly() -> None:
+    assert "gather_negatives" not in MMIM.Config().to_dict()
+    assert MMIM.Config(gather_negatives=True).to_dict()["gather_negatives"] is True

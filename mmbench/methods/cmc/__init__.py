@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -45,14 +46,15 @@ from mmbench.methods.cmc.curriculum import (
 from mmbench.methods.cmc.network import CMCNetwork
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.methods.groups import without
+from mmbench.nn.gathering import agreed
 from mmbench.tasks import Task
 
 
 class CMC(FusionMethod):
     """Weakly supervised correlation learning with a curriculum over pairs.
 
-    Under DDP pairs are those of a process's own batch, the cache holds the samples of all processes, and all of them
-    move to the same level.
+    Under DDP pairs are those of a process's own batch, or with ``gather_negatives`` of the whole one; the cache holds
+    the samples of all processes, and all of them move to the same level.
     """
 
     card = MethodCard(
@@ -163,10 +165,14 @@ class CMC(FusionMethod):
     def _pairs(self, named: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Draw pairs and return their losses and buckets, ``(couples, P)`` each; while pre-training all are easy."""
         c, couples = self.config, self.network.couples.items()
+        batch = replace(batch, target=self.of_all(batch.target), index=self.of_all(batch.index))
+        vectors = {name: self.of_all(named[f"h_{name}"]) for name in self.dims}
         first, second = self.sampler(batch.size, len(couples), batch.target.device)
+        if self.gathers:
+            first, second = agreed(first), agreed(second)
         targets = self._targets(batch.target, first, second)
         said = [
-            self.network.predictors[name](named[f"h_{x}"][one], named[f"h_{y}"][other])
+            self.network.predictors[name](vectors[x][one], vectors[y][other])
             for (name, (x, y)), one, other in zip(couples, first, second, strict=True)
         ]
         losses = (torch.stack(said) - targets).abs()
@@ -224,7 +230,7 @@ class CMC(FusionMethod):
         super().on_train_epoch_end()
         if not self.network.couples or self.current_epoch < self.first_epoch:
             return
-        sums, counts = self.trainer.strategy.reduce(self._fed, reduce_op="sum")
+        sums, counts = self._fed if self.gathers else self.trainer.strategy.reduce(self._fed, reduce_op="sum")
         losses, level = sums / counts, int(self.level)
         feeding = self.controller(level, self.fed_losses.tolist(), losses.tolist())
         logged = {"level": float(level), "feed_action": float(feeding.action), "feed_gain": feeding.gain}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mmbench.methods.cmc.curriculum import RULES
-from mmbench.methods.config import MethodConfig, setting
+from mmbench.methods.config import ComparingConfig, setting
 
 
 @dataclass(frozen=True)
-class CMCConfig(MethodConfig):
+class CMCConfig(ComparingConfig):
     """Settings of CMC; sizes are those of MCL for CMU-MOSI."""
 
     batch_size: int = setting(35, "samples per step", low=1)

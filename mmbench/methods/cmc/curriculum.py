@@ -25,7 +25,7 @@ RULES = ("saturated_forward", "improved_forward")
 class PairSampler:
     """Draws pairs within a batch: every sample with itself, and random pairs of two different samples.
 
-    Under DDP a process pairs the samples of its own batch; nothing is gathered.
+    Under DDP every process draws for itself: those that pair gathered samples must agree on one draw.
 
     Attributes:
         negatives: Pairs of different samples per sample.

@@ -42,6 +42,7 @@ from mmbench.methods.emt_dlfr.config import EMTDLFRConfig
 from mmbench.methods.emt_dlfr.network import EMTNetwork, View
 from mmbench.methods.emt_dlfr.simsiam import SimSiam
 from mmbench.methods.groups import without
+from mmbench.nn.gathering import gather_statistics, summed
 from mmbench.nn.words import shifted
 from mmbench.tasks import Task
 
@@ -58,17 +59,21 @@ PUBLISHED = {
 }
 
 
-def restoration(restored: Tensor, features: Tensor, missing: Tensor) -> Tensor:
+def restoration(restored: Tensor, features: Tensor, missing: Tensor, everywhere: bool = False) -> Tensor:
     """Return the smooth L1 distance to the intact features, a scalar: the mean over all numbers in missing steps.
 
     Args:
         restored: ``(B, T, d)``.
         features: ``(B, T, d)``.
         missing: ``(B, T)`` bool, ``True`` = missing. Zero is returned where nothing is.
+        everywhere: Whether the mean goes over the batches of all processes, which miss different numbers of steps.
     """
     kept = ~missing.unsqueeze(-1)
     total = F.smooth_l1_loss(restored.masked_fill(kept, 0.0), features.masked_fill(kept, 0.0), reduction="sum")
-    return total / (missing.sum().to(total.dtype) * features.shape[-1] + 1e-6)
+    count = missing.sum()
+    if everywhere:
+        total, count = summed(total), summed(count)
+    return total / (count.to(total.dtype) * features.shape[-1] + 1e-6)
 
 
 class EMTDLFR(FusionMethod):
@@ -132,6 +137,8 @@ class EMTDLFR(FusionMethod):
         self.attractions = nn.ModuleDict(
             {name: SimSiam(*sizes) for name, sizes in widths.items()} if c.attraction else {}
         )
+        if c.gather_negatives:
+            gather_statistics(self.attractions)
         self.restorers = nn.ModuleDict(
             {name: nn.Linear(c.dim, dim) for name, dim in self.dims.items()} if c.restoration else {}
         )
@@ -216,6 +223,7 @@ class EMTDLFR(FusionMethod):
             terms["complete"] = self.config.attraction * self.task.loss(view.prediction, batch)
         for name, restorer in self.restorers.items():
             target = self._local(name, features[name].values.detach())
-            lost = restoration(restorer(output.named[f"steps_{name}"]), target, self._missing(batch, name))
+            restored, missing = restorer(output.named[f"steps_{name}"]), self._missing(batch, name)
+            lost = restoration(restored, target, missing, self.gathers)
             terms[f"restoration_{name}"] = self.config.restoration * lost
         return terms

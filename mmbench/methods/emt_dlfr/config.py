@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbench.methods.config import MethodConfig, setting
+from mmbench.methods.config import ComparingConfig, setting
 
 
 @dataclass(frozen=True)
-class EMTDLFRConfig(MethodConfig):
+class EMTDLFRConfig(ComparingConfig):
     """Settings of EMT-DLFR; the defaults are those of the official code for CMU-MOSI but for two.
 
     There ``dim`` is 128 and ``accumulate`` is 4, which takes more samples than small data have.

@@ -13,7 +13,8 @@ class SimSiam(nn.Module):
 
     ``-1/2 [cos(q(p(y)), sg(p(x))) + cos(q(p(x)), sg(p(y)))]``, the mean over samples, where ``sg`` stops the gradient:
     a view learns to predict the other one and is no moving target itself. Projector and predictor are those of
-    EMT-DLFR, with one linear layer less than SimSiam's own. Nothing is gathered from other processes under DDP.
+    EMT-DLFR, with one linear layer less than SimSiam's own. No samples
+    are compared but in the norms (see :class:`~mmbench.nn.norms.BatchNorm`).
 
     Args:
         width: Width of the representations.

@@ -150,15 +150,19 @@ class MMIM(FusionMethod):
         terms = super().objective(output, batch)
         if not self.config.contrast:
             return terms
-        nce = {name: cosine_nce(named[f"h_{name}"], named[f"predicted_{name}"]) for name in self.network.predictors}
+        nce = {
+            name: cosine_nce(self.of_all(named[f"h_{name}"]), self.of_all(named[f"predicted_{name}"]))
+            for name in self.network.predictors
+        }
         terms |= {"nce": self.config.alpha * _total(nce), "lld": -self.config.beta * _total(lld)}
-        groups = self.task.groups(batch)
+        groups = self.of_all(self.task.groups(batch))
         entropy = {}
         for pair, memory in self._memories().items():
+            codes = self.of_all(named[f"code_{pair}"])
             if memory.ready:
-                entropy[pair] = memory(named[f"code_{pair}"], groups)
+                entropy[pair] = memory(codes, groups)
             if self.training:
-                memory.push(named[f"code_{pair}"], groups)
+                memory.push(codes, groups)
         if entropy:
             terms["entropy"] = -self.config.beta * _total(entropy)
         return terms

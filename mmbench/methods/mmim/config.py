@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbench.methods.config import MethodConfig, setting
+from mmbench.methods.config import ComparingConfig, setting
 
 
 @dataclass(frozen=True)
-class MMIMConfig(MethodConfig):
+class MMIMConfig(ComparingConfig):
     """Settings of MMIM; the defaults are those of the official code for CMU-MOSI."""
 
     weight_decay: float = setting(1e-4, "L2 penalty inside Adam, in both optimisers", low=0.0)

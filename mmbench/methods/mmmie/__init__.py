@@ -140,7 +140,7 @@ class MMMIE(FusionMethod):
         summaries = self.summaries(batch) if self.estimators else {}
         for name, x in summaries.items():
             if estimating and self.training:
-                cast(RunningStandard, self.standards[name]).update(x)
+                cast(RunningStandard, self.standards[name]).update(self.of_all(x))
             with torch.set_grad_enabled(learns and estimating):
                 mean, logvar = self.estimators[name](self.standards[name](x))
             output.named |= {f"mean_{name}": mean, f"logvar_{name}": logvar.tanh()}
@@ -155,10 +155,11 @@ class MMMIE(FusionMethod):
             return {"estimate": -torch.stack(fits).sum()}
         terms = super().objective(output, batch)
         if c.alpha:
-            codes = [named[f"code_{name}"] for name in self.network.projections]
+            codes = [self.of_all(named[f"code_{name}"]) for name in self.network.projections]
             nce = [info_nce(first, second, c.temperature) for first, second in combinations(codes, 2)]
             terms["nce"] = c.alpha * torch.stack(nce).sum()
         if given:
-            bounds = torch.stack([club(named[f"h_{name}"], *moments) for name, moments in given.items()])
+            compared = [map(self.of_all, (named[f"h_{name}"], *moments)) for name, moments in given.items()]
+            bounds = torch.stack([club(*rows) for rows in compared])
             terms["club"] = self.club_weight * (bounds.clamp(min=0.0) if c.clamp else bounds).sum()
         return terms

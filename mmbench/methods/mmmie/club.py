@@ -18,8 +18,8 @@ def club(h: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 
     ``mean_i log q(h_i | x_i) - mean_{i,j} log q(h_j | x_i)`` over all ``B^2`` pairs. The variance terms of the two
     means are equal and drop out; ``mean_j (h_j - mean_i)^2`` is the variance of ``h`` around ``mean_i``, so no
-    ``B x B`` tensor is needed. It is 0 for a batch of one. The pairs are those of the local batch: under DDP nothing
-    is gathered from other processes. Half precision is left for single: the bound is a small difference of large sums.
+    ``B x B`` tensor is needed. It is 0 for a batch of one. The pairs are those of the given rows: under DDP nothing
+    is gathered here. Half precision is left for single: the bound is a small difference of large sums.
 
     Args:
         h: ``(B, D)``.
@@ -37,7 +37,7 @@ class RunningStandard(nn.Module):
     """Standardisation by the mean and the variance of all training rows seen so far.
 
     The moments are merged batch by batch (Chan et al., 1979) and live in buffers, so that a resumed run continues with
-    them. Under DDP, where buffers are broadcast, they are those of the first process's rows.
+    them. Under DDP, where buffers are broadcast, they are those of the rows that the first process is given.
 
     Args:
         dim: Number of features.

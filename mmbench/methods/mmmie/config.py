@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import ComparingConfig, ConfigError, setting
 
 
 @dataclass(frozen=True)
-class MMMIEConfig(MethodConfig):
+class MMMIEConfig(ComparingConfig):
     """Settings of MMMIE; none of the paper's is known."""
 
     weight_decay: float = setting(1e-4, "L2 penalty inside Adam, in both optimisers", low=0.0)

@@ -166,17 +166,21 @@ class MVCL(FusionMethod):
         terms = super().objective(output, batch) if phase in ("joint", "task") else {}
         for name, weight in self.config.contrasts().items():
             if phase in ("joint", name):
-                terms[name] = weight * self._contrast(name, output.named, self.classes(batch.target))
+                terms[name] = weight * self._contrast(name, output.named, batch.target)
         return terms
 
-    def _contrast(self, name: str, named: Mapping[str, Tensor], classes: Tensor) -> Tensor:
+    def _contrast(self, name: str, named: Mapping[str, Tensor], target: Tensor) -> Tensor:
         """Return the sum of a contrast over what it compares."""
         c = self.config
+
+        def projected(item: str) -> Tensor:
+            return self.of_all(named[f"projected_{item}"])
+
         if name == "cross":
-            pairs = [(named[f"projected_{one}"], named[f"projected_{other}"]) for one, other in self.pairs()]
+            pairs = [(projected(one), projected(other)) for one, other in self.pairs()]
             return torch.stack([pair_contrastive(*pair, c.pair_temperature) for pair in pairs]).sum()
         compared = ["fused"] if name == "fused" else list(self.network.unimodal)
-        vectors = [named[f"projected_{item}"] for item in compared]
+        vectors, classes = [projected(item) for item in compared], self.classes(self.of_all(target))
         return torch.stack([supervised_contrastive(item, classes, c.supervised_temperature) for item in vectors]).sum()
 
     def pairs(self) -> list[tuple[str, str]]:

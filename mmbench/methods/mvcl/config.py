@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import ComparingConfig, ConfigError, setting
 
 CONTRASTS = ("unimodal", "cross", "fused")
 """The contrastive terms, each with a phase and a weight of its name."""
 
 
 @dataclass(frozen=True)
-class MVCLConfig(MethodConfig):
+class MVCLConfig(ComparingConfig):
     """Settings of MVCL; the defaults are those of the rebuild for CMU-MOSI, and of the stages this suite's own."""
 
     weight_decay: float = setting(0.01, "L2 penalty inside Adam", low=0.0)

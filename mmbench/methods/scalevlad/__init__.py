@@ -28,6 +28,7 @@ from mmbench.methods.config import MethodConfig
 from mmbench.methods.scalevlad.clustering import ShiftedClustering
 from mmbench.methods.scalevlad.config import ScaleVLADConfig
 from mmbench.methods.scalevlad.network import ScaleVLADNetwork
+from mmbench.nn.gathering import gather_statistics
 from mmbench.tasks import Task
 
 
@@ -65,6 +66,8 @@ class ScaleVLAD(FusionMethod):
         super().__init__(spec, task, config)
         c = self.config
         self.network = ScaleVLADNetwork(self.dims, self.task.outputs, c, tokens=self.text_encoder is not None)
+        if c.gather_negatives:
+            gather_statistics(self.network)
         self.clustering: ShiftedClustering | None = None
         if c.clustering:
             self.clustering = ShiftedClustering(
@@ -80,5 +83,5 @@ class ScaleVLAD(FusionMethod):
         terms = super().objective(output, batch)
         if self.clustering is not None:
             active = self.current_epoch >= self.config.clustering_start
-            terms["clustering"] = self.config.clustering * self.clustering(output.named["fused"], active)
+            terms["clustering"] = self.config.clustering * self.clustering(self.of_all(output.named["fused"]), active)
         return terms

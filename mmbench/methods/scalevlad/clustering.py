@@ -107,7 +107,7 @@ class ShiftedClustering(nn.Module):
     ``p_i`` is the cluster of ``f_i`` under the present centres, balanced over batch and memory. The centres are those
     of the memory when it is half full, and move every ``refresh`` steps from ``E`` to
     ``normalise(momentum E + (1 - momentum) E')``, where ``E'`` is what Lloyd's algorithm makes of ``E`` on the memory.
-    Nothing is gathered under DDP: where buffers are broadcast, every process sees the memory of the first one.
+    Under DDP, where buffers are broadcast, every process sees the memory of the samples that the first one is given.
 
     Args:
         dim: Width of a sample.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import ComparingConfig, ConfigError, setting
 
 
 @dataclass(frozen=True)
-class ScaleVLADConfig(MethodConfig):
+class ScaleVLADConfig(ComparingConfig):
     """Settings of ScaleVLAD; none is known from the authors."""
 
     width: int = setting(64, "width d of states, descriptors and vectors", low=1)

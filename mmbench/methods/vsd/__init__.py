@@ -36,6 +36,7 @@ from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.methods.vsd.config import VSDConfig
 from mmbench.methods.vsd.losses import ranked_list_loss, sinkhorn_distance
 from mmbench.methods.vsd.network import SHARED, VSDNetwork
+from mmbench.nn.gathering import gather_statistics
 from mmbench.tasks import Task
 
 
@@ -93,6 +94,8 @@ class VSD(FusionMethod):
             )
         self.labels = self.config.labels(self.task.target)
         self.network = VSDNetwork(self.dims, self.task.outputs, self.labels.width, self.config)
+        if self.config.gather_negatives:
+            gather_statistics(self.network)
 
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and what the branches say (see :meth:`VSDNetwork.read`)."""
@@ -144,18 +147,20 @@ class VSD(FusionMethod):
         return torch.stack([self.labels.spread(pair) for pair in pairs]).mean()
 
     def _transport(self, named: Mapping[str, Tensor]) -> Tensor:
-        pairs = combinations([self.labels.points(named[f"p_{view}"]) for view in self.network.views], 2)
+        pairs = combinations([self.labels.points(self.of_all(named[f"p_{view}"])) for view in self.network.views], 2)
         return torch.stack([sinkhorn_distance(x, y) for x, y in pairs]).mean()
 
     def rank(self, named: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the ranked-list losses of observations and representations, branch weights as in ``heads``."""
-        groups, views = self.task.groups(batch), self.network.views
+        groups, views = self.of_all(self.task.groups(batch)), self.network.views
         modality = torch.arange(len(views), device=groups.device).repeat_interleave(len(groups))
         terms = [
             weight
             * len(views)
             * ranked_list_loss(
-                torch.cat([named[f"{part}_{prefix}{view}"] for view in views]), groups.repeat(len(views)), modality
+                torch.cat([self.of_all(named[f"{part}_{prefix}{view}"]) for view in views]),
+                groups.repeat(len(views)),
+                modality,
             )
             for weight, prefix in ((0.5, ""), (0.25, f"{SHARED}_"))
             for part in "vz"

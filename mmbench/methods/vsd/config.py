@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from data_modules.schema import TargetSpec
-from mmbench.methods.config import ConfigError, MethodConfig, setting
+from mmbench.methods.config import ComparingConfig, ConfigError, setting
 from mmbench.methods.vsd.labels import CategoricalLabels, Direction, GaussianLabels, LabelDistribution
 
 
 @dataclass(frozen=True)
-class DistillationConfig(MethodConfig):
+class DistillationConfig(ComparingConfig):
     """Settings of what VSD and its successor share: views, branches and divergences."""
 
     weight_decay: float = setting(1e-4, "L2 penalty inside Adam", low=0.0)

@@ -27,7 +27,7 @@ def ranked_list_loss(
     Features are scaled to length 1, ``d`` is their Euclidean distance. For each anchor and kind of pair: the mean of
     ``max(0, d - (alpha - margin))`` over the rows of its class, plus the mean of ``alpha - d`` over the rows of other
     classes with ``d < alpha``, weighted by ``exp(alpha - d)``; then the mean over anchors. Anchors and pairs are those
-    of the local batch: under DDP nothing is gathered from other processes.
+    of the given rows: under DDP nothing is gathered here.
 
     Args:
         features: ``(N, D)``.
@@ -55,8 +55,8 @@ def sinkhorn_distance(x: Tensor, y: Tensor, eps: float = 0.01, rounds: int = 100
     """Return the entropic transport cost between two sets of points of equal weight, a scalar.
 
     The cost of a pair is its squared Euclidean distance. The loop in the log domain stops when the first potential
-    changes by less than the tolerance in total, so it is coarse by design; the gradient goes through all rounds. The
-    sets are those of the local batch: under DDP nothing is gathered from other processes.
+    changes by less than the tolerance in total, so it is coarse by design; the gradient goes through all rounds. Under
+    DDP nothing is gathered here.
 
     Args:
         x: ``(N, D)``.
