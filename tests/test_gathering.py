@@ -169,6 +169,8 @@ def gathering(rank: int, count: int) -> dict[str, torch.Tensor]:
     whole = gathered(mine)
     # The loss of process r is (r + 1) times the sum of (k + 1) x_k^2 / 2 over all rows k.
     ((rank + 1) * (torch.arange(1, 7)[:, None] * whole.square() / 2).sum()).backward()
+    half = torch.arange(6).bfloat16()[rank::count].requires_grad_()
+    (gathered(half) * torch.arange(6)).sum().backward()
     norms = {"batch": BatchNorm(2).double(), "feature": FeatureNorm(2).double()}
     normed = {}
     for name, norm in norms.items():
@@ -185,7 +187,8 @@ def gathering(rank: int, count: int) -> dict[str, torch.Tensor]:
         "integers": gathered(torch.arange(6)[rank::count]),
         "bools": gathered(torch.arange(6)[rank::count] % 3 == 0),
         "transposed": gathered(torch.arange(24).reshape(2, 6, 2).transpose(0, 1)[rank::count]),
-        "half": gathered(torch.arange(6).bfloat16()[rank::count]),
+        "half": gathered(half).detach(),
+        "half gradient": half.grad,
         "summed": summed(torch.tensor(1 + rank)),
         "agreed": agreed(torch.full((2, 3), rank)),
     }
@@ -259,6 +262,7 @@ def test_gradients_of_all_processes_are_added_up(both: list[dict[str, Any]]) -> 
     expected = 3 * torch.arange(1, 7)[:, None] * rows
     for rank, found in enumerate(both):
         torch.testing.assert_close(found["functions"]["gradient"], expected[rank::PROCESSES])
+        assert torch.equal(found["functions"]["half gradient"], 2 * torch.arange(6).bfloat16()[rank::PROCESSES])
 
 
 def test_norms_see_the_rows_of_all_processes(both: list[dict[str, Any]]) -> None:

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mmbench.nn.precision import at_least_single
+
 
 class BatchStatistics:
     """What normalises by the statistics of a batch.
@@ -82,6 +84,6 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        total = at_least_single(gradients[0]).clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
-        return own(total)
+        return own(total).to(gradients[0].dtype)

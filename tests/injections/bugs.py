@@ -182,5 +182,40 @@ OF_SEQUENCES = (
     ),
 )
 
-BUGS = (*OF_TRAINING, *OF_SEQUENCES, *OF_METHODS)
+OF_PROCESSES = (
+    Bug(
+        "rows of processes lie one process after the other",
+        f"{NN}/gathering.py",
+        "torch.stack(shards, dim=1)",
+        "torch.stack(shards, dim=0)",
+        (),
+        ("tests/test_gathering.py",),
+    ),
+    Bug(
+        "gathered rows learn from the loss of their own process alone",
+        f"{NN}/gathering.py",
+        "        dist.all_reduce(total)\n",
+        "",
+        (),
+        ("tests/test_gathering.py",),
+    ),
+    Bug(
+        "batch statistics are those of one process",
+        f"{NN}/norms.py",
+        "if self.training and self.gathers:",
+        "if False:",
+        (),
+        ("tests/test_gathering.py",),
+    ),
+    Bug(
+        "cmc: every process pairs as it draws",
+        f"{METHODS}/cmc/__init__.py",
+        "first, second = agreed(first), agreed(second)",
+        "pass",
+        (),
+        ("tests/test_gathering.py",),
+    ),
+)
+
+BUGS = (*OF_TRAINING, *OF_SEQUENCES, *OF_PROCESSES, *OF_METHODS)
 """All of them."""

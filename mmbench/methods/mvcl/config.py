@@ -12,7 +12,11 @@ CONTRASTS = ("unimodal", "cross", "fused")
 
 @dataclass(frozen=True)
 class MVCLConfig(ComparingConfig):
-    """Settings of MVCL; the defaults are those of the rebuild for CMU-MOSI, and of the stages this suite's own."""
+    """Settings of MVCL; the defaults are those of the rebuild for CMU-MOSI, and of the stages this suite's own.
+
+    With ``legacy_no_mask`` a sample depends on how far its batch is padded, so that processes differ from one process
+    even with ``gather_negatives``.
+    """
 
     weight_decay: float = setting(0.01, "L2 penalty inside Adam", low=0.0)
     gradient_clip: float = setting(0.0, "largest L2 norm of the gradient; 0 for no limit", low=0.0)
