@@ -12,7 +12,7 @@ GENERATED := data/synthetic.h5 $(patsubst %,data/synthetic-%.h5,$(KINDS) lag wor
 CHECKS := ci ci-missing ci-classes ci-labels ci-words ci-dialogues ci-clips ci-mosi ci-ravdess
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data bench check leaderboard test test-portable test-slow test-gpu test-cluster injections lint format speed clean distclean
+.PHONY: help setup data bench check leaderboard test test-portable test-slow test-gpu test-cluster injections lint format speed scale clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ format: $(BIN)/.done ## mend style
 
 speed: $(BIN)/.done ## measure speed and memory
 	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+scale: $(BIN)/.done ## measure what more devices and workers buy
+	$(BIN)/python -m benchmarks.scale $(ARGS)
 
 clean: ## remove what can be made again (not data/, not the checkpoints in runs/)
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info

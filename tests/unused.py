@@ -12,7 +12,15 @@ from mmbench.methods import methods
 
 PACKAGES = ("mmbench", "data_modules", "benchmarks")
 CALLED_BY_LIBRARIES = (
-    *("on_*", "configure_*", "*_step", "predict_dataloader", "automatic_optimization"),  # Lightning
+    *("on_*", "configure_*", "*_step", "predict_dataloader", "automatic_optimization"),  # Lightning, and the next line
+    *(
+        "creates_processes_externally",
+        "main_address",
+        "main_port",
+        "set_world_size",
+        "set_global_rank",
+        "*_rank",
+    ),  # Lightning
     *("is_differentiable", "full_state_update", "get_extra_state", "set_extra_state", "_check_input_dim"),  # torch
     *("pytest_generate_tests", "repr_instance", "thread_type", "fill_uninitialized_memory", "storage_options"),
     *("signum", "factory", "verbose", "early_stop", "set_device", "batch_sampler"),

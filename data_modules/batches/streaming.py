@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,7 +132,12 @@ class StreamedLoader(BatchLoader):
         planned = _Planned(self.streamed, list(self.plan()))
         workers = 0 if multiprocessing.current_process().daemon else self.workers
         # A generator of its own: the loader must not draw from the one that seeds the training.
-        loader = DataLoader(planned, batch_size=None, num_workers=workers, generator=torch.Generator())
+        generator = torch.Generator()
+        # A process that was started afresh itself would start its workers afresh too, which takes seconds every time.
+        context = "fork" if workers and sys.platform == "linux" else None
+        loader = DataLoader(
+            planned, batch_size=None, num_workers=workers, generator=generator, multiprocessing_context=context
+        )
         with _ctrl_c_later():
             batches = iter(loader)
         ahead = next(batches, None)

@@ -83,6 +83,9 @@ def add_executor(parser: ArgumentParser) -> None:
         default="local",
         help="where workers start: this machine, SLURM (--slurm.KEY VALUE, --profile) or Ray (--address)",
     )
+    parser.add_argument(
+        "--devices", type=int, default=1, help="devices of one trial, each with its share of every batch"
+    )
     parser.add_argument("--per-gpu", type=int, default=1, help="workers that share a GPU")
     parser.add_argument("--profile", type=Path | None, default=None, help="file (YAML) with settings of --slurm.KEY")
     parser.add_argument("--address", default="", help="of the Ray cluster; by default Ray is started on this machine")
@@ -93,7 +96,7 @@ def run(arguments: Namespace) -> int:
     if "help" in arguments.dotted["method"]:
         return print_settings(arguments.method)
     from mmbench.methods import ConfigError
-    from mmbench.runner.environment import check_machine
+    from mmbench.runner.environment import check_devices, check_machine
     from mmbench.runner.launch import launch
     from mmbench.runner.settings import benchmarks_folder, find_suite
     from mmbench.runner.work import Options
@@ -102,9 +105,10 @@ def run(arguments: Namespace) -> int:
     check_folder(arguments.runs, "--runs")
     benchmarks = benchmarks_folder(arguments.benchmarks)
     suite = find_suite(benchmarks, arguments.suite)
-    changes = {"max_epochs": arguments.max_epochs, "precision": arguments.precision}
+    changes = {"max_epochs": arguments.max_epochs, "precision": arguments.precision, "devices": arguments.devices}
     training = dataclasses.replace(suite.training, **{name: value for name, value in changes.items() if value})
     check_machine(arguments.accelerator, training.precision, arguments.logger)
+    check_devices(arguments.accelerator, training.devices, arguments.per_gpu, arguments.executor)
     trials, left_out = _plan(arguments, suite, training, benchmarks)
     for method, why in left_out.items():
         say(f"{method} is left out: {why}.")
@@ -163,9 +167,9 @@ def _executor(arguments: Namespace, trials: int) -> tuple[int, Executor | None]:
     if given == "ray" and not arguments.estimate:
         from mmbench.runner.executors.ray import RayExecutor
 
-        ray = RayExecutor(trials, arguments.jobs, arguments.address, cpu, arguments.per_gpu)
+        ray = RayExecutor(trials, arguments.jobs, arguments.address, cpu, arguments.per_gpu, arguments.devices)
         return ray.jobs, ray
-    jobs = min(trials, arguments.jobs) or automatic_jobs(trials, arguments.per_gpu, cpu)
+    jobs = min(trials, arguments.jobs) or automatic_jobs(trials, arguments.per_gpu, cpu, arguments.devices)
     if given == "slurm" and not arguments.estimate:
         from mmbench.runner.executors.slurm import SlurmExecutor, SlurmSettings
 

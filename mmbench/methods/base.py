@@ -32,6 +32,9 @@ from mmbench.nn.gathering import gathered
 from mmbench.nn.text import PretrainedText
 from mmbench.tasks import Task
 
+DEVICES = "devices"
+"""Under which a checkpoint says how many devices trained it."""
+
 
 class FusionMethod(Trained):
     """Base class of all fusion methods.
@@ -97,6 +100,23 @@ class FusionMethod(Trained):
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, FusionDataModule):
             checkpoint["preparation"] = {**datamodule.preparation(), "tokenizer": datamodule.tokenizer}
+        checkpoint[DEVICES] = self.trainer.world_size
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to continue a training on another number of devices.
+
+        Raises:
+            ConfigError: When the batches of the rest of the training would be others.
+        """
+        trainer = self._trainer
+        if trainer is None or trainer.state.fn != "fit":
+            return
+        before, now = checkpoint.get(DEVICES, trainer.world_size), trainer.world_size
+        if before != now:
+            raise ConfigError(
+                f"This training ran on {before} device{'s' * (before > 1)} and cannot go on with {now}: each has its "
+                f"share of a batch, and what one has drawn is not known to others. Give devices={before}."
+            )
 
     # What a method defines
 

@@ -52,6 +52,11 @@ class Trained(Scored):
         return (Phase("main"),)
 
     @property
+    def unused_parameters(self) -> bool:
+        """Whether a step may leave parameters without a gradient, which DDP has to be told: where there are phases."""
+        return len(self.phases) > 1
+
+    @property
     def accumulate(self) -> int:
         """Number of batches whose gradients are added up before a step: the setting of this name, or one."""
         return getattr(self.config, "accumulate", 1)

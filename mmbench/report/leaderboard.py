@@ -23,6 +23,7 @@ from mmbench.report.markdown import NONE, escape, printable, table
 from mmbench.report.markdown import code as span
 from mmbench.report.page import page
 from mmbench.report.rows import Origin
+from mmbench.report.scale import section
 from mmbench.report.standing import some
 from mmbench.report.sweep import Sweep, sweep_page, sweeps
 from mmbench.report.turns import turn
@@ -112,13 +113,14 @@ def build(
             # Tables that are committed must not depend on where the repository lies.
             portable += [line.replace(str(source.root), links[origin]) for line in lines]
         mine = None if own is None else found["own"]
+        scale = section(out)
         evidence = evidence_of([source for source in sources.values() if source])
         try:
-            texts = render(found["published"], mine, portable, code, links, costs, evidence)
+            texts = render(found["published"], mine, portable, code, links, costs, evidence, scale)
         except Exception:  # a record that is as it should be and breaks a table is no reason to have none
             good, mine, more = _sound(found["published"], mine, code, links, evidence)
             problems += more
-            texts = render(good, mine, [*portable, *more], code, links, costs, evidence)
+            texts = render(good, mine, [*portable, *more], code, links, costs, evidence, scale)
         for name in texts:
             if os.path.lexists(out / name) and not is_ours(out / name):
                 raise ConfigError(
@@ -143,6 +145,7 @@ def render(
     links: Mapping[Origin, str] | None = None,
     costs: CostsByRow | None = None,
     evidence: Evidence = no_evidence,
+    scale: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return the text of every file by name; it depends on nothing but the arguments, and not on the records' order.
 
@@ -154,6 +157,7 @@ def render(
         links: Where the records lie, from the folder of the tables.
         costs: What rows cost.
         evidence: Test predictions by record.
+        scale: Lines on what more devices and workers buy.
     """
     own = None if own is None else list(own)
     wanted = None if own is None else {record.track for record in own}
@@ -165,7 +169,7 @@ def render(
     found = sweeps(everywhere)
     names = file_names([*by_track, *(sweep.name for sweep in found)])
     links = links or {"published": "records"}
-    texts = {"README.md": _text(_index(by_track, names, found, problems, links, own is not None))}
+    texts = {"README.md": _text(_index(by_track, names, found, problems, links, own is not None, scale))}
     if by_track:
         texts[f"{GUIDE}.md"] = _text(guide())
     for sweep in found:
@@ -194,6 +198,7 @@ def _index(
     problems: Sequence[str],
     links: Mapping[Origin, str],
     mine: bool,
+    scale: Sequence[str],
 ) -> list[str]:
     places: Sequence[Origin] = ("own", "published") if mine else ("published",)
     where = " and ".join(f"[{escape(links[origin])}]({quote(links[origin])})" for origin in places if origin in links)
@@ -219,7 +224,7 @@ def _index(
     if problems:
         lines += ["", "## Problems", "", "These files are not part of any table:", ""]
         lines += [f"- {escape(problem)}" for problem in problems]
-    lines += ["", "## Columns of the CSV files", ""]
+    lines += [*scale, "", "## Columns of the CSV files", ""]
     lines += [f"- `{name}`: {text}" for name, text in COLUMNS.items()]
     lines += [f"- `<metric>:{name}`: {text}" for name, text in METRIC_COLUMNS.items()]
     return lines

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -24,14 +24,19 @@ class DivergedError(RuntimeError):
 
 
 class EpochSeed(Callback):
-    """Seeds every epoch by (seed, epoch), so that a resumed run draws the same numbers as an uninterrupted one."""
+    """Seeds every epoch by (seed, epoch), so that a resumed run draws the same numbers as an uninterrupted one.
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    Args:
+        seed: Seed of the training.
+        rank: Which of its processes this is; each draws numbers of its own.
+    """
+
+    def __init__(self, seed: int, rank: int = 0) -> None:
+        self.seed, self.rank = seed, rank
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed the generators that dropout and sampling draw from."""
-        pl.seed_everything((self.seed * 10_007 + trainer.current_epoch) % 2**32, verbose=False)
+        pl.seed_everything((self.seed * 10_007 + trainer.current_epoch + self.rank * 15_485_863) % 2**32, verbose=False)
 
 
 class Curve(Callback):
@@ -117,7 +122,9 @@ class Checkpoints(Checkpoint):
     INTERVAL = 60.0
     """Seconds between two states where it does."""
 
-    def __init__(self, first_epoch: int, folder: Path, *, monitor: str, mode: str, stamp: str) -> None:
+    def __init__(
+        self, first_epoch: int, folder: Path, *, monitor: str, mode: Literal["min", "max"], stamp: str
+    ) -> None:
         self.first_epoch, self.folder, self.monitor, self.mode, self.stamp = first_epoch, folder, monitor, mode, stamp
         self.epoch, self.value = -1, math.nan
         self._due, self._saved, self._took = False, -math.inf, 0.0
@@ -140,7 +147,8 @@ class Checkpoints(Checkpoint):
                 self.epoch, self.value = trainer.current_epoch, value
                 trainer.save_checkpoint(self.best, weights_only=True)
         self._due = True
-        if self._took < self.SLOW or time.monotonic() - self._saved >= self.INTERVAL:
+        due = self._took < self.SLOW or time.monotonic() - self._saved >= self.INTERVAL
+        if trainer.strategy.broadcast(due):  # all processes of a training save together
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -153,7 +161,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.last)
         self._saved = time.monotonic()
         self._due, self._took = False, self._saved - start
-        for path in self.folder.glob("epoch=*.ckpt"):
+        for path in self.folder.glob("epoch=*.ckpt") if trainer.is_global_zero else ():
             if path != self.best:
                 path.unlink(missing_ok=True)
 

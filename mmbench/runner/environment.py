@@ -78,6 +78,19 @@ def _commit() -> tuple[str, bool | None]:
         return "", None
 
 
+def check_devices(accelerator: str, devices: int, per_gpu: int, executor: str) -> None:
+    """Check, before anything is planned, that a trial can have as many devices as are asked for.
+
+    Raises:
+        ConfigError: When it cannot; the message says what there is.
+    """
+    if devices > 1 and per_gpu > 1:
+        raise ConfigError(f"--devices {devices} gives a trial several GPUs and --per-gpu {per_gpu} a share of one.")
+    gpus = torch.cuda.device_count()
+    if executor == "local" and accelerator != "cpu" and gpus and devices > gpus:
+        raise ConfigError(f"--devices is {devices}, and this machine has {gpus} GPU{'s' * (gpus > 1)}: give fewer.")
+
+
 def check_machine(accelerator: str, precision: str, tracker: Tracker) -> None:
     """Check, before anything is planned, that the machine can do what is asked.
 

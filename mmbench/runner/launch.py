@@ -52,19 +52,20 @@ def launch(trials: Sequence[Trial], options: Options, console: Console, executor
         executor: Where workers start; by default in this process for one, else in processes of this machine.
     """
     options = replace(options, jobs=min(options.jobs, len(trials)))
+    devices = max((trial.devices for trial in trials), default=1)
     display = Display(console, trials)
     with display.shown():
         if changed := edited(trials):
             display(changed, EDITED)
         elif executor is None and options.jobs <= 1:
             own = torch.get_num_threads()
-            torch.set_num_threads(options.threads or own)
+            torch.set_num_threads(options.threads or max(1, own // devices))
             try:
                 work(trials, options, display)
             finally:
                 torch.set_num_threads(own)
         else:
-            executor = executor or LocalExecutor(options.jobs, options.accelerator == "cpu", options.threads)
+            executor = executor or LocalExecutor(options.jobs, options.accelerator == "cpu", options.threads, devices)
             console.print(f"{executor.text}.", style="dim", markup=False, highlight=False, soft_wrap=True)
             _by_workers(trials, options, executor, display)
     ran = Ran(stopped=display.stopped)

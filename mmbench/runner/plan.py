@@ -40,6 +40,10 @@ class BrokenVariants(ConfigError):
     """The code of a method fails when it is asked for its variants; the message names the line."""
 
 
+class NoShares(ConfigError):
+    """The batches of a method cannot be shared by so many devices."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One training: everything that decides its result, and where its data lie.
@@ -80,6 +84,11 @@ class Trial:
     def id(self) -> str:
         """Hash of everything a person can set that decides the result."""
         return trial_id({name: getattr(self, name) for name in DECIDES})
+
+    @property
+    def devices(self) -> int:
+        """Number of devices that it is spread over."""
+        return int(self.training.get("devices", 1))
 
     @property
     def dataset(self) -> str:
@@ -226,7 +235,8 @@ def make_plan(
         given = {name: value for name, value in (overrides or {}).items() if name not in inert}
         try:
             rows = _configs(key, seen, suite.name, given, benchmarks)
-        except BrokenVariants as error:
+            _check_shares(key, [config for _, config, _ in rows], shared.devices)
+        except (BrokenVariants, NoShares) as error:
             if key in methods_wanted:
                 raise
             left_out[key] = str(error).rstrip(".")
@@ -241,7 +251,7 @@ def make_plan(
                     config=config,
                     changed={**changed, **_changed_training(shared, suite.training)},
                     data=_plain(own),
-                    training=dataclasses.asdict(shared),
+                    training=shared.to_dict(),
                     seed=seed,
                     identity=store.identity,
                     folds=len(all_folds),
@@ -279,7 +289,7 @@ def _configs(
             continue
         if tokens and not config["text_encoder"]:
             raise ConfigError(f"The text of {spec.track} is tokens: give --method.text_encoder, a Hugging Face model.")
-        changed = {name: value for name, value in config.items() if value != base[name]}
+        changed = {name: value for name, value in config.items() if value != base.get(name)}
         if not tokens and "text_encoder" in changed:
             raise ConfigError(
                 f"{cls.Config.where('text_encoder')} has no effect on {spec.track}, which has no text tokens: leave it "
@@ -291,6 +301,20 @@ def _configs(
     if not rows:
         raise ConfigError(f"No variant of {key} has the settings {dict(overrides)}; it has: {', '.join(variants)}.")
     return rows
+
+
+def _check_shares(key: str, configs: Sequence[Mapping[str, Any]], devices: int) -> None:
+    for config in configs:
+        if config["batch_size"] % devices:
+            raise NoShares(
+                f"{key} has batches of {config['batch_size']} samples, and {devices} devices cannot share them evenly: "
+                "give another --devices, or --method.batch_size"
+            )
+        if devices == 1 and config.get("gather_negatives"):
+            raise ConfigError(
+                f"{key}: 'gather_negatives' has no effect on one device, which sees the whole batch: leave it out, or "
+                "give --devices."
+            )
 
 
 def _variants(cls: type[FusionMethod], spec: DataSpec) -> dict[str, dict[str, Any]]:

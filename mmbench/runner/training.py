@@ -9,8 +9,8 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +19,16 @@ import torch
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from data_modules import DataSpec, FusionDataModule
 from mmbench.methods import ConfigError, FusionMethod, MethodConfig
 from mmbench.methods.options import PRECISIONS
+from mmbench.nn.gathering import gather_statistics
 from mmbench.runner.callbacks import Checkpoints, Curve, DivergedError, EpochSeed, Patience, WholeFiles
+from mmbench.runner.rank import Rank, RankEnvironment
 
 SILENT: dict[str, Any] = {
     "logger": False,
@@ -34,6 +37,8 @@ SILENT: dict[str, Any] = {
     "enable_model_summary": False,
 }
 """Options of a trainer that leaves nothing behind."""
+ALONE = Rank()
+"""The place of a process that trains by itself."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,13 @@ class Training:
         patience: Epochs without gain on validation after which training stops.
         precision: ``32-true``, ``64-true`` or ``bf16-mixed``; not ``16-mixed``, whose scaled gradients would be clipped
             at the wrong norm.
+        devices: Devices that a training is spread over, each with its share of every batch.
     """
 
     max_epochs: int = 40
     patience: int = 8
     precision: str = "32-true"
+    devices: int = 1
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -57,6 +64,12 @@ class Training:
             raise ConfigError(f"max_epochs is {self.max_epochs} and patience {self.patience}; both must be at least 1.")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision is {self.precision!r}; it must be one of: {', '.join(PRECISIONS)}.")
+        if self.devices < 1:
+            raise ConfigError(f"devices is {self.devices}; it must be at least 1.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers, for records; trials on one device have the ids of before there were several."""
+        return {name: value for name, value in asdict(self).items() if name != "devices" or value > 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +137,12 @@ def train_and_test(
     logger: Iterable[Logger] | bool,
     accelerator: str,
     on_epoch: Callable[[int], None],
+    rank: Rank = ALONE,
+    company: Callable[[Path | None], AbstractContextManager[object]] = nullcontext,
 ) -> Outcome:
     """Train, continue where an earlier run stopped, select an epoch, and test it.
+
+    On several devices this is the first of the processes that train, and the only one that tests.
 
     Args:
         model: The method, as its seed made it; in the end it has the weights of the selected epoch.
@@ -137,9 +154,78 @@ def train_and_test(
         logger: Lightning's loggers.
         accelerator: Lightning's accelerator.
         on_epoch: Called with the number of finished epochs.
+        rank: The place of this process in the training.
+        company: Has the other processes train within its block, from the state that it is given.
 
     Raises:
         DivergedError: When a loss or the selecting metric is not a number.
+    """
+    trainer, curve, checkpoints = fitting(
+        model,
+        training,
+        seed,
+        folder,
+        stamp=stamp,
+        logger=logger,
+        accelerator=accelerator,
+        on_epoch=on_epoch,
+        rank=rank,
+    )
+    selection = model.task.selection
+    for path in folder.glob(".*.part"):  # of a process that was killed while it wrote
+        path.unlink()
+    resumed = checkpoints.resumable()
+    if not resumed:
+        clear(folder)
+    state = checkpoints.last if resumed else None
+    with data.without_test():
+        with company(state):
+            trainer.fit(model, data, ckpt_path=state)
+        best = torch.load(checkpoints.best, weights_only=True, map_location="cpu")
+        model.load_state_dict(best["state_dict"])
+        pl.seed_everything(seed, verbose=False)  # for methods that draw when they predict; a restart has drawn less
+        validated = _validated(model, data, trainer.accelerator, training.precision)
+    pl.seed_everything(seed, verbose=False)
+    if rank.world > 1:
+        data.trainer = None
+        trainer = one_device_trainer(trainer.accelerator, precision=training.precision, deterministic="warn", **SILENT)
+    trainer.test(model, data, verbose=False)
+    prediction, target, index = model.test_metric.gathered()
+    test = model.test_metric.compute()
+    if not math.isfinite(test[selection]):
+        raise DivergedError(f"test/{selection} is {test[selection]}.")
+    device = trainer.strategy.root_device
+    return Outcome(
+        checkpoints.monitor,
+        checkpoints.mode,
+        best["epoch"],
+        curve.rows,
+        curve.seconds,
+        validated,
+        test,
+        index,
+        target,
+        prediction,
+        device,
+    )
+
+
+def fitting(
+    model: FusionMethod,
+    training: Training,
+    seed: int,
+    folder: Path,
+    *,
+    stamp: str,
+    logger: Iterable[Logger] | bool,
+    accelerator: str,
+    on_epoch: Callable[[int], None] = lambda epochs: None,
+    rank: Rank = ALONE,
+) -> tuple[pl.Trainer, Curve, Checkpoints]:
+    """Return what fits a method in one process of a training, as :func:`train_and_test` has it.
+
+    Returns:
+        The trainer, what it keeps of every epoch, and its checkpoints.
     """
     selection = model.task.selection
     mode: Literal["min", "max"] = "max" if model.valid_metric.higher_is_better_of(selection) else "min"
@@ -149,40 +235,26 @@ def train_and_test(
     stop = Patience(model.first_epoch, monitor, mode=mode, patience=training.patience)
     # Deterministic kernels are asked for, not that PyTorch writes NaN into all memory before it is used.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # set at run time
-    trainer = one_device_trainer(
-        accelerator,
-        max_epochs=training.max_epochs,
-        precision=training.precision,
-        callbacks=[EpochSeed(seed), curve, stop, checkpoints],
-        logger=logger,
-        plugins=[WholeFiles()],
-        deterministic="warn",
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-    )
-    for path in folder.glob(".*.part"):  # of a process that was killed while it wrote
-        path.unlink()
-    resumed = checkpoints.resumable()
-    if not resumed:
-        clear(folder)
-    with data.without_test():
-        trainer.fit(model, data, ckpt_path=checkpoints.last if resumed else None)
-        best = torch.load(checkpoints.best, weights_only=True, map_location="cpu")
-        model.load_state_dict(best["state_dict"])
-        pl.seed_everything(seed, verbose=False)  # for methods that draw when they predict; a restart has drawn less
-        validated = _validated(model, data, trainer.accelerator, training.precision)
-    pl.seed_everything(seed, verbose=False)
-    trainer.test(model, data, verbose=False)
-    prediction, target, index = model.test_metric.gathered()
-    test = model.test_metric.compute()
-    if not math.isfinite(test[selection]):
-        raise DivergedError(f"test/{selection} is {test[selection]}.")
-    device = trainer.strategy.root_device
-    return Outcome(
-        monitor, mode, best["epoch"], curve.rows, curve.seconds, validated, test, index, target, prediction, device
-    )
+    options: dict[str, Any] = {
+        "max_epochs": training.max_epochs,
+        "precision": training.precision,
+        "callbacks": [EpochSeed(seed, rank.number), curve, stop, checkpoints],
+        "logger": logger,
+        "plugins": [WholeFiles()],
+        "deterministic": "warn",
+        "num_sanity_val_steps": 0,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+    }
+    if rank.world == 1:
+        return one_device_trainer(accelerator, **options), curve, checkpoints
+    gather_statistics(model)  # or the batches of a normalisation would be smaller than those of the trial
+    rank_zero_only.rank = rank.number  # type: ignore[attr-defined] # Lightning's own way to say so
+    strategy = DDPStrategy(find_unused_parameters=model.unused_parameters)
+    options["plugins"] = [RankEnvironment(rank), *options["plugins"]]
+    trainer = pl.Trainer(accelerator=accelerator, devices=rank.world, strategy=strategy, **options)
+    return trainer, curve, checkpoints
 
 
 def _validated(
@@ -207,9 +279,10 @@ def clear(folder: Path) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence Lightning's hardware banner and the advice that does not hold here; everything else is still shown."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for text in (
@@ -223,4 +296,5 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

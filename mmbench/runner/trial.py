@@ -21,13 +21,15 @@ from mmbench.runner.calibration import calibration
 from mmbench.runner.callbacks import Checkpoints, DivergedError
 from mmbench.runner.contract import check_settings, checked, watched
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
+from mmbench.runner.distributed import others
 from mmbench.runner.environment import Tracker, environment
 from mmbench.runner.facts import CardFacts, Cost, Failure, Selection, TaskFacts
 from mmbench.runner.plan import Trial
 from mmbench.runner.predictions import Predictions
+from mmbench.runner.rank import Rank
 from mmbench.runner.record import Record, plain
 from mmbench.runner.records import Records
-from mmbench.runner.training import Outcome, Training, build, quiet, train_and_test
+from mmbench.runner.training import Outcome, Training, build, fitting, quiet, train_and_test
 from mmbench.runner.troubles import TakenOver, machine_error
 
 TAKEN = "Another process took the trial over, for this one had not been heard of for a while: its result counts."
@@ -147,7 +149,7 @@ def _completed(
     """Train and test, and return the full record and its predictions."""
     cls = method(trial.method)
     config = cls.Config.parse(trial.config)
-    data = trial.datamodule(config.batch_size, media_workers)
+    data = trial.datamodule(config.batch_size // trial.devices, media_workers)
     if data.store.content != trial.content:
         raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
     data.store.verify_once()
@@ -155,6 +157,8 @@ def _completed(
     check_settings(trial.method)
     with checked(cls, data.spec):
         model = build(cls, config, data.spec, trial.seed)
+    stamp = "/".join(map(str, (record.code, trial.content, accelerator, *record.environment.rounding)))
+    first = Rank.first(trial.devices)
     with watched(model):
         outcome = train_and_test(
             model,
@@ -162,12 +166,36 @@ def _completed(
             Training(**trial.training),
             trial.seed,
             folder,
-            stamp="/".join(map(str, (record.code, trial.content, accelerator, *record.environment.rounding))),
+            stamp=stamp,
             logger=_loggers(trial, record, folder, tracker),
             accelerator=accelerator,
             on_epoch=on_epoch,
+            rank=first,
+            company=lambda state: others(first, _follow, (trial, folder, stamp, accelerator, media_workers, state)),
         )
     return _with_result(record, model, data, outcome), _predictions(trial, data, outcome)
+
+
+def _follow(
+    trial: Trial, folder: Path, stamp: str, accelerator: str, media_workers: int | None, state: Path | None, rank: Rank
+) -> None:
+    """Train in another process than the first one of a training, which alone writes."""
+    cls = method(trial.method)
+    config = cls.Config.parse(trial.config)
+    data = trial.datamodule(config.batch_size // rank.world, media_workers)
+    model = build(cls, config, data.spec, trial.seed)
+    with quiet(), data.without_test():
+        trainer, *_ = fitting(
+            model,
+            Training(**trial.training),
+            trial.seed,
+            folder,
+            stamp=stamp,
+            logger=False,
+            accelerator=accelerator,
+            rank=rank,
+        )
+        trainer.fit(model, data, ckpt_path=state)
 
 
 def _with_result(record: Record, model: FusionMethod, data: FusionDataModule, outcome: Outcome) -> Record:

@@ -49,7 +49,7 @@ def test_failed_trials_run_again_only_when_asked(
 ) -> None:
     (trial,) = plan("lf_dnn", epochs=1)
     with monkeypatch.context() as patch:
-        patch.setattr(type(trial), "datamodule", lambda self, size: 1 / 0)
+        patch.setattr(type(trial), "datamodule", lambda self, *sizes: 1 / 0)
         assert launch([trial], options, quiet_console()).records[0].status == "failed"
     assert launch([trial], options, quiet_console()).records[0].status == "failed"
     again = dataclasses.replace(options, retry=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from mmbench.runner.distributed import die_with_parent
 from mmbench.runner.executors.worker import run_worker
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
@@ -21,10 +22,17 @@ GRACE = 10.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def automatic_jobs(trials: int, per_gpu: int = 1, cpu: bool = False) -> int:
-    """Return the workers of a machine: so many per GPU, or one per core without GPUs; no more than there are trials."""
+def automatic_jobs(trials: int, per_gpu: int = 1, cpu: bool = False, devices: int = 1) -> int:
+    """Return the workers of a machine: so many per GPU, or one per core without GPUs; no more than there are trials.
+
+    Args:
+        trials: How many there are.
+        per_gpu: Workers that share a GPU.
+        cpu: Whether they compute on the CPU though there may be GPUs.
+        devices: GPUs, or cores, of one trial.
+    """
     gpus = 0 if cpu else torch.cuda.device_count()
-    return max(1, min(trials, gpus * per_gpu or os.cpu_count() or 1))
+    return max(1, min(trials, (gpus * per_gpu or os.cpu_count() or 1) // devices))
 
 
 class LocalExecutor:
@@ -34,24 +42,31 @@ class LocalExecutor:
         jobs: How many.
         cpu: Whether they compute on the CPU though there may be GPUs.
         threads: Threads of each; 0 for its share of the cores.
+        per_trial: Devices of one trial: GPUs that each process sees, or processes that it shares its cores with.
     """
 
     name, one_machine = "local", True
 
-    def __init__(self, jobs: int, cpu: bool = False, threads: int = 0) -> None:
-        self.jobs = jobs
+    def __init__(self, jobs: int, cpu: bool = False, threads: int = 0, per_trial: int = 1) -> None:
+        self.jobs, self.per_trial = jobs, per_trial
         visible = os.environ.get(VISIBLE)
         found = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
         self.devices = [] if cpu else found[: torch.cuda.device_count()]
-        self.threads = threads or (0 if self.devices else max(1, (os.cpu_count() or 1) // jobs))
+        self.threads = threads or (0 if self.devices else max(1, (os.cpu_count() or 1) // (jobs * per_trial)))
 
     @property
     def text(self) -> str:
         """What will be used, in a line."""
         what = f"{self.jobs} process{'es' * (self.jobs > 1)}"
         if self.devices:
-            return f"{what} on {min(self.jobs, len(self.devices))} of {len(self.devices)} GPUs"
-        return f"{what} of {self.threads} thread{'s' * (self.threads > 1)}"
+            return f"{what} on {min(self.jobs * self.per_trial, len(self.devices))} of {len(self.devices)} GPUs"
+        with_others = f", {self.per_trial} for each trial" if self.per_trial > 1 else ""
+        return f"{what} of {self.threads} thread{'s' * (self.threads > 1)}{with_others}"
+
+    def _visible_to(self, number: int) -> list[str]:
+        """Return the GPUs that a process sees: those of its trials, in turn."""
+        turns = range(number * self.per_trial, (number + 1) * self.per_trial)
+        return [self.devices[turn % len(self.devices)] for turn in turns] if self.devices else []
 
     def start(self, plan: SharedPlan) -> LocalWorkers:
         """Start the processes of a plan; each sees only its own device."""
@@ -64,7 +79,7 @@ class LocalExecutor:
         visible = os.environ.get(VISIBLE)
         try:
             for number, process in enumerate(processes):
-                os.environ[VISIBLE] = self.devices[number % len(self.devices)] if self.devices else ""
+                os.environ[VISIBLE] = ",".join(self._visible_to(number))
                 process.start()
         except BaseException:
             LocalWorkers([process for process in processes if process.pid is not None]).end()
@@ -111,16 +126,5 @@ class LocalWorkers:
 
 
 def _work(folder: Path, name: str, threads: int, beside: int) -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     run_worker(folder, name, threads, beside)
-
-
-def _die_with_parent() -> None:
-    """End this process when the one that started it was killed, so that no trial goes on unseen.
-
-    The processes that read for it notice within seconds.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -25,6 +25,7 @@ class RayExecutor:
         address: Of the cluster, such as ``ray://head:10001`` or ``auto``; empty starts Ray on this machine.
         cpu: Whether they compute on the CPU.
         per_gpu: Tasks that share a GPU.
+        devices: GPUs, or cores, of one trial.
 
     Raises:
         ConfigError: When Ray is not there, or no cluster at the address.
@@ -32,7 +33,9 @@ class RayExecutor:
 
     name, one_machine = "ray", False
 
-    def __init__(self, trials: int, jobs: int = 0, address: str = "", cpu: bool = False, per_gpu: int = 1) -> None:
+    def __init__(
+        self, trials: int, jobs: int = 0, address: str = "", cpu: bool = False, per_gpu: int = 1, devices: int = 1
+    ) -> None:
         try:
             import ray
         except ImportError as error:
@@ -52,8 +55,8 @@ class RayExecutor:
         found = ray.cluster_resources()
         gpus, cores = int(found.get("GPU", 0)), max(1, int(found.get("CPU", 1)))
         self.gpus = 0 if cpu else gpus
-        self.per_gpu = per_gpu
-        self.jobs = max(1, min(trials, jobs or self.gpus * per_gpu or cores))
+        self.per_gpu, self.devices = per_gpu, devices
+        self.jobs = max(1, min(trials, jobs or (self.gpus * per_gpu or cores) // devices))
         # A task has to fit on one machine.
         largest = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
         self.threads = max(1, min(cores // self.jobs, largest))
@@ -70,10 +73,10 @@ class RayExecutor:
         """Start the tasks."""
         task = self._ray.remote(
             num_cpus=self.threads,
-            num_gpus=1 / self.per_gpu if self.gpus else 0,
+            num_gpus=self.devices / self.per_gpu if self.gpus else 0,
             max_retries=0,  # whoever else works on the plan takes what a worker leaves
         )(run_worker)
-        threads = 0 if self.gpus else self.threads
+        threads = 0 if self.gpus else max(1, self.threads // self.devices)
         return RayWorkers(
             self._ray,
             [

@@ -1,0 +1,194 @@
+"""One trial over several devices: processes on a CPU do as one does, and what becomes of one is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from data_modules import FeatureStore, FusionDataModule
+from mmbench.methods import ConfigError, method
+from mmbench.runner.environment import check_devices
+from mmbench.runner.executors.local import LocalExecutor, automatic_jobs
+from mmbench.runner.launch import launch
+from mmbench.runner.plan import Trial
+from mmbench.runner.record import Record
+from mmbench.runner.settings import Suite
+from mmbench.runner.training import Training
+from mmbench.runner.trial import run_trial
+from mmbench.runner.troubles import MachineError, TakenOver
+from mmbench.runner.work import Options
+from tests.runner.conftest import Planner
+from tests.runner.test_launch import quiet_console
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+EXACT = {"dropout": 0.0, "batch_size": 8}
+
+
+def spread(trials: list[Trial], devices: int) -> list[Trial]:
+    """Return the same trials over several devices."""
+    changes = {"devices": devices} if devices > 1 else {}
+    return [
+        dataclasses.replace(
+            trial, training={**trial.training, **changes}, changed={**trial.changed, **changes}, path=trial.path
+        )
+        for trial in trials
+    ]
+
+
+def run(trial: Trial, options: Options, **more: object) -> Record:
+    return run_trial(trial, options.records, options.runs, accelerator="cpu", **more)
+
+
+def test_one_device_is_no_news_and_several_are_part_of_the_trial(plan: Planner) -> None:
+    """Trials of before there were several keep their ids."""
+    assert Training().to_dict() == {"max_epochs": 40, "patience": 8, "precision": "32-true"}
+    assert Training(devices=2).to_dict()["devices"] == 2
+    with pytest.raises(ConfigError, match="devices is 0"):
+        Training(devices=0)
+    (alone,) = plan("lf_dnn")
+    (several,) = plan("lf_dnn", training=Training(max_epochs=3, patience=3, devices=2))
+    assert (alone.devices, several.devices) == (1, 2)
+    assert alone.id != several.id
+    assert several.label == "lf_dnn [devices=2]"
+
+
+def test_batches_that_cannot_be_shared_and_negatives_that_nobody_else_has_are_refused(plan: Planner) -> None:
+    with pytest.raises(ConfigError, match="lf_dnn has batches of 9 samples, and 2 devices cannot share them"):
+        plan("lf_dnn", overrides={"batch_size": 9}, training=Training(devices=2))
+    with pytest.raises(ConfigError, match="mmim: 'gather_negatives' has no effect on one device"):
+        plan("mmim", overrides={"gather_negatives": True})
+    assert plan("mmim", overrides={"gather_negatives": True}, training=Training(devices=2))
+
+
+def test_devices_that_are_not_there_are_refused_before_anything_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices("auto", 2, 1, "local")
+    check_devices("cpu", 4, 1, "local")
+    check_devices("auto", 4, 1, "ray")  # the cluster knows what it has
+    with pytest.raises(ConfigError, match="--devices is 4, and this machine has 2 GPUs"):
+        check_devices("auto", 4, 1, "local")
+    with pytest.raises(ConfigError, match="--devices 2 gives a trial several GPUs and --per-gpu 3 a share of one"):
+        check_devices("auto", 2, 3, "local")
+
+
+def test_workers_see_the_gpus_of_their_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert automatic_jobs(9, devices=2) == 2
+    executor = LocalExecutor(2, per_trial=2)
+    assert [executor._visible_to(number) for number in (0, 1)] == [["0", "1"], ["2", "3"]]
+    assert executor.text == "2 processes on 4 of 4 GPUs"
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    on_cores = LocalExecutor(2, cpu=True, per_trial=2)
+    assert (on_cores.threads, automatic_jobs(9, cpu=True, devices=2)) == (2, 4)
+    assert on_cores.text == "2 processes of 2 threads, 2 for each trial"
+
+
+def test_two_devices_do_as_one_with_the_whole_batch(plan: Planner, options: Options) -> None:
+    """Statistics of batches included; without dropout only rounding is left."""
+    (trial,) = plan("late_fusion", epochs=2, overrides=EXACT, training=Training(2, 2, "64-true"))
+    alone, together = (run(one, options) for one in (trial, *spread([trial], 2)))
+    assert together.status == "completed", together.error
+    assert together.training["devices"] == 2
+    for one, other in zip(alone.curve, together.curve, strict=True):
+        assert other == pytest.approx(one, rel=1e-5, nan_ok=True)
+    assert together.test == pytest.approx(alone.test, rel=1e-5)
+    assert together.samples == alone.samples
+
+
+def test_a_stopped_training_over_two_devices_goes_on_to_the_same_record(plan: Planner, options: Options) -> None:
+    """Dropout of every process, order, optimiser and memories continue where they were."""
+    (trial,) = spread(plan("mmim", epochs=3, overrides={"batch_size": 8}), 2)
+    whole = run(trial, options)
+    assert whole.status == "completed", whole.error
+    elsewhere = dataclasses.replace(options, leaderboard=options.leaderboard / "b", runs=options.runs / "b")
+    epochs: list[int] = []
+    with pytest.raises(TakenOver):
+        run(trial, elsewhere, on_epoch=epochs.append, still_mine=lambda: not epochs)
+    assert (elsewhere.runs / trial.id / "last.ckpt").is_file()
+    resumed = run(trial, elsewhere, on_epoch=epochs.append)
+    assert epochs == [1, 2, 3], "the second epoch was not finished, and the first one is not trained again"
+    assert (resumed.curve, resumed.test) == (whole.curve, whole.test)
+
+
+BROKEN = """
+    import os, signal
+    import torch.distributed as dist
+    from mmbench.methods import FusionMethod, MethodCard, Output
+    from torch import nn
+
+    class {name}(FusionMethod):
+        card = MethodCard(title="Broken", authors="Nobody", year=2026, fidelity="own")
+
+        def __init__(self, spec, task=None, config=None):
+            super().__init__(spec, task, config)
+            self.head = nn.Linear(self.dims["text"], self.task.outputs)
+
+        def forward(self, batch):
+            if self.training and dist.is_initialized() and dist.get_rank() == 1:
+                {what}
+            return Output(self.head(batch.inputs["text"].values.sum(1)))
+"""
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Return what adds a method of a name whose second process does something when it trains."""
+
+    def make(name: str, what: str) -> None:
+        path = tmp_path / f"{name.lower()}.py"
+        path.write_text(textwrap.dedent(BROKEN).replace("{what}", what).replace("{name}", name))
+        monkeypatch.setenv("MMBENCH_PLUGINS", str(path))
+
+    return make
+
+
+def test_what_fails_in_another_process_is_a_failed_record_that_says_so(
+    plan: Planner, options: Options, broken: Callable[[str, str], None]
+) -> None:
+    broken("Raising", 'raise ValueError("too much")')
+    (record,) = launch(spread(plan("raising", epochs=1), 2), options, quiet_console()).records
+    assert (record.status, record.error.type) == ("failed", "RuntimeError")
+    assert "process 1 of 2: ValueError: too much" in record.error.message
+
+
+def test_a_process_that_is_killed_is_no_fault_of_the_method(
+    plan: Planner, options: Options, broken: Callable[[str, str], None]
+) -> None:
+    broken("Killed", "os.kill(os.getpid(), signal.SIGKILL)")
+    ran = launch(spread(plan("killed", epochs=1), 2), options, quiet_console())
+    ((_, trouble),) = ran.troubles
+    assert isinstance(trouble, MachineError)
+    assert f"One of its 2 processes was ended by signal {signal.SIGKILL:d}" in str(trouble)
+
+
+def test_another_number_of_devices_cannot_go_on(small_store: FeatureStore, tmp_path: Path) -> None:
+    """Not with Lightning's own trainer either; what was trained can be used with any."""
+    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    data = FusionDataModule(small_store.path)
+    model = method("lf_dnn")(data.spec)
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, default_root_dir=tmp_path, **settings)
+    trainer.fit(model, data)
+    path = tmp_path / "one.ckpt"
+    trainer.save_checkpoint(path)
+    saved = torch.load(path, weights_only=True)
+    assert saved["devices"] == 1
+    torch.save({**saved, "devices": 2}, path)
+    other = method("lf_dnn")(data.spec)
+    again = Trainer(max_epochs=2, enable_checkpointing=False, default_root_dir=tmp_path, **settings)
+    again.test(other, data, ckpt_path=path, verbose=False, weights_only=True)
+    with pytest.raises(ConfigError, match=r"ran on 2 devices and cannot go on with 1.*Give devices=2"):
+        again.fit(other, data, ckpt_path=path, weights_only=True)
+
+
+def test_the_row_says_on_how_many_devices(plan: Planner) -> None:
+    (trial,) = plan("lf_dnn", training=dataclasses.replace(Suite("x").training, devices=4))
+    assert "devices=4" in trial.title
