@@ -50,7 +50,7 @@ class Sizes:
     samples: tuple[int, int, int] = (640, 160, 320)
     epochs: int = 4
     seeds: tuple[int, ...] = (1111, 1112, 1113)
-    trials: int = 3
+    trials: int = 12
 
 
 FULL = Sizes()
