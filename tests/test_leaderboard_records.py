@@ -9,6 +9,7 @@ import pytest
 from mmbench.report import render
 from mmbench.report.evidence import evidence_of
 from mmbench.report.leaderboard import COSTS
+from mmbench.report.scale import section
 from mmbench.runner.again import trials_again
 from mmbench.runner.code import code_hash
 from mmbench.runner.costs import Costs
@@ -36,7 +37,9 @@ def test_tables_are_those_of_the_records() -> None:
     records = Records(LEADERBOARD / "records")
     found, problems = verify(records)
     costs, _ = Costs(LEADERBOARD / COSTS).load()
-    made = render(found, None, problems, code_hash, costs=costs, evidence=evidence_of([records]))
+    made = render(
+        found, None, problems, code_hash, costs=costs, evidence=evidence_of([records]), scale=section(LEADERBOARD)
+    )
     assert {name: text.encode() for name, text in made.items()} == committed, "run `mmbench publish`"
 
 
