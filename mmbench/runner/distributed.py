@@ -78,7 +78,8 @@ def others(first: Rank, follow: Callable[..., None], arguments: tuple[Any, ...])
 
 def _run(follow: Callable[..., None], arguments: tuple[Any, ...], rank: Rank, threads: int, said: Any) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the first process, which ends this one
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the first process, which ends this one
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
     try:
         follow(*arguments, rank)

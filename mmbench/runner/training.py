@@ -181,13 +181,14 @@ def train_and_test(
     with data.without_test():
         with company(state):
             trainer.fit(model, data, ckpt_path=state)
+        if rank.world > 1:
+            data.trainer = None  # or this process would be given its share of validation alone
         best = torch.load(checkpoints.best, weights_only=True, map_location="cpu")
         model.load_state_dict(best["state_dict"])
         pl.seed_everything(seed, verbose=False)  # for methods that draw when they predict; a restart has drawn less
         validated = _validated(model, data, trainer.accelerator, training.precision)
     pl.seed_everything(seed, verbose=False)
     if rank.world > 1:
-        data.trainer = None
         trainer = one_device_trainer(trainer.accelerator, precision=training.precision, deterministic="warn", **SILENT)
     trainer.test(model, data, verbose=False)
     prediction, target, index = model.test_metric.gathered()

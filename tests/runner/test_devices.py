@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import textwrap
@@ -102,6 +103,10 @@ def test_two_devices_do_as_one_with_the_whole_batch(plan: Planner, options: Opti
         assert other == pytest.approx(one, rel=1e-5, nan_ok=True)
     assert together.test == pytest.approx(alone.test, rel=1e-5)
     assert together.samples == alone.samples
+    one, two = (dataclasses.asdict(record.calibration) for record in (alone, together))
+    assert json.loads(json.dumps(two), parse_float=lambda x: round(float(x), 4)) == json.loads(
+        json.dumps(one), parse_float=lambda x: round(float(x), 4)
+    )
 
 
 def test_a_stopped_training_over_two_devices_goes_on_to_the_same_record(plan: Planner, options: Options) -> None:
