@@ -7,7 +7,6 @@ loader.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 import torch
@@ -84,7 +83,7 @@ def _compare(setting: Setting, key: str, changed: dict[str, int], limit: int, re
         config=method(key).Config.parse(changed).to_dict(),
         changed={},
         data={"limit": limit},
-        training=dataclasses.asdict(Training(max_epochs=epochs, patience=epochs)),
+        training=Training(max_epochs=epochs, patience=epochs).to_dict(),
         seed=1111,
         identity=store.identity,
         content=store.content,

@@ -299,7 +299,7 @@ def reproduce(arguments: Namespace) -> int:
     for why, count in Counter(why for _, why in left_out).items():
         some = next(record.title for record, reason in left_out if reason == why)
         say(f"{some}{f' and {count - 1} more' * (count > 1)} cannot be trained again: {why}", style="yellow")
-    jobs = arguments.jobs or automatic_jobs(len(trials))
+    jobs = arguments.jobs or automatic_jobs(len(trials), devices=max((trial.devices for trial in trials), default=1))
     options = Options(folder, arguments.runs, "csv", arguments.accelerator, jobs).afresh(trials)
     if not trials:
         return 1

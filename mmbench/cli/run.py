@@ -84,7 +84,7 @@ def add_executor(parser: ArgumentParser) -> None:
         help="where workers start: this machine, SLURM (--slurm.KEY VALUE, --profile) or Ray (--address)",
     )
     parser.add_argument(
-        "--devices", type=int, default=1, help="devices of one trial, each with its share of every batch"
+        "--devices", type=int, default=None, help="devices of one trial, each with its share of every batch"
     )
     parser.add_argument("--per-gpu", type=int, default=1, help="workers that share a GPU")
     parser.add_argument("--profile", type=Path | None, default=None, help="file (YAML) with settings of --slurm.KEY")
@@ -105,8 +105,10 @@ def run(arguments: Namespace) -> int:
     check_folder(arguments.runs, "--runs")
     benchmarks = benchmarks_folder(arguments.benchmarks)
     suite = find_suite(benchmarks, arguments.suite)
-    changes = {"max_epochs": arguments.max_epochs, "precision": arguments.precision, "devices": arguments.devices}
-    training = dataclasses.replace(suite.training, **{name: value for name, value in changes.items() if value})
+    changes = {"max_epochs": arguments.max_epochs or None, "precision": arguments.precision or None}
+    changes |= {"devices": arguments.devices}
+    given = {name: value for name, value in changes.items() if value is not None}
+    training = dataclasses.replace(suite.training, **given)
     check_machine(arguments.accelerator, training.precision, arguments.logger)
     check_devices(arguments.accelerator, training.devices, arguments.per_gpu, arguments.executor)
     trials, left_out = _plan(arguments, suite, training, benchmarks)
@@ -118,7 +120,7 @@ def run(arguments: Namespace) -> int:
         for trial in trials:
             say(f"{trial.id}  {trial.track}  {trial.title}")
         return 0
-    jobs, executor = _executor(arguments, len(trials))
+    jobs, executor = _executor(arguments, len(trials), training.devices)
     options = Options(folder, arguments.runs, arguments.logger, arguments.accelerator, jobs, arguments.retry)
     if arguments.fresh:
         options = options.afresh(trials)
@@ -136,7 +138,7 @@ def run(arguments: Namespace) -> int:
     return complain(ran)
 
 
-def _executor(arguments: Namespace, trials: int) -> tuple[int, Executor | None]:
+def _executor(arguments: Namespace, trials: int, devices: int) -> tuple[int, Executor | None]:
     """Return how many workers there are, and where they start unless it is in processes of this machine.
 
     Raises:
@@ -167,9 +169,9 @@ def _executor(arguments: Namespace, trials: int) -> tuple[int, Executor | None]:
     if given == "ray" and not arguments.estimate:
         from mmbench.runner.executors.ray import RayExecutor
 
-        ray = RayExecutor(trials, arguments.jobs, arguments.address, cpu, arguments.per_gpu, arguments.devices)
+        ray = RayExecutor(trials, arguments.jobs, arguments.address, cpu, arguments.per_gpu, devices)
         return ray.jobs, ray
-    jobs = min(trials, arguments.jobs) or automatic_jobs(trials, arguments.per_gpu, cpu, arguments.devices)
+    jobs = min(trials, arguments.jobs) or automatic_jobs(trials, arguments.per_gpu, cpu, devices)
     if given == "slurm" and not arguments.estimate:
         from mmbench.runner.executors.slurm import SlurmExecutor, SlurmSettings
 

@@ -9,14 +9,13 @@ steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from os import PathLike
 from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_modules.batches.data_module import FusionDataModule
 from data_modules.batches.phases import Demand
@@ -24,7 +23,6 @@ from data_modules.schema import Batch, DataSpec, PaddedSequence
 from mmbench.methods.card import MethodCard
 from mmbench.methods.checkpoint import VERSION, read_checkpoint, restore, version
 from mmbench.methods.config import ConfigError, MethodConfig
-from mmbench.methods.groups import without
 from mmbench.methods.options import check_options, check_phases
 from mmbench.methods.output import Output
 from mmbench.methods.stepping import Trained
@@ -124,10 +122,6 @@ class FusionMethod(Trained):
         """Return the prediction for a batch."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward.")
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the named terms of the loss, scalars whose sum is minimised."""
-        return {"task": self.task.loss(output.prediction, batch)}
-
     @classmethod
     def reads(cls, spec: DataSpec, config: Any) -> tuple[str, ...]:
         """Return the modalities of the data that the method reads; :attr:`spec` has no others, nor have batches."""
@@ -147,18 +141,7 @@ class FusionMethod(Trained):
         """Return the settings that make a row of their own in every table, by name; most methods have one row."""
         return {"": {}}
 
-    def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
-        """Return Adam's parameter groups by optimiser; the default has one optimiser for everything."""
-        return {"main": self.main_groups(self.parameters())}
-
     # What the base class does with it
-
-    def main_groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-        """Return the given parameters as groups: a pretrained text encoder learns at its own rate."""
-        learning = [parameter for parameter in parameters if parameter.requires_grad]
-        rest = without(learning, self.text_encoder.parameters() if self.text_encoder else ())
-        groups = [{"params": without(learning, rest), "lr": self.config.text_lr}, {"params": rest}]
-        return [group for group in groups if group["params"]]
 
     @property
     def gathers(self) -> bool:

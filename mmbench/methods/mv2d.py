@@ -173,6 +173,11 @@ class MV2D(FusionMethod):
         powers = c.subset_power * torch.tensor([len(s) for s in self.subsets[views[0]]], dtype=torch.float64).log()
         self.register_buffer("shares", powers.softmax(0).float(), persistent=False)
 
+    @property
+    def unused_parameters(self) -> bool:
+        """Yes: a term whose weight is 0, or not yet more, leaves the heads that it alone reaches without a gradient."""
+        return True
+
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and what the branches say (see :meth:`MV2DNetwork.read`)."""
         return self.network(self.features(batch))

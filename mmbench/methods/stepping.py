@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
@@ -15,8 +16,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from data_modules.batches.phases import Phase
 from data_modules.schema import Batch
 from mmbench.methods.epoch_means import EpochMeans
+from mmbench.methods.groups import without
 from mmbench.methods.output import Output
 from mmbench.methods.scoring import Scored
+from mmbench.nn.gathering import agree_on_buffers
+from mmbench.nn.text import PretrainedText
 
 
 class Trained(Scored):
@@ -24,9 +28,11 @@ class Trained(Scored):
 
     Attributes:
         config: Hyper-parameters.
+        text_encoder: What reads text tokens, if they are read.
     """
 
     config: Any
+    text_encoder: PretrainedText | None
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,11 +42,11 @@ class Trained(Scored):
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Return the named terms of the loss, scalars whose sum is minimised."""
-        raise NotImplementedError
+        return {"task": self.task.loss(output.prediction, batch)}
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
-        """Return Adam's parameter groups by optimiser."""
-        raise NotImplementedError
+        """Return Adam's parameter groups by optimiser; the default has one optimiser for everything."""
+        return {"main": self.main_groups(self.parameters())}
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
@@ -51,9 +57,16 @@ class Trained(Scored):
         """
         return (Phase("main"),)
 
+    def main_groups(self, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+        """Return the given parameters as groups: a pretrained text encoder learns at its own rate."""
+        learning = [parameter for parameter in parameters if parameter.requires_grad]
+        rest = without(learning, self.text_encoder.parameters() if self.text_encoder else ())
+        groups = [{"params": without(learning, rest), "lr": self.config.text_lr}, {"params": rest}]
+        return [group for group in groups if group["params"]]
+
     @property
     def unused_parameters(self) -> bool:
-        """Whether a step may leave parameters without a gradient, which DDP has to be told: where there are phases."""
+        """Whether a step may leave parameters without a gradient, which DDP has to be told; so it is with phases."""
         return len(self.phases) > 1
 
     @property
@@ -102,9 +115,10 @@ class Trained(Scored):
         return optimizers[self._order.index(name)] if isinstance(optimizers, list) else optimizers
 
     def on_train_epoch_start(self) -> None:
-        """Forget the terms of the last epoch."""
+        """Forget the terms of the last epoch, and let all processes begin with the memories of the first one."""
         self._pending = 0
         self._means.reset()
+        agree_on_buffers(self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Take the optimiser step of the batch's phase, and those of the phases that take the same batch."""

@@ -66,6 +66,17 @@ def agreed(x: Tensor) -> Tensor:
     return x
 
 
+def agree_on_buffers(module: nn.Module) -> None:
+    """Give the buffers of a module the values that the first process has: memories, and statistics of batches.
+
+    A checkpoint keeps those of one process, so only what all begin an epoch with can be gone on from. DDP does this in
+    its first step alone where optimisation is manual.
+    """
+    if processes() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def processes() -> int:
     """Return the number of processes that share a batch."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

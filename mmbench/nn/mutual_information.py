@@ -69,8 +69,7 @@ class ClassConditionalEntropy(nn.Module):
 
     ``H = sum_c w_c / 2 logdet Sigma_c``, constants dropped, over the classes with at least ``K + 1`` rows: fewer make
     the covariance singular. The memory lives for one epoch: it is no part of checkpoints, which are written between
-    epochs. Under DDP, where buffers are broadcast, every process sees the memory of the first one, which is
-    that of all processes where callers gather what they give.
+    epochs. Under DDP a process remembers the rows that it is given: its own, or those of all where callers gather them.
 
     Args:
         dim: Width ``K`` of the representation.

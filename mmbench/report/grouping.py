@@ -125,7 +125,7 @@ def _board(
 
 def _cost_key(record: Record) -> tuple[str, str, str]:
     """Return what the cost of a record's row is found by."""
-    return cost_key(record.track, record.method, record.config, str(record.training.get("precision")))
+    return cost_key(record.track, record.method, record.config, record.training)
 
 
 def _state(origin: Origin, group: Sequence[Record], present: Present) -> str:

@@ -110,7 +110,11 @@ def section(folder: Path) -> list[str]:
     """
     lines: list[str] = []
     for path in sorted((folder / FOLDER).glob("*.json")):
-        found = Scale.read(path)
+        try:
+            found = Scale.read(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            lines += ["", f"{code(f'{FOLDER}/{path.name}')} cannot be read: remove it, or measure again."]
+            continue
         lines += ["", f"{escape(found.machine)}. {escape(found.about)}", ""]
         lines += table(OF_TRIALS, map(_spread_cells, found.spread))
         lines += ["", *table(OF_PLANS, map(_shared_cells, found.shared), left=0)]

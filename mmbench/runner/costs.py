@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ class MethodCost:
     @property
     def key(self) -> tuple[str, str, str]:
         """Track, method and hash of its settings: what a row of a table asks for."""
-        return cost_key(self.track, self.method, self.config, self.precision)
+        return cost_key(self.track, self.method, self.config, {"precision": self.precision})
 
     @property
     def alone(self) -> bool:
@@ -100,9 +100,13 @@ class CostError(ValueError):
     """A file of costs cannot be read; the message says why."""
 
 
-def cost_key(track: str, method: str, config: dict[str, Any], precision: str) -> tuple[str, str, str]:
-    """Return what the cost of a row is found by."""
-    text = json.dumps([config, precision], sort_keys=True)
+def cost_key(track: str, method: str, config: dict[str, Any], training: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what the cost of a row is found by: of its training, precision and devices count.
+
+    Costs are measured on one device, and no other row has them.
+    """
+    spread = [training["devices"]] if training.get("devices", 1) > 1 else []
+    text = json.dumps([config, str(training.get("precision")), *spread], sort_keys=True)
     return track, method, hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -66,12 +66,12 @@ def estimate(
         found: dict[Key, list[Record]] = {}
         for record in source:
             if record.cost is not None:
-                key = cost_key(record.track, record.method, record.config, record.training["precision"])
+                key = cost_key(record.track, record.method, record.config, record.training)
                 found.setdefault(key, []).append(record)
         done |= found
     rows: dict[Key, list[Trial]] = {}
     for trial in trials:
-        key = cost_key(trial.track, trial.method, plain(trial.config), trial.training["precision"])
+        key = cost_key(trial.track, trial.method, plain(trial.config), trial.training)
         rows.setdefault(key, []).append(trial)
     return [_row(planned, costs.get(key), done.get(key, []), device) for key, planned in rows.items()]
 

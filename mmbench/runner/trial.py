@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from data_modules import DataError, FusionDataModule
@@ -19,6 +20,7 @@ from mmbench import __version__
 from mmbench.methods import FusionMethod, method
 from mmbench.runner.calibration import calibration
 from mmbench.runner.callbacks import Checkpoints, DivergedError
+from mmbench.runner.code import code_hash
 from mmbench.runner.contract import check_settings, checked, watched
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
 from mmbench.runner.distributed import others
@@ -30,7 +32,7 @@ from mmbench.runner.rank import Rank
 from mmbench.runner.record import Record, plain
 from mmbench.runner.records import Records
 from mmbench.runner.training import Outcome, Training, build, fitting, quiet, train_and_test
-from mmbench.runner.troubles import TakenOver, machine_error
+from mmbench.runner.troubles import MachineError, TakenOver, machine_error
 
 TAKEN = "Another process took the trial over, for this one had not been heard of for a while: its result counts."
 
@@ -147,6 +149,12 @@ def _completed(
     on_epoch: Callable[[int], None],
 ) -> tuple[Record, Predictions]:
     """Train and test, and return the full record and its predictions."""
+    if accelerator != "cpu" and 0 < (gpus := torch.cuda.device_count()) < trial.devices:
+        raise MachineError(
+            f"It is to be spread over {trial.devices} devices, and this process sees {gpus} GPUs: ask for more "
+            "(--slurm.gres), or give fewer --devices.",
+            everything=True,
+        )
     cls = method(trial.method)
     config = cls.Config.parse(trial.config)
     data = trial.datamodule(config.batch_size // trial.devices, media_workers)
@@ -177,14 +185,25 @@ def _completed(
 
 
 def _follow(
-    trial: Trial, folder: Path, stamp: str, accelerator: str, media_workers: int | None, state: Path | None, rank: Rank
+    trial: Trial,
+    folder: Path,
+    stamp: str,
+    accelerator: str,
+    media_workers: int | None,
+    state: Path | None,
+    rank: Rank,
+    ready: Callable[[], None],
 ) -> None:
     """Train in another process than the first one of a training, which alone writes."""
     cls = method(trial.method)
+    if code_hash(trial.method, trial.dataset) != trial.code:
+        raise MachineError("The code was edited while it ran: start again.", everything=True)
     config = cls.Config.parse(trial.config)
     data = trial.datamodule(config.batch_size // rank.world, media_workers)
+    if data.store.content != trial.content:
+        raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
     model = build(cls, config, data.spec, trial.seed)
-    with quiet(), data.without_test():
+    with quiet(), data.without_test(), watched(model):
         trainer, *_ = fitting(
             model,
             Training(**trial.training),
@@ -195,6 +214,7 @@ def _follow(
             accelerator=accelerator,
             rank=rank,
         )
+        ready()
         trainer.fit(model, data, ckpt_path=state)
 
 

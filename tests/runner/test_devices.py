@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import textwrap
@@ -16,6 +17,7 @@ from lightning.pytorch import Trainer
 
 from data_modules import FeatureStore, FusionDataModule
 from mmbench.methods import ConfigError, method
+from mmbench.runner import distributed
 from mmbench.runner.environment import check_devices
 from mmbench.runner.executors.local import LocalExecutor, automatic_jobs
 from mmbench.runner.launch import launch
@@ -30,6 +32,7 @@ from tests.runner.conftest import Planner
 from tests.runner.test_launch import quiet_console
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+Broken = Callable[..., None]
 EXACT = {"dropout": 0.0, "batch_size": 8}
 
 
@@ -110,8 +113,9 @@ def test_two_devices_do_as_one_with_the_whole_batch(plan: Planner, options: Opti
 
 
 def test_a_stopped_training_over_two_devices_goes_on_to_the_same_record(plan: Planner, options: Options) -> None:
-    """Dropout of every process, order, optimiser and memories continue where they were."""
-    (trial,) = spread(plan("mmim", epochs=3, overrides={"batch_size": 8}), 2)
+    """Dropout of every process, order, optimiser, and memories, which processes have of their own within an epoch."""
+    settings = {"batch_size": 8, "width": 8, "heads": 2, "clusters": 2, "memory": 16, "clustering_start": 0}
+    (trial,) = spread(plan("scalevlad", epochs=3, overrides=settings), 2)
     whole = run(trial, options)
     assert whole.status == "completed", whole.error
     elsewhere = dataclasses.replace(options, leaderboard=options.leaderboard / "b", runs=options.runs / "b")
@@ -125,7 +129,7 @@ def test_a_stopped_training_over_two_devices_goes_on_to_the_same_record(plan: Pl
 
 
 BROKEN = """
-    import os, signal
+    import multiprocessing, os, signal
     import torch.distributed as dist
     from mmbench.methods import FusionMethod, MethodCard, Output
     from torch import nn
@@ -135,6 +139,7 @@ BROKEN = """
 
         def __init__(self, spec, task=None, config=None):
             super().__init__(spec, task, config)
+            {early}
             self.head = nn.Linear(self.dims["text"], self.task.outputs)
 
         def forward(self, batch):
@@ -145,19 +150,21 @@ BROKEN = """
 
 
 @pytest.fixture
-def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broken:
     """Return what adds a method of a name whose second process does something when it trains."""
 
-    def make(name: str, what: str) -> None:
+    def make(name: str, what: str, early: str = "pass") -> None:
         path = tmp_path / f"{name.lower()}.py"
-        path.write_text(textwrap.dedent(BROKEN).replace("{what}", what).replace("{name}", name))
+        path.write_text(
+            textwrap.dedent(BROKEN).replace("{what}", what).replace("{name}", name).replace("{early}", early)
+        )
         monkeypatch.setenv("MMBENCH_PLUGINS", str(path))
 
     return make
 
 
 def test_what_fails_in_another_process_is_a_failed_record_that_says_so(
-    plan: Planner, options: Options, broken: Callable[[str, str], None]
+    plan: Planner, options: Options, broken: Broken
 ) -> None:
     broken("Raising", 'raise ValueError("too much")')
     (record,) = launch(spread(plan("raising", epochs=1), 2), options, quiet_console()).records
@@ -165,9 +172,50 @@ def test_what_fails_in_another_process_is_a_failed_record_that_says_so(
     assert "process 1 of 2: ValueError: too much" in record.error.message
 
 
-def test_a_process_that_is_killed_is_no_fault_of_the_method(
-    plan: Planner, options: Options, broken: Callable[[str, str], None]
+@pytest.mark.parametrize(
+    ("reason", "everything", "number", "kind", "message"),
+    [
+        ("process 1 of 2: Connection closed by peer", None, signal.SIGKILL, MachineError, "ended by signal 9"),
+        ("process 1 of 2: it is full", True, 0, MachineError, "it is full"),
+        ("process 1 of 2: ValueError: no", None, 0, RuntimeError, "ValueError: no"),
+    ],
+)
+def test_of_several_reasons_the_one_that_began_it_counts(
+    reason: str, everything: bool | None, number: int, kind: type[Exception], message: str
 ) -> None:
+    """What others say who have lost a process is no reason, and who is killed says nothing."""
+    context = multiprocessing.get_context("spawn")
+    said = context.SimpleQueue()
+    said.put((reason, everything))
+    process = context.Process(target=_die, args=(number,))
+    process.start()
+    with pytest.raises(kind, match=message):
+        distributed._explain([process], said, RuntimeError("Connection closed by peer"))
+
+
+def _die(number: int) -> None:
+    if number:
+        os.kill(os.getpid(), number)
+
+
+def test_who_ends_before_the_others_are_met_is_not_waited_for(plan: Planner, options: Options, broken: Broken) -> None:
+    broken("Early", "pass", "if multiprocessing.parent_process(): raise ValueError('too early')")
+    (record,) = launch(spread(plan("early", epochs=1), 2), options, quiet_console()).records
+    assert record.error is not None
+    assert "process 1 of 2: ValueError: too early" in record.error.message
+
+
+def test_too_few_gpus_stop_the_plan_and_make_no_record(
+    plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    (trial,) = spread(plan("lf_dnn", epochs=1), 2)
+    with pytest.raises(MachineError, match=r"spread over 2 devices, and this process sees 1 GPUs") as caught:
+        run_trial(trial, options.records, options.runs, accelerator="auto")
+    assert caught.value.everything
+
+
+def test_a_process_that_is_killed_is_no_fault_of_the_method(plan: Planner, options: Options, broken: Broken) -> None:
     broken("Killed", "os.kill(os.getpid(), signal.SIGKILL)")
     ran = launch(spread(plan("killed", epochs=1), 2), options, quiet_console())
     ((_, trouble),) = ran.troubles

@@ -37,7 +37,7 @@ class RunningStandard(nn.Module):
     """Standardisation by the mean and the variance of all training rows seen so far.
 
     The moments are merged batch by batch (Chan et al., 1979) and live in buffers, so that a resumed run continues with
-    them. Under DDP, where buffers are broadcast, they are those of the rows that the first process is given.
+    them. Under DDP they are those of the rows that a process is given, and all begin an epoch with the first one's.
 
     Args:
         dim: Number of features.

@@ -107,7 +107,7 @@ class ShiftedClustering(nn.Module):
     ``p_i`` is the cluster of ``f_i`` under the present centres, balanced over batch and memory. The centres are those
     of the memory when it is half full, and move every ``refresh`` steps from ``E`` to
     ``normalise(momentum E + (1 - momentum) E')``, where ``E'`` is what Lloyd's algorithm makes of ``E`` on the memory.
-    Under DDP, where buffers are broadcast, every process sees the memory of the samples that the first one is given.
+    Under DDP a process remembers the samples that it is given, and all begin an epoch with the memory of the first one.
 
     Args:
         dim: Width of a sample.

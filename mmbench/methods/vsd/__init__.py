@@ -97,6 +97,11 @@ class VSD(FusionMethod):
         if self.config.gather_negatives:
             gather_statistics(self.network)
 
+    @property
+    def unused_parameters(self) -> bool:
+        """Yes: a term whose weight is 0, or not yet more, leaves the heads that it alone reaches without a gradient."""
+        return True
+
     def forward(self, batch: Batch) -> Output:
         """Return the prediction ``(B, outputs)`` and what the branches say (see :meth:`VSDNetwork.read`)."""
         return self.network(self.features(batch))

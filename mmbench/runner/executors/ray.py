@@ -56,6 +56,9 @@ class RayExecutor:
         gpus, cores = int(found.get("GPU", 0)), max(1, int(found.get("CPU", 1)))
         self.gpus = 0 if cpu else gpus
         self.per_gpu, self.devices = per_gpu, devices
+        most = max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+        if self.gpus and devices > most:
+            raise ConfigError(f"--devices is {devices}, and no machine of the Ray cluster has more than {most} GPUs.")
         self.jobs = max(1, min(trials, jobs or (self.gpus * per_gpu or cores) // devices))
         # A task has to fit on one machine.
         largest = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])
@@ -66,7 +69,8 @@ class RayExecutor:
     def text(self) -> str:
         """What will be used, in a line."""
         where = f"the Ray cluster at {self.address}" if self.address else "Ray on this machine"
-        share = f"{self.per_gpu} per GPU" if self.gpus else f"{self.threads} core{'s' * (self.threads > 1)} each"
+        gpus = f"{self.devices} GPUs each" if self.devices > 1 else f"{self.per_gpu} per GPU"
+        share = gpus if self.gpus else f"{self.threads} core{'s' * (self.threads > 1)} each"
         return f"{self.jobs} tasks on {where}, {share}"
 
     def start(self, plan: SharedPlan) -> RayWorkers:

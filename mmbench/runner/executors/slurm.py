@@ -106,6 +106,7 @@ class SlurmExecutor:
         import submitit
 
         wanted = self.settings
+        threads = max(1, wanted.cpus // max(trial.devices for trial in plan.trials))
         executor = submitit.SlurmExecutor(folder=plan.logs)
         named = {name: getattr(wanted, name) for name in ("partition", "gres", "account", "qos", "constraint")}
         executor.update_parameters(
@@ -125,7 +126,7 @@ class SlurmExecutor:
         try:
             with executor.batch():
                 jobs = [
-                    executor.submit(SlurmWorker(plan.folder.absolute(), f"task{number}", wanted.cpus))
+                    executor.submit(SlurmWorker(plan.folder.absolute(), f"task{number}", threads))
                     for number in range(self.jobs)
                 ]
         except submitit.core.utils.FailedJobError as error:

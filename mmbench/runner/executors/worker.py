@@ -33,7 +33,8 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> bo
     plan.enter()
     if threads:
         torch.set_num_threads(threads)
-    options = replace(plan.options, media_workers=automatic_workers(beside))
+    devices = max(trial.devices for trial in plan.trials)
+    options = replace(plan.options, media_workers=automatic_workers(beside * devices))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     with plan.reporter(name) as report:
