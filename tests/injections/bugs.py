@@ -48,7 +48,7 @@ OF_TRAINING = (
     ),
     Bug(
         "the text encoder learns as fast as all else",
-        BASE,
+        f"{METHODS}/stepping.py",
         'without(learning, rest), "lr": self.config.text_lr}',
         "without(learning, rest)}",
         (("ci-words", "late_fusion"),),

@@ -96,8 +96,10 @@ def test_costs_are_found_by_settings_and_precision(tmp_path: Path) -> None:
     found, problems = stored.load()
     assert problems == []
     assert {cost.macs for cost in found.values()} == {7, 8}
-    assert found[costs.cost_key(TRACK, "mult", {"lr": 0.1}, "32-true")] == other
-    assert costs.cost_key(TRACK, "mult", {"lr": 0.1}, "64-true") not in found
+    assert found[costs.cost_key(TRACK, "mult", {"lr": 0.1}, {"precision": "32-true"})] == other
+    assert found[costs.cost_key(TRACK, "mult", {"lr": 0.1}, {"precision": "32-true", "devices": 1})] == other
+    for other_training in ({"precision": "64-true"}, {"precision": "32-true", "devices": 2}):
+        assert costs.cost_key(TRACK, "mult", {"lr": 0.1}, other_training) not in found
 
 
 @pytest.mark.parametrize(
