@@ -117,7 +117,10 @@ class Terms(nn.Module):
         self.trained = trained
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return self.trained.objective(self.trained(batch), batch)
+        output = self.trained(batch)
+        terms = self.trained.objective(output, batch)
+        self.trained.observe(output, batch)
+        return terms
 
 
 def remember(trained: CMC) -> None:

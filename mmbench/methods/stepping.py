@@ -44,6 +44,14 @@ class Trained(Scored):
         """Return the named terms of the loss, scalars whose sum is minimised."""
         return {"task": self.task.loss(output.prediction, batch)}
 
+    def observe(self, output: Output, batch: Batch) -> None:
+        """Keep what training is to know of a batch beside its gradient: what is watched, or counted over an epoch.
+
+        Called after each :meth:`objective` of training. Values come from the output, to whose ``named`` the objective
+        may have added some: ``forward`` and ``objective`` keep none themselves, so that they are functions of weights,
+        buffers and batch, which ``torch.func`` can compute for several seeds at once.
+        """
+
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return Adam's parameter groups by optimiser; the default has one optimiser for everything."""
         return {"main": self.main_groups(self.parameters())}
@@ -131,7 +139,7 @@ class Trained(Scored):
 
     def _descend(self, batch: Batch) -> Tensor:
         """Add the gradient of a batch, and step when enough are added up or the batch is the last of its epoch."""
-        terms = self.objective(self(batch), batch)
+        terms = self._terms(batch)
         loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
         if not self._pending:
             self.zero_grad(set_to_none=True)
@@ -149,8 +157,17 @@ class Trained(Scored):
             self._means.add(name, term.detach() * batch.size, batch.size)
         return loss.detach()
 
+    def _terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of the loss of a batch, after a look at what they are made of."""
+        output = self(batch)
+        terms = self.objective(output, batch)
+        self.observe(output, batch)
+        return terms
+
     def watch(self, name: str, values: Tensor) -> None:
         """Log the mean of values over an epoch of training, beside the terms of the loss; in evaluation do nothing.
+
+        The place to call it is :meth:`observe`.
 
         Args:
             name: Logged as ``train/<name>``.

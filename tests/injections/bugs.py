@@ -40,6 +40,22 @@ OF_TRAINING = (
         (("ci", "late_fusion"),),
     ),
     Bug(
+        "what a step leaves behind is lost",
+        STEPPING,
+        "        self.observe(output, batch)",
+        "        pass",
+        (),
+        ("tests/methods/cmc/test_training.py",),
+    ),
+    Bug(
+        "cmc: pairs are counted where several seeds are computed",
+        f"{METHODS}/cmc/__init__.py",
+        '            output.named["fed"] =',
+        '            self._fed = self._fed + member.sum((1, 2))\n            output.named["fed"] =',
+        (),
+        ("tests/test_seeds_at_once.py",),
+    ),
+    Bug(
         "the text encoder is always frozen",
         BASE,
         "frozen=self.config.text_lr == 0",

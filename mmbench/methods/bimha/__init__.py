@@ -22,8 +22,6 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from torch import Tensor
-
 from data_modules.schema import Batch, DataSpec
 from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.bimha.config import BIMHAConfig
@@ -81,9 +79,8 @@ class BIMHA(FusionMethod):
         """Return the prediction ``(B, outputs)`` and the attention over the pairs, by sample."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the task loss, and watch the share of each pair."""
+    def observe(self, output: Output, batch: Batch) -> None:
+        """Watch the share of each pair."""
         for name, share in output.named.items():
             if name.startswith("weight_"):
                 self.watch(name, share)
-        return super().objective(output, batch)

@@ -150,17 +150,23 @@ class CMC(FusionMethod):
         return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the task loss and the weighted correlation loss of the pairs that are fed."""
+        """Return the task loss and the weighted correlation loss of the pairs that are fed.
+
+        Their losses and numbers by bucket, ``(2, levels)``, join the output under the name ``fed``.
+        """
         terms = super().objective(output, batch)
         if self.network.couples:
             losses, buckets = self._pairs(output.named, batch)
             fed = buckets < self.level
             terms["correlation"] = self.config.correlation * (losses * fed).sum() / fed.sum()
-            if self.training:
-                member = fed & (buckets == torch.arange(self.config.levels, device=fed.device)[:, None, None])
-                found = torch.stack([(losses.detach() * member).sum((1, 2)), member.sum((1, 2))])
-                self._fed = self._fed.to(found.device) + found
+            member = fed & (buckets == torch.arange(self.config.levels, device=fed.device)[:, None, None])
+            output.named["fed"] = torch.stack([(losses.detach() * member).sum((1, 2)), member.sum((1, 2))])
         return terms
+
+    def observe(self, output: Output, batch: Batch) -> None:
+        """Add the losses of the pairs that were fed to those of the epoch."""
+        if self.training and "fed" in output.named:
+            self._fed = self._fed.to(output.named["fed"].device) + output.named["fed"]
 
     def _pairs(self, named: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Draw pairs and return their losses and buckets, ``(couples, P)`` each; while pre-training all are easy."""

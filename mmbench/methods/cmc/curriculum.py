@@ -25,7 +25,8 @@ RULES = ("saturated_forward", "improved_forward")
 class PairSampler:
     """Draws pairs within a batch: every sample with itself, and random pairs of two different samples.
 
-    Under DDP every process draws for itself: those that pair gathered samples must agree on one draw.
+    Every loss draws anew, so that gradients of the same weights and batch differ by per cents, unless torch's generator
+    stands where it stood. Under DDP every process draws for itself: those that pair gathered samples must agree.
 
     Attributes:
         negatives: Pairs of different samples per sample.
@@ -118,7 +119,8 @@ class SampleCache(nn.Module):
         Raises:
             IndexError: When nothing was ever remembered.
         """
-        self.index, self.vectors = self.index.to(index.device), self.vectors.to(index.device)
+        if self.index.device != index.device:  # after a restart
+            self.index, self.vectors = self.index.to(index.device), self.vectors.to(index.device)
         place = torch.searchsorted(self.index, index).clamp(max=len(self.index) - 1)
         return self.vectors[place], self.index[place] == index
 

@@ -83,9 +83,12 @@ class EffMulti(FusionMethod):
             terms["similarity"] = c.similarity * spread(views.shared)
         if c.difference and c.shared and c.specific:
             terms["difference"] = c.difference * overlap(views)
+        return terms
+
+    def observe(self, output: Output, batch: Batch) -> None:
+        """Watch the weights of both levels."""
         for name, weights in self._weights(output.named):
             self.watch(f"weight_{name}", weights)
-        return terms
 
     def _weights(self, named: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
         """Return the weights of both levels, ``(B,)``, and their names."""

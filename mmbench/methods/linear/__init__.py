@@ -99,10 +99,9 @@ class Linear(FusionMethod):
         features = torch.cat([mean_and_deviation(inputs[name]) for name in self.dims], 1)
         return Output(self._predict(features), {"features": features})
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the task loss, and collect what the solution needs."""
+    def observe(self, output: Output, batch: Batch) -> None:
+        """Collect what the solution needs."""
         self.training_rows.update(output.named["features"], batch.target, batch.index)
-        return super().objective(output, batch)
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the weights with a learning rate of 0: steps are counted, but only the solution changes them.

@@ -140,15 +140,18 @@ class MESM(FusionMethod):
         return self.network(self.features(batch))
 
     def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the task loss, and watch which share of the dense blocks' cost is kept."""
-        for name, share in output.named.items():
-            if name.startswith("flops_"):
-                self.watch(name, share)
+        """Return the task loss."""
         if self.task.target.kind != "multilabel" or not self.config.pos_weight:
             return super().objective(output, batch)
         target = batch.target.to(output.prediction.dtype)
         loss = F.binary_cross_entropy_with_logits(output.prediction, target, pos_weight=self.positive_weight)
         return {"task": loss}
+
+    def observe(self, output: Output, batch: Batch) -> None:
+        """Watch which share of the dense blocks' cost is kept."""
+        for name, share in output.named.items():
+            if name.startswith("flops_"):
+                self.watch(name, share)
 
 
 def rarity(labels: Tensor) -> Tensor:

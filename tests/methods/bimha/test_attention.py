@@ -49,9 +49,10 @@ def test_the_shares_of_an_epoch_are_watched():
         model.train()
         output = model(batch)
         assert set(model.objective(output, batch)) == {"task"}
+        model.observe(output, batch)
         samples.append(torch.stack([output.named[f"weight_{name}"] for name in PAIRS], 1))
         model.eval()
-        model.objective(model(batch), batch)
+        model.observe(model(batch), batch)
     found = model.terms()
     assert list(found) == [f"weight_{name}" for name in PAIRS]
     assert list(found.values()) == pytest.approx(torch.cat(samples).mean(0).tolist(), abs=1e-9)

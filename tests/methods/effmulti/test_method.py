@@ -275,7 +275,7 @@ def test_the_weights_are_watched(settings, modalities):
     for seed in range(2):
         batch = sample(seed=seed)
         outputs.append(method(batch).named)
-        method.train().objective(method(batch), batch)
+        method.train().observe(method(batch), batch)
     kinds = [view for view in ("full", "shared", "specific") if settings.get(view, True)]
     names = [f"weight_{name}" for name in (*(MODALITIES if modalities else ()), *kinds)]
     found = method.terms()
@@ -288,7 +288,7 @@ def test_the_weights_are_watched(settings, modalities):
     assert found[f"weight_{kinds[0]}"] == pytest.approx(first.item(), abs=1e-6)
     method.on_train_epoch_start()
     assert method.terms() == {}
-    method.eval().objective(method(batch), batch)
+    method.eval().observe(method(batch), batch)
     assert method.terms() == {}
 
 

@@ -244,7 +244,7 @@ def test_a_constant_feature_is_not_scaled(tmp_path):
     third = torch.tensor(1e4 / 3)
     batch.inputs["audio"].values[..., 0] = third
     batch.inputs["audio"].values[::2, :, 0] = torch.nextafter(third, torch.tensor(torch.inf))
-    model.objective(model(batch), batch)
+    model.observe(model(batch), batch)
     model._solutions((1.0,))
     constant = 2 * 7  # after the means and deviations of the text
     assert model.scale[constant] == 1.0
@@ -254,7 +254,7 @@ def test_a_constant_feature_is_not_scaled(tmp_path):
 def test_features_that_are_not_finite_are_refused_by_name(tmp_path):
     model, batch = Linear(make_spec("regression")), make_batch(make_spec("regression"))
     batch.inputs["audio"].values[0, 0, 2] = torch.nan
-    model.objective(model(batch), batch)
+    model.observe(model(batch), batch)
     with pytest.raises(ValueError, match="1 of the 5 audio features of toy/random/standard are NaN or infinite"):
         model._solutions((1.0,))
 
