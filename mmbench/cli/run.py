@@ -86,6 +86,9 @@ def add_executor(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--devices", type=int, default=None, help="devices of one trial, each with its share of every batch"
     )
+    parser.add_argument(
+        "--nodes", type=int, default=1, help="machines of one trial, with --devices each (--executor slurm)"
+    )
     parser.add_argument("--per-gpu", type=int, default=1, help="workers that share a GPU")
     parser.add_argument("--profile", type=Path | None, default=None, help="file (YAML) with settings of --slurm.KEY")
     parser.add_argument("--address", default="", help="of the Ray cluster; by default Ray is started on this machine")
@@ -96,7 +99,7 @@ def run(arguments: Namespace) -> int:
     if "help" in arguments.dotted["method"]:
         return print_settings(arguments.method)
     from mmbench.methods import ConfigError
-    from mmbench.runner.environment import check_devices, check_machine
+    from mmbench.runner.environment import check_devices, check_machine, check_nodes
     from mmbench.runner.launch import launch
     from mmbench.runner.settings import benchmarks_folder, find_suite
     from mmbench.runner.work import Options
@@ -106,11 +109,13 @@ def run(arguments: Namespace) -> int:
     benchmarks = benchmarks_folder(arguments.benchmarks)
     suite = find_suite(benchmarks, arguments.suite)
     changes = {"max_epochs": arguments.max_epochs or None, "precision": arguments.precision or None}
-    changes |= {"devices": arguments.devices}
+    check_nodes(arguments.nodes, arguments.executor)
+    devices = suite.training.devices if arguments.devices is None else arguments.devices
+    changes |= {"devices": devices * arguments.nodes}
     given = {name: value for name, value in changes.items() if value is not None}
     training = dataclasses.replace(suite.training, **given)
     check_machine(arguments.accelerator, training.precision, arguments.logger)
-    check_devices(arguments.accelerator, training.devices, arguments.per_gpu, arguments.executor)
+    check_devices(arguments.accelerator, training.devices // arguments.nodes, arguments.per_gpu, arguments.executor)
     trials, left_out = _plan(arguments, suite, training, benchmarks)
     for method, why in left_out.items():
         say(f"{method} is left out: {why}.")
@@ -121,7 +126,9 @@ def run(arguments: Namespace) -> int:
             say(f"{trial.id}  {trial.track}  {trial.title}")
         return 0
     jobs, executor = _executor(arguments, len(trials), training.devices)
-    options = Options(folder, arguments.runs, arguments.logger, arguments.accelerator, jobs, arguments.retry)
+    options = Options(
+        folder, arguments.runs, arguments.logger, arguments.accelerator, jobs, arguments.retry, nodes=arguments.nodes
+    )
     if arguments.fresh:
         options = options.afresh(trials)
     if arguments.estimate:
@@ -177,7 +184,7 @@ def _executor(arguments: Namespace, trials: int, devices: int) -> tuple[int, Exe
 
         values = {**(read_mapping(arguments.profile) if arguments.profile else {}), **slurm}
         settings = SlurmSettings(**typed(SlurmSettings, values, "setting of SLURM"))
-        return jobs, SlurmExecutor(jobs, settings)
+        return jobs, SlurmExecutor(jobs, settings, arguments.nodes)
     return jobs, None
 
 

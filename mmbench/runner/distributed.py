@@ -5,22 +5,24 @@ All of them train, with Lightning's DDP; only the first one writes, and it alone
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.context import SpawnProcess
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from mmbench.runner.plan import Trial
 from mmbench.runner.rank import Rank
 from mmbench.runner.troubles import MachineError, machine_error
 
@@ -30,17 +32,91 @@ POLL = 0.02
 """Seconds between two looks whether the others are ready."""
 FAREWELL = 10.0
 """Seconds that the others have to end by themselves."""
+TOLD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)]
+"""Signals by which the first process is told to end, and all may get; it ends the others. The last one is of SLURM."""
+NOTICED = 60.0
+"""Seconds within which this process has to notice that another one has ended."""
+
+
+@dataclass(frozen=True)
+class SharedTraining:
+    """What the processes of a training are told.
+
+    Attributes:
+        trial: What is trained.
+        folder: Where the first process writes checkpoints.
+        stamp: Names the code and the data.
+        accelerator: Lightning's accelerator.
+        media_workers: Processes that load frames and waveforms for each; None for as many as the data module takes.
+        state: The checkpoint that they go on from; None from the start.
+    """
+
+    trial: Trial
+    folder: Path
+    stamp: str
+    accelerator: str
+    media_workers: int | None
+    state: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers, for another machine."""
+        state = str(self.state) if self.state else None
+        return {**asdict(self), "trial": asdict(self.trial), "folder": str(self.folder), "state": state}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> SharedTraining:
+        """Return what :meth:`to_dict` was made from."""
+        state = Path(content["state"]) if content["state"] else None
+        return cls(**{**content, "trial": Trial(**content["trial"]), "folder": Path(content["folder"]), "state": state})
+
+
+Follow = Callable[[SharedTraining, Rank, Callable[[], None]], None]
+"""Trains in a process of a place, which calls the last argument when it is about to."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a process of a training ended.
+
+    Attributes:
+        text: What there is to say.
+        everything: Whether what was no fault of the method would hit all trials; None when the method failed.
+    """
+
+    text: str
+    everything: bool | None
+
+
+class Processes(Protocol):
+    """Some of the processes of a training."""
+
+    def start(self) -> None:
+        """Start them."""
+
+    def ready(self) -> bool:
+        """Say whether all are about to train."""
+
+    def ended(self) -> bool:
+        """Say whether one of them has ended before the training has."""
+
+    def reasons(self) -> list[Reason]:
+        """Wait a moment for them to end, and return why they did, what began it first."""
+
+    def end(self) -> None:
+        """End them."""
 
 
 @contextmanager
-def others(first: Rank, follow: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[None]:
+def others(
+    first: Rank, follow: Follow, training: SharedTraining, elsewhere: Sequence[Processes] = ()
+) -> Iterator[None]:
     """Have the other processes of a training run within the block, and end them with it.
 
     Args:
         first: The place of this process.
-        follow: What the others run: called with the arguments, their :class:`Rank`, and what they call when they are
-            about to train.
-        arguments: What it is given; it goes to the processes.
+        follow: What the others run.
+        training: What they are told.
+        elsewhere: Those of other machines.
 
     Raises:
         MachineError: When one of them was killed.
@@ -49,77 +125,133 @@ def others(first: Rank, follow: Callable[..., None], arguments: tuple[Any, ...])
     if first.world == 1:
         yield
         return
-    context = multiprocessing.get_context("spawn")
-    said, ready = context.SimpleQueue(), context.SimpleQueue()
-    shared = (torch.get_num_threads(), said, ready)
-    processes = [
-        context.Process(target=_run, args=(follow, arguments, dataclasses.replace(first, number=number), *shared))
-        for number in range(1, first.world)
-    ]
+    groups: list[Processes] = [LocalProcesses(follow, training, first.beside(0)), *elsewhere]
+    left = threading.Event()
+    watch = threading.Thread(target=_watch, args=(groups, left), daemon=True)
     try:
-        for process in processes:
-            process.start()
-        for _ in processes:  # or this one would wait for them at the meeting point, for half an hour
-            while ready.empty():
-                if any(process.exitcode for process in processes):
-                    raise RuntimeError("Connection closed before the training began.")
-                time.sleep(POLL)
-            ready.get()
-        yield
+        for group in groups:
+            group.start()
+        while not all(group.ready() for group in groups):
+            # Or this one would wait for them at the meeting point, for half an hour.
+            if any(group.ended() for group in groups):
+                raise RuntimeError("Connection closed before the training began.")
+            time.sleep(POLL)
+        watch.start()
+        try:
+            yield
+        finally:
+            left.set()
+            watch.join()
     except Exception as error:
-        if not LOST.search(str(error)):
-            raise
-        _explain(processes, said, error)
+        if LOST.search(str(error)):
+            explain(groups, error)
         raise
     finally:
-        for process in processes:
-            if process.pid is not None:
-                process.kill()
-                process.join()
+        for group in groups:
+            group.end()
         if dist.is_initialized():
             dist.destroy_process_group()  # the next training has processes of its own, or none
 
 
-def _explain(processes: Sequence[SpawnProcess], said: Any, error: Exception) -> None:
+def _watch(groups: Sequence[Processes], left: threading.Event) -> None:
+    """End this process where it waits for one that has ended: PyTorch does so for half an hour, or for good.
+
+    Nothing else reaches a thread that waits in PyTorch. The trial goes on from its last epoch.
+    """
+    while not left.wait(1.0):
+        if any(group.ended() for group in groups) and not left.wait(NOTICED):
+            print(
+                "One of the processes of a training has ended, so this one ends as well.", file=sys.stderr, flush=True
+            )
+            os._exit(1)
+
+
+def explain(groups: Sequence[Processes], error: Exception) -> None:
     """Raise what ended another process, where this one has only lost it.
 
     Raises:
         MachineError: When one was killed, or ended for no fault of the method.
         RuntimeError: When the method failed in one of them.
     """
-    deadline = time.monotonic() + FAREWELL
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-    if killed := [code for process in processes if (code := process.exitcode) is not None and code < 0]:
-        raise MachineError(
-            f"One of its {len(processes) + 1} processes was ended by signal {-killed[0]}. It may not have had the "
-            "memory.",
-            everything=False,
-        ) from error
-    reasons = []
-    while not said.empty():
-        reasons.append(said.get())
-    for text, everything in reasons:
-        if everything is not None:
-            raise MachineError(text, everything) from error
-    for text, _ in reasons:
-        if not LOST.search(text):
-            raise RuntimeError(text) from error
+    reasons = [reason for group in groups for reason in group.reasons()]
+    for reason in reasons:
+        if reason.everything is not None:
+            raise MachineError(reason.text, reason.everything) from error
+    for reason in reasons:
+        if not LOST.search(reason.text):
+            raise RuntimeError(reason.text) from error
 
 
-def _run(
-    follow: Callable[..., None], arguments: tuple[Any, ...], rank: Rank, threads: int, said: Any, ready: Any
-) -> None:
+class LocalProcesses:
+    """Processes of this machine.
+
+    Args:
+        follow: What they run.
+        training: What they are told.
+        ranks: Their places.
+    """
+
+    def __init__(self, follow: Follow, training: SharedTraining, ranks: Sequence[Rank]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._said, self._ready = context.SimpleQueue(), context.SimpleQueue()
+        self._waited_for = len(ranks)
+        shared = (torch.get_num_threads(), self._said, self._ready)
+        self._world = ranks[0].world if ranks else 1
+        self.processes = [context.Process(target=_run, args=(follow, training, rank, *shared)) for rank in ranks]
+
+    def start(self) -> None:
+        """Start them."""
+        for process in self.processes:
+            process.start()
+
+    def ready(self) -> bool:
+        """Say whether all are about to train."""
+        while self._waited_for and not self._ready.empty():
+            self._ready.get()
+            self._waited_for -= 1
+        return not self._waited_for
+
+    def ended(self) -> bool:
+        """Say whether one of them has ended by a fault."""
+        return any(process.exitcode for process in self.processes)
+
+    def reasons(self) -> list[Reason]:
+        """Wait a moment for them to end, and return why they did; one that was killed cannot say so itself."""
+        deadline = time.monotonic() + FAREWELL
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        found = [
+            Reason(
+                f"One of its {self._world} processes was ended by signal {-code}. It may not have had the memory.",
+                everything=False,
+            )
+            for process in self.processes
+            if (code := process.exitcode) is not None and code < 0
+        ]
+        while not self._said.empty():
+            found.append(self._said.get())
+        return found
+
+    def end(self) -> None:
+        """End them at once: what they have computed is in the first process as well."""
+        for process in self.processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+
+
+def _run(follow: Follow, training: SharedTraining, rank: Rank, threads: int, said: Any, ready: Any) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
-    for number in (signal.SIGINT, signal.SIGTERM):  # for the first process, which ends this one
+    for number in TOLD:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
     try:
-        follow(*arguments, rank, lambda: ready.put(rank.number))
+        follow(training, rank, lambda: ready.put(rank.number))
     except BaseException as error:
         trouble = machine_error(error)
         text = str(trouble) if trouble else f"{type(error).__name__}: {error} ({traceback.format_exc(limit=-1)})"
-        said.put((f"process {rank.number} of {rank.world}: {text}", trouble.everything if trouble else None))
+        where = f"process {rank.number} of {rank.world}"
+        said.put(Reason(f"{where}: {text}", trouble.everything if trouble else None))
         os._exit(1)  # without waiting for the others
 
 

@@ -91,6 +91,21 @@ def check_devices(accelerator: str, devices: int, per_gpu: int, executor: str) -
         raise ConfigError(f"--devices is {devices}, and this machine has {gpus} GPU{'s' * (gpus > 1)}: give fewer.")
 
 
+def check_nodes(nodes: int, executor: str) -> None:
+    """Check, before anything is planned, that a trial can go over several machines.
+
+    Raises:
+        ConfigError: When it cannot; the message says where it could.
+    """
+    if nodes < 1:
+        raise ConfigError(f"--nodes is {nodes}: give how many machines a trial is spread over, 1 or more.")
+    if nodes > 1 and executor != "slurm":
+        raise ConfigError(
+            f"--nodes {nodes} needs --executor slurm, which gives a trial several machines at a time: add that, or "
+            "give --devices alone."
+        )
+
+
 def check_machine(accelerator: str, precision: str, tracker: Tracker) -> None:
     """Check, before anything is planned, that the machine can do what is asked.
 

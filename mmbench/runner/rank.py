@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
@@ -10,22 +10,36 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 
 @dataclass(frozen=True)
 class Rank:
-    """The place of a process in a training on this machine.
+    """The place of a process in a training, on one machine or on several with as many processes each.
 
     Attributes:
-        number: From 0.
+        number: From 0, those of a machine one after the other.
         world: Number of processes.
-        port: Where they meet.
+        nodes: Number of machines.
+        address: Where they meet: the name of the first machine.
+        port: The port there.
     """
 
     number: int = 0
     world: int = 1
+    nodes: int = 1
+    address: str = "127.0.0.1"
     port: int = 0
 
     @classmethod
-    def first(cls, world: int) -> Rank:
+    def first(cls, world: int, nodes: int = 1, address: str = "127.0.0.1") -> Rank:
         """Return the place of the process that starts the others, with a port that is free."""
-        return cls(0, world, find_free_network_port() if world > 1 else 0)
+        return cls(0, world, nodes, address, find_free_network_port() if world > 1 else 0)
+
+    @property
+    def per_node(self) -> int:
+        """Number of processes of a machine."""
+        return self.world // self.nodes
+
+    def beside(self, node: int) -> list[Rank]:
+        """Return the places of a machine but this one's own."""
+        numbers = range(node * self.per_node, (node + 1) * self.per_node)
+        return [replace(self, number=number) for number in numbers if number != self.number]
 
 
 class RankEnvironment(ClusterEnvironment):
@@ -36,11 +50,15 @@ class RankEnvironment(ClusterEnvironment):
         self.rank = rank
 
     creates_processes_externally = True
-    main_address = "127.0.0.1"
+
+    @property
+    def main_address(self) -> str:
+        """The machine where the processes meet."""
+        return self.rank.address
 
     @property
     def main_port(self) -> int:
-        """Where the processes meet."""
+        """The port where the processes meet."""
         return self.rank.port
 
     @staticmethod
@@ -63,9 +81,9 @@ class RankEnvironment(ClusterEnvironment):
         """It is known."""
 
     def local_rank(self) -> int:
-        """Return the place among the processes of this machine, which are all."""
-        return self.rank.number
+        """Return the place among the processes of this machine."""
+        return self.rank.number % self.rank.per_node
 
     def node_rank(self) -> int:
         """Return the number of this machine."""
-        return 0
+        return self.rank.number // self.rank.per_node

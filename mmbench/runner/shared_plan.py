@@ -118,6 +118,10 @@ class SharedPlan:
         """Return what a worker says its news by; a name that is used again goes on where it stopped."""
         return Reporter(self.folder / "news" / f"{worker}.jsonl")
 
+    def meeting(self, worker: str) -> Path:
+        """Return the file by which the machines of a worker find each other."""
+        return self.folder / "meetings" / worker
+
     @property
     def given_up(self) -> FolderMarks:
         """The trials that ended in trouble in one of the workers."""

@@ -50,7 +50,7 @@ class Training:
         patience: Epochs without gain on validation after which training stops.
         precision: ``32-true``, ``64-true`` or ``bf16-mixed``; not ``16-mixed``, whose scaled gradients would be clipped
             at the wrong norm.
-        devices: Devices that a training is spread over, each with its share of every batch.
+        devices: Devices that a training is spread over, on all its machines, each with its share of every batch.
     """
 
     max_epochs: int = 40
@@ -254,7 +254,9 @@ def fitting(
     rank_zero_only.rank = rank.number  # type: ignore[attr-defined] # Lightning's own way to say so
     strategy = DDPStrategy(find_unused_parameters=model.unused_parameters)
     options["plugins"] = [RankEnvironment(rank), *options["plugins"]]
-    trainer = pl.Trainer(accelerator=accelerator, devices=rank.world, strategy=strategy, **options)
+    trainer = pl.Trainer(
+        accelerator=accelerator, devices=rank.per_node, num_nodes=rank.nodes, strategy=strategy, **options
+    )
     return trainer, curve, checkpoints
 
 

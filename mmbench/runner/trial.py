@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from mmbench.runner.callbacks import Checkpoints, DivergedError
 from mmbench.runner.code import code_hash
 from mmbench.runner.contract import check_settings, checked, watched
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
-from mmbench.runner.distributed import others
+from mmbench.runner.distributed import SharedTraining, others
 from mmbench.runner.environment import Tracker, environment
 from mmbench.runner.facts import CardFacts, Cost, Failure, Selection, TaskFacts
+from mmbench.runner.nodes import Nodes
 from mmbench.runner.plan import Trial
 from mmbench.runner.predictions import Predictions
 from mmbench.runner.rank import Rank
@@ -47,6 +48,7 @@ def run_trial(
     media_workers: int | None = None,
     on_epoch: Callable[[int], None] = lambda epochs: None,
     still_mine: Callable[[], bool] = lambda: True,
+    nodes: Nodes | None = None,
 ) -> Record:
     """Train, select on validation, read the test split once, and write the record.
 
@@ -63,6 +65,7 @@ def run_trial(
         on_epoch: Called with the number of finished epochs.
         still_mine: Asked after every epoch and before the record is written: whether nobody else has taken the trial
             over meanwhile.
+        nodes: The other machines that it is spread over.
 
     Raises:
         MachineError: When the trial ended for a reason that is not the method's: it leaves no record.
@@ -78,7 +81,9 @@ def run_trial(
 
     try:
         with quiet(), _tracking(tracker):
-            record, predictions = _completed(trial, record, folder, tracker, accelerator, media_workers, finished)
+            stamp = "/".join(map(str, (record.code, trial.content, accelerator, *record.environment.rounding)))
+            shared = SharedTraining(trial, folder, stamp, accelerator, media_workers)
+            record, predictions = _completed(shared, record, tracker, finished, nodes)
     except DivergedError as error:
         record = dataclasses.replace(record, status="diverged", error=Failure("diverged", str(error)))
     except SystemExit as error:  # how Lightning ends on Ctrl-C
@@ -140,82 +145,95 @@ def describe(trial: Trial) -> Record:
 
 
 def _completed(
-    trial: Trial,
+    shared: SharedTraining,
     record: Record,
-    folder: Path,
     tracker: Tracker,
-    accelerator: str,
-    media_workers: int | None,
     on_epoch: Callable[[int], None],
+    nodes: Nodes | None,
 ) -> tuple[Record, Predictions]:
     """Train and test, and return the full record and its predictions."""
-    if accelerator != "cpu" and 0 < (gpus := torch.cuda.device_count()) < trial.devices:
-        raise MachineError(
-            f"It is to be spread over {trial.devices} devices, and this process sees {gpus} GPUs: ask for more "
-            "(--slurm.gres), or give fewer --devices.",
-            everything=True,
-        )
-    cls = method(trial.method)
-    config = cls.Config.parse(trial.config)
-    data = trial.datamodule(config.batch_size // trial.devices, media_workers)
-    if data.store.content != trial.content:
-        raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
+    trial = shared.trial
+    first = Rank.first(trial.devices, nodes.count, nodes.address) if nodes else Rank.first(trial.devices)
+    data = _data(shared, first)
     data.store.verify_once()
     reset_peak_memory()
     check_settings(trial.method)
+    cls = method(trial.method)
     with checked(cls, data.spec):
-        model = build(cls, config, data.spec, trial.seed)
-    stamp = "/".join(map(str, (record.code, trial.content, accelerator, *record.environment.rounding)))
-    first = Rank.first(trial.devices)
+        model = build(cls, cls.Config.parse(trial.config), data.spec, trial.seed)
+
+    def company(state: Path | None) -> AbstractContextManager[None]:
+        told = dataclasses.replace(shared, state=state)
+        return others(first, follow, told, nodes.processes(told, first) if nodes else ())
+
     with watched(model):
         outcome = train_and_test(
             model,
             data,
             Training(**trial.training),
             trial.seed,
-            folder,
-            stamp=stamp,
-            logger=_loggers(trial, record, folder, tracker),
-            accelerator=accelerator,
+            shared.folder,
+            stamp=shared.stamp,
+            logger=_loggers(trial, record, shared.folder, tracker),
+            accelerator=shared.accelerator,
             on_epoch=on_epoch,
             rank=first,
-            company=lambda state: others(first, _follow, (trial, folder, stamp, accelerator, media_workers, state)),
+            company=company,
         )
     return _with_result(record, model, data, outcome), _predictions(trial, data, outcome)
 
 
-def _follow(
-    trial: Trial,
-    folder: Path,
-    stamp: str,
-    accelerator: str,
-    media_workers: int | None,
-    state: Path | None,
-    rank: Rank,
-    ready: Callable[[], None],
-) -> None:
-    """Train in another process than the first one of a training, which alone writes."""
-    cls = method(trial.method)
+def follow(shared: SharedTraining, rank: Rank, ready: Callable[[], None]) -> None:
+    """Train in another process than the first one of a training, which alone writes.
+
+    Args:
+        shared: What all its processes are told.
+        rank: The place of this one.
+        ready: Called when it is about to train.
+
+    Raises:
+        MachineError: When the code is not that of the plan.
+    """
+    trial = shared.trial
     if code_hash(trial.method, trial.dataset) != trial.code:
         raise MachineError("The code was edited while it ran: start again.", everything=True)
-    config = cls.Config.parse(trial.config)
-    data = trial.datamodule(config.batch_size // rank.world, media_workers)
-    if data.store.content != trial.content:
-        raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
-    model = build(cls, config, data.spec, trial.seed)
+    data = _data(shared, rank)
+    cls = method(trial.method)
+    model = build(cls, cls.Config.parse(trial.config), data.spec, trial.seed)
     with quiet(), data.without_test(), watched(model):
         trainer, *_ = fitting(
             model,
             Training(**trial.training),
             trial.seed,
-            folder,
-            stamp=stamp,
+            shared.folder,
+            stamp=shared.stamp,
             logger=False,
-            accelerator=accelerator,
+            accelerator=shared.accelerator,
             rank=rank,
         )
         ready()
-        trainer.fit(model, data, ckpt_path=state)
+        trainer.fit(model, data, ckpt_path=shared.state)
+
+
+def _data(shared: SharedTraining, rank: Rank) -> FusionDataModule:
+    """Return the data of a process, once it is known that its machine can train.
+
+    Raises:
+        MachineError: When it has too few GPUs.
+        DataError: When the store is another one than the plan knows.
+    """
+    if shared.accelerator != "cpu" and 0 < (gpus := torch.cuda.device_count()) < rank.per_node:
+        raise MachineError(
+            f"It is to be spread over {rank.per_node} devices, and this process sees {gpus} GPUs: ask for more "
+            "(--slurm.gres), or give fewer --devices.",
+            everything=True,
+        )
+    trial = shared.trial
+    config = method(trial.method).Config.parse(trial.config)
+    data = trial.datamodule(config.batch_size // rank.world, shared.media_workers)
+    if data.store.content != trial.content:
+        raise DataError(f"{data.store.path} was replaced after the plan was made: start again.")
+    return data
 
 
 def _with_result(record: Record, model: FusionMethod, data: FusionDataModule, outcome: Outcome) -> Record:

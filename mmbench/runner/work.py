@@ -18,6 +18,7 @@ from mmbench.methods import methods
 from mmbench.runner.code import code_hash
 from mmbench.runner.environment import Tracker
 from mmbench.runner.lease import Lease, LeaseError, owner, wait
+from mmbench.runner.nodes import Nodes
 from mmbench.runner.plan import Trial
 from mmbench.runner.progress import News
 from mmbench.runner.record import Record, RecordError
@@ -55,6 +56,7 @@ class Options:
         threads: Threads of each process; 0 for its share of the cores. They decide the last digits of numbers.
         media_workers: Processes that load frames and waveforms for each one that trains; by default as many as the
             data module takes.
+        nodes: Machines that each trial is spread over, with as many of its devices each.
     """
 
     leaderboard: Path = Path("leaderboard/local")
@@ -66,6 +68,7 @@ class Options:
     outdated: Mapping[str, str] = field(default_factory=dict)
     threads: int = 0
     media_workers: int | None = None
+    nodes: int = 1
 
     @property
     def records(self) -> Records:
@@ -94,7 +97,13 @@ class Options:
         return replace(self, outdated=dates)
 
 
-def work(trials: Sequence[Trial], options: Options, notify: Notify, given_up: Marks | None = None) -> None:
+def work(
+    trials: Sequence[Trial],
+    options: Options,
+    notify: Notify,
+    given_up: Marks | None = None,
+    nodes: Nodes | None = None,
+) -> None:
     """Run what is left of a plan in this process; trials that another process holds come last.
 
     A trouble that hits all trials ends it.
@@ -105,6 +114,7 @@ def work(trials: Sequence[Trial], options: Options, notify: Notify, given_up: Ma
         notify: Called with a trial and what there is to say of it.
         given_up: Ids of the trials that are not to be tried, since they ended in trouble in a process that shares the
             plan.
+        nodes: The other machines of this worker, if it has any.
     """
     given_up = set() if given_up is None else given_up
     busy: list[Trial] = []
@@ -115,7 +125,7 @@ def work(trials: Sequence[Trial], options: Options, notify: Notify, given_up: Ma
                 continue
             if record is None:
                 try:
-                    record = _claim_and_run(trial, options, notify, patient)
+                    record = _claim_and_run(trial, options, notify, patient, nodes)
                 except TakenOver as error:
                     notify(trial, str(error))
                     busy.append(trial)
@@ -135,7 +145,7 @@ def work(trials: Sequence[Trial], options: Options, notify: Notify, given_up: Ma
                 return
 
 
-def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool) -> Record | None:
+def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool, nodes: Nodes | None) -> Record | None:
     """Run a trial unless it is done by now; None when another process has it and this one is not patient."""
     # Beside the record, for commands with other checkpoints; and beside these, for commands with other records.
     paths = (options.records.path(trial).with_suffix(".lease"), options.runs / f"{trial.id}.lease")
@@ -164,6 +174,7 @@ def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool
             media_workers=options.media_workers,
             on_epoch=lambda epochs: notify(trial, epochs),
             still_mine=lambda: all(lease.held() for lease in leases),
+            nodes=nodes,
         )
 
 

@@ -1,4 +1,4 @@
-"""Workers as tasks of a real SLURM of one node: ended in every way, they leave what one process leaves."""
+"""Workers as tasks of a real SLURM of two nodes: ended in every way, they leave what one process leaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.conftest import SEEDS, Commands, finished, until
-from tests.cluster.one_node import missing, slurm
+from tests.cluster.small_slurm import missing, slurm
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -102,6 +102,35 @@ def test_tasks_go_on_without_the_command_and_the_same_command_goes_on_with_them(
     until(lambda: not tasks(node), "all tasks have left")
     assert f"{len(SEEDS)} done, 0 failed" in commands.status("left")
     assert "No plan" in commands.status("left")
+
+
+def test_workers_that_are_preempted_go_on_where_they_are_queued_again(commands: Commands, node: dict[str, str]) -> None:
+    command = commands.start("preempted", "--executor", "slurm", "--jobs", "2", variables=node)
+    until(lambda: len(commands.workers("preempted")) == 2, "two workers train")
+    first = commands.workers("preempted")
+    urgent = ["sbatch", "--partition", "urgent", "--nodes", "2", "--exclusive", "--output", "/dev/null"]
+    ask(node, *urgent, "--wrap", "sleep 2")
+    until(
+        lambda: not {*first.values()} & {*commands.workers("preempted").values()}, "both have given their trials back"
+    )
+    finished(command)
+    assert commands.records("preempted") == commands.records("serial")
+    assert commands.repeated("preempted") <= 2, "whoever goes on repeats at most the epoch that was running"
+
+
+def test_a_trial_over_two_machines_is_told_to_end_and_goes_on_to_the_same_record(
+    commands: Commands, node: dict[str, str]
+) -> None:
+    finished(commands.start("one-machine", "--seeds", "1", "2", "--devices", "2", "--jobs", "1"))
+    options = ("--seeds", "1", "2", "--nodes", "2", "--executor", "slurm", "--jobs", "1", "--slurm.minutes", "30")
+    command = commands.start("machines", *options, variables=node)
+    until(lambda: len(commands.epochs("machines")) == 1, "an epoch was trained", 240)
+    (task,) = tasks(node)
+    ask(node, "scancel", "--signal=USR2", task)  # as SLURM does before the time limit
+    out = finished(command)
+    assert "1 SLURM tasks of 2 machines with 1 core, 30 minutes at a time" in out
+    assert commands.records("machines") == commands.records("one-machine")
+    until(lambda: not tasks(node), "the task has left")
 
 
 def test_what_slurm_does_not_take_is_said(commands: Commands, node: dict[str, str]) -> None:

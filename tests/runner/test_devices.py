@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import signal
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,14 +18,16 @@ from lightning.pytorch import Trainer
 from data_modules import FeatureStore, FusionDataModule
 from mmbench.methods import ConfigError, method
 from mmbench.runner import distributed
+from mmbench.runner.distributed import LocalProcesses, Reason, SharedTraining, explain
 from mmbench.runner.environment import check_devices
 from mmbench.runner.executors.local import LocalExecutor, automatic_jobs
 from mmbench.runner.launch import launch
 from mmbench.runner.plan import Trial
+from mmbench.runner.rank import Rank
 from mmbench.runner.record import Record
 from mmbench.runner.settings import Suite
 from mmbench.runner.training import Training
-from mmbench.runner.trial import run_trial
+from mmbench.runner.trial import follow, run_trial
 from mmbench.runner.troubles import MachineError, TakenOver
 from mmbench.runner.work import Options
 from tests.runner.conftest import Planner
@@ -112,6 +114,7 @@ def test_two_devices_do_as_one_with_the_whole_batch(plan: Planner, options: Opti
     )
 
 
+@pytest.mark.cluster
 def test_a_stopped_training_over_two_devices_goes_on_to_the_same_record(plan: Planner, options: Options) -> None:
     """Dropout of every process, order, optimiser, and memories, which processes have of their own within an epoch."""
     settings = {"batch_size": 8, "width": 8, "heads": 2, "clusters": 2, "memory": 16, "clustering_start": 0}
@@ -172,6 +175,16 @@ def test_what_fails_in_another_process_is_a_failed_record_that_says_so(
     assert "process 1 of 2: ValueError: too much" in record.error.message
 
 
+class Gone:
+    """A process that has ended."""
+
+    def __init__(self, exitcode: int) -> None:
+        self.exitcode = exitcode
+
+    def join(self, timeout: float) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("reason", "everything", "number", "kind", "message"),
     [
@@ -181,21 +194,39 @@ def test_what_fails_in_another_process_is_a_failed_record_that_says_so(
     ],
 )
 def test_of_several_reasons_the_one_that_began_it_counts(
-    reason: str, everything: bool | None, number: int, kind: type[Exception], message: str
+    plan: Planner, reason: str, everything: bool | None, number: int, kind: type[Exception], message: str
 ) -> None:
     """What others say who have lost a process is no reason, and who is killed says nothing."""
-    context = multiprocessing.get_context("spawn")
-    said = context.SimpleQueue()
-    said.put((reason, everything))
-    process = context.Process(target=_die, args=(number,))
-    process.start()
+    (trial,) = spread(plan("lf_dnn"), 2)
+    training = SharedTraining(trial, Path(), "", "cpu", None)
+    processes = LocalProcesses(follow, training, Rank.first(2).beside(0))
+    processes._said.put(Reason(reason, everything))
+    processes.processes = [Gone(-number)]
     with pytest.raises(kind, match=message):
-        distributed._explain([process], said, RuntimeError("Connection closed by peer"))
+        explain([processes], RuntimeError("Connection closed by peer"))
 
 
-def _die(number: int) -> None:
-    if number:
-        os.kill(os.getpid(), number)
+class Ended:
+    """Processes of which one has ended."""
+
+    def ended(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_process_that_waits_for_one_that_has_ended_ends(noticed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, codes = threading.Event(), []
+
+    def leave(code: int) -> None:
+        codes.append(code)
+        left.set()
+
+    monkeypatch.setattr(distributed, "NOTICED", 60.0 if noticed else 0.01)
+    monkeypatch.setattr(os, "_exit", leave)
+    if noticed:
+        threading.Timer(1.2, left.set).start()
+    distributed._watch([Ended()], left)
+    assert codes == ([] if noticed else [1])
 
 
 def test_who_ends_before_the_others_are_met_is_not_waited_for(plan: Planner, options: Options, broken: Broken) -> None:

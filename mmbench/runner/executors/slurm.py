@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from mmbench.methods.config import ConfigError
-from mmbench.runner.executors.worker import run_worker
+from mmbench.runner.executors.worker import run_worker, serve_worker
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
 
@@ -73,6 +73,7 @@ class SlurmExecutor:
     Args:
         jobs: How many.
         settings: What each asks for.
+        nodes: Machines of each, with what it asks for on every one.
 
     Raises:
         ConfigError: When SLURM or submitit is not there.
@@ -80,7 +81,7 @@ class SlurmExecutor:
 
     name, one_machine = "slurm", False
 
-    def __init__(self, jobs: int, settings: SlurmSettings) -> None:
+    def __init__(self, jobs: int, settings: SlurmSettings, nodes: int = 1) -> None:
         for program in ("sbatch", "squeue", "scancel"):
             if shutil.which(program) is None:
                 raise ConfigError(
@@ -91,7 +92,7 @@ class SlurmExecutor:
             import submitit  # noqa: F401 # before anything is written
         except ImportError as error:
             raise ConfigError("--executor slurm needs the library submitit: pip install 'mmbench[slurm]'.") from error
-        self.jobs, self.settings = jobs, settings
+        self.jobs, self.settings, self.nodes = jobs, settings, nodes
 
     @property
     def text(self) -> str:
@@ -99,26 +100,29 @@ class SlurmExecutor:
         chosen = [f"{name} {value}" for name in ("partition", "gres") if (value := getattr(self.settings, name))]
         cores = f"{self.settings.cpus} core{'s' * (self.settings.cpus > 1)}"
         what = ", ".join([cores, *chosen, f"{self.settings.minutes} minutes at a time"])
-        return f"{self.jobs} SLURM tasks of {what}"
+        machines = f"{self.nodes} machines with " if self.nodes > 1 else ""
+        return f"{self.jobs} SLURM tasks of {machines}{what}"
 
     def start(self, plan: SharedPlan) -> SlurmWorkers:
         """Submit the array job."""
         import submitit
 
-        wanted = self.settings
-        threads = max(1, wanted.cpus // max(trial.devices for trial in plan.trials))
+        wanted, nodes = self.settings, self.nodes
+        threads = max(1, wanted.cpus * nodes // max(trial.devices for trial in plan.trials))
         executor = submitit.SlurmExecutor(folder=plan.logs)
         named = {name: getattr(wanted, name) for name in ("partition", "gres", "account", "qos", "constraint")}
         executor.update_parameters(
             job_name="mmbench",
             time=wanted.minutes,
             cpus_per_task=wanted.cpus,
+            nodes=nodes,
             ntasks_per_node=1,
             array_parallelism=self.jobs,
             signal_delay_s=NOTICE,
             stderr_to_stdout=True,
             setup=list(wanted.setup),
-            srun_args=[f"--cpus-per-task={wanted.cpus}"],  # which a step does not take from its job everywhere
+            # Cores are not everywhere taken from the job of a step; and no machine waits for one that has failed.
+            srun_args=[f"--cpus-per-task={wanted.cpus}", "--kill-on-bad-exit=1"],
             additional_parameters={"requeue": True, **wanted.more},
             **{name: value for name, value in named.items() if value},
             **({"mem": wanted.memory} if wanted.memory else {}),
@@ -126,7 +130,7 @@ class SlurmExecutor:
         try:
             with executor.batch():
                 jobs = [
-                    executor.submit(SlurmWorker(plan.folder.absolute(), f"task{number}", threads))
+                    executor.submit(SlurmWorker(plan.folder.absolute(), f"task{number}", threads, nodes))
                     for number in range(self.jobs)
                 ]
         except submitit.core.utils.FailedJobError as error:
@@ -141,13 +145,19 @@ class SlurmWorker:
         folder: The folder of the plan.
         name: Names it among the workers of the plan.
         threads: Threads to compute with.
+        nodes: Machines of this worker.
     """
 
-    def __init__(self, folder: Path, name: str, threads: int) -> None:
-        self.folder, self.name, self.threads = folder, name, threads
+    def __init__(self, folder: Path, name: str, threads: int, nodes: int) -> None:
+        self.folder, self.name, self.threads, self.nodes = folder, name, threads, nodes
 
     def __call__(self) -> None:
-        """Work on the plan."""
+        """Work on the plan; where the task has several machines, that is for the first one."""
+        attempt = ".".join(filter(None, map(os.environ.get, ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))))
+        meeting = f"{self.name}.{attempt}" if self.nodes > 1 else ""
+        if node := int(os.environ.get("SLURM_NODEID", "0")):
+            serve_worker(self.folder, meeting, node, self.threads)
+            return
         told: list[int] = []
 
         def limit(number: int, frame: FrameType | None) -> None:
@@ -157,12 +167,13 @@ class SlurmWorker:
         # In the place of submitit's own, which would queue again in the middle of a step: an error of SLURM would then
         # look like one of the method.
         signal.signal(signal.SIGUSR2, limit)
-        if not run_worker(self.folder, self.name, self.threads):
+        if not run_worker(self.folder, self.name, self.threads, meeting=meeting):
             return
         if told:
             job, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
             own = f"{job}_{task}" if job else os.environ["SLURM_JOB_ID"]
             subprocess.run(["scontrol", "requeue", own], check=True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has been heard
         time.sleep(NOTICE)  # who ended now would have finished, and is not queued again
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -11,11 +12,14 @@ from types import FrameType
 import torch
 
 from data_modules.batches.streaming import automatic_workers
+from mmbench.runner.distributed import TOLD
+from mmbench.runner.nodes import Nodes, serve
 from mmbench.runner.shared_plan import SharedPlan
+from mmbench.runner.trial import follow
 from mmbench.runner.work import EDITED, edited, work
 
 
-def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> bool:
+def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1, meeting: str = "") -> bool:
     """Work on a plan until nothing is left of it, or until this process is told to end (SIGTERM, Ctrl-C).
 
     Then the trial that runs is given back: it goes on from its last epoch, here or elsewhere.
@@ -25,6 +29,7 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> bo
         name: Names this worker among those of the plan.
         threads: Threads to compute with; 0 leaves that to PyTorch.
         beside: How many workers share this machine, and so its processes that load media.
+        meeting: Where this worker has other machines: what they know it by.
 
     Returns:
         Whether it was told to end.
@@ -33,21 +38,40 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1) -> bo
     plan.enter()
     if threads:
         torch.set_num_threads(threads)
-    devices = max(trial.devices for trial in plan.trials)
+    devices = max(trial.devices for trial in plan.trials) // plan.options.nodes
     options = replace(plan.options, media_workers=automatic_workers(beside * devices))
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
-    with plan.reporter(name) as report:
+    with plan.reporter(name) as report, ExitStack() as stack:
         try:
             if apart := plan.apart():
                 report(plan.trials[0], apart)
             elif changed := edited(plan.trials):
                 report(changed, EDITED)
             else:
-                work(plan.trials, options, report, plan.given_up)
+                nodes = stack.enter_context(Nodes(options.nodes, plan.meeting(meeting))) if meeting else None
+                work(plan.trials, options, report, plan.given_up, nodes)
         except KeyboardInterrupt:
             return True
     return False
+
+
+def serve_worker(folder: Path, meeting: str, node: int, threads: int = 0) -> None:
+    """Have processes of this machine train with those of a worker on another one, until that one ends.
+
+    Args:
+        folder: The folder of the plan.
+        meeting: What the worker is known by.
+        node: Number of this machine among those of the worker, from 1.
+        threads: Threads to compute with; 0 leaves that to PyTorch.
+    """
+    for number in TOLD:  # the worker lets this machine go
+        signal.signal(number, signal.SIG_IGN)
+    plan = SharedPlan(folder)
+    plan.enter()
+    if threads:
+        torch.set_num_threads(threads)
+    serve(plan.meeting(meeting), node, follow)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

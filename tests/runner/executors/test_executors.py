@@ -39,6 +39,7 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         (["--per-gpu", "0"], "--per-gpu is 0: give how many workers share a GPU"),
         (["--executor", "slurm", "--per-gpu", "2"], "with SLURM ask for a share by --slurm.gres"),
         (["--executor", "slurm"], "--executor slurm needs --jobs"),
+        (["--nodes", "2"], "--nodes 2 needs --executor slurm"),
         (["--jobs", "-1"], "--jobs is -1 and --per-gpu 1"),
         (["--jobs", "4", "--per-gpu", "2"], "give one of them"),
         (["--executor", "slurm", "--jobs", "2", "--slurm.partitoin", "main"], "Did you mean 'partition'"),
@@ -62,7 +63,7 @@ def test_a_profile_is_read_and_options_come_before_it(
 ) -> None:
     found: list[SlurmSettings] = []
 
-    def noted(self: SlurmExecutor, jobs: int, settings: SlurmSettings) -> None:
+    def noted(self: SlurmExecutor, jobs: int, settings: SlurmSettings, nodes: int) -> None:
         found.append(settings)
         raise ConfigError("enough")
 

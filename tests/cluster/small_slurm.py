@@ -1,4 +1,4 @@
-"""A SLURM of one node, this machine, from the programs that are installed: started, used, and stopped."""
+"""A SLURM of two nodes, both of them this machine, from the programs that are installed: started, used, and stopped."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scance
 WAIT = 60.0
 """Seconds until it has to be there."""
 CONFIGURATION = """
-ClusterName=one
+ClusterName=small
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CredType=cred/munge
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
-SchedulerParameters=requeue_delay=1
+SchedulerParameters=bf_interval=3
 MpiDefault=none
 ReturnToService=2
 SlurmdParameters=config_overrides
 KillWait=5
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cores} State=UNKNOWN
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cores} State=UNKNOWN
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=10
+PartitionName=urgent Nodes=node[1-2] MaxTime=INFINITE State=UP PriorityTier=10
 """
 
 
@@ -51,18 +54,18 @@ def missing() -> list[str]:
 
 
 @contextmanager
-def slurm(folder: Path, cores: int = 4) -> Iterator[dict[str, str]]:
+def slurm(folder: Path, cores: int = 2) -> Iterator[dict[str, str]]:
     """Run a SLURM, and yield the environment variables by which its programs find it.
 
     Args:
         folder: An empty folder with a short path, for all that it writes.
-        cores: As how many it counts those of this machine; it binds nothing to them.
+        cores: As how many each node counts those of this machine; it binds nothing to them.
     """
-    for name in ("state", "spool"):
+    for name in ("state", "spool.node1", "spool.node2"):
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(secrets.token_bytes(128))
     (folder / "munge.key").chmod(0o600)
-    ports = [_free_port(), _free_port()]
+    ports = [_free_port() for _ in range(3)]
     text = CONFIGURATION.format(host=socket.gethostname().split(".")[0], folder=folder, ports=ports, cores=cores)
     (folder / "slurm.conf").write_text(text)
     (folder / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
@@ -76,12 +79,13 @@ def slurm(folder: Path, cores: int = 4) -> Iterator[dict[str, str]]:
         for command in (
             ["munged", "--foreground", "--force", f"--key-file={folder / 'munge.key'}", *munge],
             ["slurmctld", "-D"],
-            ["slurmd", "-D"],
+            ["slurmd", "-D", "-N", "node1"],
+            ["slurmd", "-D", "-N", "node2"],
         ):
             stack.enter_context(_running(command, folder, variables))
             time.sleep(1.0)
         deadline = time.monotonic() + WAIT
-        while "idle" not in (state := _state(variables)):
+        while set((state := _state(variables)).split()) != {"idle"}:
             if time.monotonic() > deadline:
                 logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in folder.glob("*.log"))
                 raise RuntimeError(f"SLURM did not start ({state}):\n{logs}")
@@ -92,7 +96,7 @@ def slurm(folder: Path, cores: int = 4) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _running(command: list[str], folder: Path, variables: dict[str, str]) -> Iterator[None]:
-    with (folder / f"{command[0]}.out.log").open("w") as out:
+    with (folder / f"{command[0]}.{Path(command[-1]).name}.out.log").open("w") as out:
         process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=out, stderr=out)
         try:
             yield
