@@ -258,6 +258,8 @@ class FusionDataModule(LightningDataModule):
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             rank, world = self.trainer.global_rank, self.trainer.world_size
+        if world > (count := len(self.rows[split])):  # one without any would not take part, and the others wait for it
+            raise DataError(f"The split {split} has {count} samples, and {world} processes share it: give fewer.")
         options: dict[str, Any] = {"rank": rank, "world": world}
         if shuffle:
             options |= {"shuffle": True, "seed": self.seed, "phases": self.demand.phases, "bucketed": self.bucketed}

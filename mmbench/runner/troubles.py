@@ -39,6 +39,7 @@ DEVICE = re.compile(
     r"|CUBLAS_STATUS_NOT_INITIALIZED|CUDNN_STATUS_(NOT_INITIALIZED|INTERNAL_ERROR)|the launch timed out",
     re.I,
 )
+PORT = re.compile(r"EADDRINUSE|address already in use", re.I)
 DEAD_CONTEXT = re.compile(r"device-side assert|illegal memory access|unspecified launch failure", re.I)
 """What a method can do to a GPU so that its process can compute no more on it."""
 
@@ -88,6 +89,8 @@ def machine_error(error: BaseException) -> MachineError | None:
             )
         if runtime and DISK.search(str(one)):
             return MachineError(f"{text}. Make room, or raise the limit.", True)
+        if runtime and PORT.search(str(one)):
+            return MachineError(f"{text}. Another program took its port: the same command continues.", False)
         if runtime and DEVICE.search(str(one)):
             return MachineError(f"{text}. The device does not answer: give another --accelerator.", True)
         if isinstance(one, OSError | EOFError):

@@ -30,7 +30,7 @@ class Commands:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        write_synthetic(folder / "small.h5", samples=(2400, 60, 60))
+        write_synthetic(folder / "small.h5", samples=(1200, 60, 60))
 
     def start(self, name: str, *more: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a run that keeps everything in folders of a name."""

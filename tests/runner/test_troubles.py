@@ -53,6 +53,7 @@ def console() -> Console:
         (PermissionError(errno.EACCES, "Permission denied"), True),
         (DataError("mosi.h5 was replaced after it was opened"), True),
         (RuntimeError("No CUDA GPUs are available"), True),
+        (RuntimeError("The server socket has failed to listen on any local network address. code: EADDRINUSE"), False),
         (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), True),
     ],
 )

@@ -184,6 +184,14 @@ def trained(store: FeatureStore, rank: int, world: int, **options: object) -> St
     return data.train_dataloader()
 
 
+def test_a_split_of_fewer_samples_than_processes_is_refused(store: FeatureStore) -> None:
+    """A process without a sample would leave the others waiting."""
+    count = len(FusionDataModule(store.path).rows["train"])
+    assert len(list(trained(store, count - 1, count))) == 1
+    with pytest.raises(DataError, match=f"split train has {count} samples, and {count + 1} processes share it"):
+        trained(store, 0, count + 1)
+
+
 def test_workers_that_are_not_forked_get_what_reads_and_no_more(store: FeatureStore) -> None:
     made = trained(store, 0, 1, normalize="train")
     sent = pickle.loads(pickle.dumps(made.streamed))
