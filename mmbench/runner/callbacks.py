@@ -39,7 +39,7 @@ class EpochSeed(Callback):
         pl.seed_everything((self.seed * 10_007 + trainer.current_epoch + self.rank * 15_485_863) % 2**32, verbose=False)
 
 
-class Curve(Callback):
+class TrainingHistory(Callback):
     """Keeps the terms of the loss and the validation metrics of every epoch, across restarts.
 
     Args:
@@ -83,7 +83,7 @@ class Curve(Callback):
         self.rows, self.seconds = state_dict["rows"], state_dict["seconds"]
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are either whole or not there, written where they stay: never by way of another file system."""
 
     def save_checkpoint(
@@ -101,7 +101,21 @@ def best_checkpoint(folder: Path, epoch: int) -> Path:
     return folder / f"epoch={epoch}.ckpt"
 
 
-class Checkpoints(Checkpoint):
+class FromFirstEpoch:
+    """What does not look at epochs of preparation.
+
+    Attributes:
+        first_epoch: The first epoch that counts.
+    """
+
+    first_epoch: int
+
+    def counts(self, trainer: pl.Trainer) -> bool:
+        """Say whether the present epoch counts."""
+        return trainer.current_epoch >= self.first_epoch
+
+
+class SelectionModelCheckpoint(FromFirstEpoch, Checkpoint):
     """Keeps the weights of the best epoch, and the whole state of the last one, from which a restart continues.
 
     The state is saved after every epoch, once a minute where saving takes long. A best epoch is removed only when a
@@ -141,7 +155,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare the epoch with the best one if it counts, and save what is due."""
-        if trainer.current_epoch >= self.first_epoch:
+        if self.counts(trainer):
             value = float(trainer.callback_metrics[self.monitor])
             if self.epoch < 0 or (value > self.value if self.mode == "max" else value < self.value):
                 self.epoch, self.value = trainer.current_epoch, value
@@ -185,7 +199,7 @@ class Checkpoints(Checkpoint):
             return False
 
 
-class Patience(EarlyStopping):
+class SelectionEarlyStopping(FromFirstEpoch, EarlyStopping):
     """Early stopping that begins to count when preparation is over, and stays stopped after a restart.
 
     Args:
@@ -205,5 +219,5 @@ class Patience(EarlyStopping):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the epoch if it counts."""
-        if trainer.current_epoch >= self.first_epoch:
+        if self.counts(trainer):
             super().on_train_epoch_end(trainer, pl_module)

@@ -27,7 +27,14 @@ from data_modules import DataSpec, FusionDataModule
 from mmbench.methods import ConfigError, FusionMethod, MethodConfig
 from mmbench.methods.options import PRECISIONS
 from mmbench.nn.gathering import gather_statistics
-from mmbench.runner.callbacks import Checkpoints, Curve, DivergedError, EpochSeed, Patience, WholeFiles
+from mmbench.runner.callbacks import (
+    AtomicCheckpointIO,
+    DivergedError,
+    EpochSeed,
+    SelectionEarlyStopping,
+    SelectionModelCheckpoint,
+    TrainingHistory,
+)
 from mmbench.runner.rank import Rank, RankEnvironment
 
 SILENT: dict[str, Any] = {
@@ -110,7 +117,7 @@ def build(cls: type[FusionMethod], config: MethodConfig, spec: DataSpec, seed: i
 
 
 def one_device_trainer(
-    accelerator: str | Accelerator, *, plugins: Iterable[WholeFiles] = (), **options: Any
+    accelerator: str | Accelerator, *, plugins: Iterable[AtomicCheckpointIO] = (), **options: Any
 ) -> pl.Trainer:
     """Return Lightning's trainer on one device, the first and only process of its training.
 
@@ -222,7 +229,7 @@ def fitting(
     accelerator: str,
     on_epoch: Callable[[int], None] = lambda epochs: None,
     rank: Rank = ALONE,
-) -> tuple[pl.Trainer, Curve, Checkpoints]:
+) -> tuple[pl.Trainer, TrainingHistory, SelectionModelCheckpoint]:
     """Return what fits a method in one process of a training, as :func:`train_and_test` has it.
 
     Returns:
@@ -231,9 +238,9 @@ def fitting(
     selection = model.task.selection
     mode: Literal["min", "max"] = "max" if model.valid_metric.higher_is_better_of(selection) else "min"
     monitor = f"valid/{selection}"
-    curve = Curve(selection, on_epoch)
-    checkpoints = Checkpoints(model.first_epoch, folder, monitor=monitor, mode=mode, stamp=stamp)
-    stop = Patience(model.first_epoch, monitor, mode=mode, patience=training.patience)
+    curve = TrainingHistory(selection, on_epoch)
+    checkpoints = SelectionModelCheckpoint(model.first_epoch, folder, monitor=monitor, mode=mode, stamp=stamp)
+    stop = SelectionEarlyStopping(model.first_epoch, monitor, mode=mode, patience=training.patience)
     # Deterministic kernels are asked for, not that PyTorch writes NaN into all memory before it is used.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # set at run time
     options: dict[str, Any] = {
@@ -241,7 +248,7 @@ def fitting(
         "precision": training.precision,
         "callbacks": [EpochSeed(seed, rank.number), curve, stop, checkpoints],
         "logger": logger,
-        "plugins": [WholeFiles()],
+        "plugins": [AtomicCheckpointIO()],
         "deterministic": "warn",
         "num_sanity_val_steps": 0,
         "enable_progress_bar": False,

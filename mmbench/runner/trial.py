@@ -19,7 +19,7 @@ from data_modules.plugins import line_of
 from mmbench import __version__
 from mmbench.methods import FusionMethod, method
 from mmbench.runner.calibration import calibration
-from mmbench.runner.callbacks import Checkpoints, DivergedError
+from mmbench.runner.callbacks import DivergedError, SelectionModelCheckpoint
 from mmbench.runner.code import code_hash
 from mmbench.runner.contract import check_settings, checked, watched
 from mmbench.runner.cost import parameters, peak_memory, reset_peak_memory
@@ -105,7 +105,7 @@ def run_trial(
         trouble = machine_error(error)
         assert trouble is not None
         raise trouble from error
-    (folder / Checkpoints.LAST).unlink(missing_ok=True)
+    (folder / SelectionModelCheckpoint.LAST).unlink(missing_ok=True)
     return record
 
 

@@ -20,7 +20,7 @@ from mmbench.methods.base import FusionMethod, Output
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import MethodConfig, setting
 from mmbench.methods.unimodal import Unimodal
-from mmbench.runner.callbacks import Checkpoints, Curve, Patience
+from mmbench.runner.callbacks import SelectionEarlyStopping, SelectionModelCheckpoint, TrainingHistory
 from mmbench.runner.training import quiet
 from mmbench.testing.builders import make_batch, make_spec, write_toy_store
 
@@ -134,9 +134,9 @@ def test_preparation_selects_nothing(store, tmp_path):
             self.log("valid/mae", float(self.current_epoch))
 
     model = Worsening((Phase("prepare", "other", stop=3), Phase("main", start=3)))
-    best = Checkpoints(model.first_epoch, tmp_path, monitor="valid/mae", mode="min", stamp="")
-    curve = Curve("mae")
-    patience = Patience(model.first_epoch, "valid/mae", mode="min", patience=2)
+    best = SelectionModelCheckpoint(model.first_epoch, tmp_path, monitor="valid/mae", mode="min", stamp="")
+    curve = TrainingHistory("mae")
+    patience = SelectionEarlyStopping(model.first_epoch, "valid/mae", mode="min", patience=2)
     fit(model, store, 20, callbacks=[best, patience, curve])
     assert [row["epoch"] for row in curve.rows] == list(range(6))  # three prepare, one is the best, two are waited for
     assert best.best.name == "epoch=3.ckpt"
@@ -144,10 +144,10 @@ def test_preparation_selects_nothing(store, tmp_path):
 
 
 def test_preparation_leaves_a_checkpoint_to_resume_from(store, tmp_path):
-    def made() -> tuple[Phased, Checkpoints]:
+    def made() -> tuple[Phased, SelectionModelCheckpoint]:
         torch.manual_seed(0)
         model = Phased((Phase("prepare", "other", stop=3), Phase("main", start=3)))
-        return model, Checkpoints(model.first_epoch, tmp_path, monitor="valid/mae", mode="min", stamp="")
+        return model, SelectionModelCheckpoint(model.first_epoch, tmp_path, monitor="valid/mae", mode="min", stamp="")
 
     model, best = made()
     with pytest.raises(ConfigError, match=r"prepares for 3 epochs.*max_epochs is 2"):

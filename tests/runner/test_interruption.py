@@ -16,7 +16,7 @@ import torch
 
 from mmbench.methods import FusionMethod
 from mmbench.runner import callbacks
-from mmbench.runner.callbacks import Checkpoints, Curve
+from mmbench.runner.callbacks import SelectionModelCheckpoint, TrainingHistory
 from mmbench.runner.plan import Trial
 from mmbench.runner.records import Records, predictions_path
 from mmbench.runner.trial import run_trial
@@ -73,13 +73,13 @@ def stopped_run(
 def epochs_begun(patch: pytest.MonkeyPatch) -> list[int]:
     """Return a list of the epochs that training begins from here on."""
     begun: list[int] = []
-    start = Curve.on_train_epoch_start
+    start = TrainingHistory.on_train_epoch_start
 
-    def noted(self: Curve, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def noted(self: TrainingHistory, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         begun.append(trainer.current_epoch)
         start(self, trainer, module)
 
-    patch.setattr(Curve, "on_train_epoch_start", noted)
+    patch.setattr(TrainingHistory, "on_train_epoch_start", noted)
     return begun
 
 
@@ -102,7 +102,7 @@ def test_a_training_that_has_ended_is_not_trained_further(
     (trial,) = plan("lf_dnn", epochs=6, patience=patience)
     make_best(monkeypatch, epoch=2)
     whole = uninterrupted(trial, tmp_path)
-    stopped_run(trial, options, Curve, "on_train_epoch_start", at_epoch(1))
+    stopped_run(trial, options, TrainingHistory, "on_train_epoch_start", at_epoch(1))
     for _ in range(2):
         stopped_run(trial, options, cls, name)
     steps: list[int] = []
@@ -120,7 +120,7 @@ def test_at_most_the_epoch_that_was_running_is_repeated(
     (trial,) = plan("lf_dnn", epochs=6)
     make_best(monkeypatch, epoch=0)
     whole = uninterrupted(trial, tmp_path)
-    stopped_run(trial, options, Curve, "on_train_epoch_end", at_epoch(4))
+    stopped_run(trial, options, TrainingHistory, "on_train_epoch_end", at_epoch(4))
     begun = epochs_begun(monkeypatch)
     go_on(trial, options)
     assert begun == [4, 5]
@@ -134,10 +134,10 @@ def test_a_stop_between_the_best_epoch_and_the_state_leaves_files_that_fit(
     (trial,) = plan("lf_dnn", epochs=5)
     make_best(monkeypatch, epoch=3)
     whole = uninterrupted(trial, tmp_path)
-    stopped_run(trial, options, Checkpoints, "_save", at_epoch(2))
+    stopped_run(trial, options, SelectionModelCheckpoint, "_save", at_epoch(2))
     folder = options.runs / trial.id
     assert {path.name for path in folder.glob("*.ckpt")} == {"epoch=1.ckpt", "epoch=2.ckpt", "last.ckpt"}
-    assert torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["Checkpoints"]["epoch"] == 1
+    assert torch.load(folder / "last.ckpt", weights_only=True)["callbacks"]["SelectionModelCheckpoint"]["epoch"] == 1
     go_on(trial, options)
     assert left(trial, options) == whole
     assert {path.name for path in folder.glob("*.ckpt")} == {"epoch=3.ckpt"}
@@ -147,7 +147,7 @@ def test_a_state_of_other_code_is_not_continued(
     plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (trial,) = plan("lf_dnn", epochs=3)
-    stopped_run(trial, options, Curve, "on_train_epoch_start", at_epoch(2))
+    stopped_run(trial, options, TrainingHistory, "on_train_epoch_start", at_epoch(2))
     begun = epochs_begun(monkeypatch)
     go_on(dataclasses.replace(trial, code="other"), options)
     assert begun == [0, 1, 2]
@@ -160,7 +160,7 @@ def test_files_that_a_crash_cut_off_mean_a_new_start(
     (trial,) = plan("lf_dnn", epochs=4)
     make_best(monkeypatch, epoch=1)
     whole = uninterrupted(trial, tmp_path)
-    stopped_run(trial, options, Curve, "on_train_epoch_start", at_epoch(3))
+    stopped_run(trial, options, TrainingHistory, "on_train_epoch_start", at_epoch(3))
     path = options.runs / trial.id / name
     path.write_bytes(path.read_bytes()[:-100])
     begun = epochs_begun(monkeypatch)
@@ -177,9 +177,9 @@ def test_where_saving_is_slow_the_state_is_saved_once_a_minute_and_at_the_end(
     whole = uninterrupted(trial, tmp_path)
     clock = [0.0]
     saved: list[int] = []
-    save, start = Checkpoints._save, Curve.on_train_epoch_start
+    save, start = SelectionModelCheckpoint._save, TrainingHistory.on_train_epoch_start
 
-    def slow(self: Checkpoints, trainer: pl.Trainer) -> None:
+    def slow(self: SelectionModelCheckpoint, trainer: pl.Trainer) -> None:
         saved.append(trainer.current_epoch)
         wanted = {path.name for path in self.folder.glob("epoch=*.ckpt")}
         clock[0] += 2.0
@@ -187,15 +187,15 @@ def test_where_saving_is_slow_the_state_is_saved_once_a_minute_and_at_the_end(
         clock[0] += 2.0
         assert wanted >= {self.best.name}
 
-    def tick(self: Curve, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def tick(self: TrainingHistory, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         clock[0] += 25.0
         start(self, trainer, module)
 
-    monkeypatch.setattr(Checkpoints, "_save", slow)
-    monkeypatch.setattr(Checkpoints, "SLOW", -1.0)  # what was saved took some time
-    monkeypatch.setattr(Curve, "on_train_epoch_start", tick)
+    monkeypatch.setattr(SelectionModelCheckpoint, "_save", slow)
+    monkeypatch.setattr(SelectionModelCheckpoint, "SLOW", -1.0)  # what was saved took some time
+    monkeypatch.setattr(TrainingHistory, "on_train_epoch_start", tick)
     monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
-    stopped_run(trial, options, Curve, "on_train_epoch_end", at_epoch(5))
+    stopped_run(trial, options, TrainingHistory, "on_train_epoch_end", at_epoch(5))
     assert saved == [0, 3]
     saved.clear()
     go_on(trial, options)
@@ -249,7 +249,7 @@ def test_a_state_of_another_number_of_threads_is_not_continued(
 ) -> None:
     """The record names one environment, so one environment made it."""
     (trial,) = plan("lf_dnn", epochs=3)
-    stopped_run(trial, options, Curve, "on_train_epoch_start", at_epoch(2))
+    stopped_run(trial, options, TrainingHistory, "on_train_epoch_start", at_epoch(2))
     begun = epochs_begun(monkeypatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     go_on(trial, options)

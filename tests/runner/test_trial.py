@@ -23,7 +23,7 @@ from mmbench.cli import main
 from mmbench.methods import FusionMethod, method
 from mmbench.metrics import SplitMetric, fit_thresholds, multilabel_metrics
 from mmbench.runner import trial as trial_module
-from mmbench.runner.callbacks import Curve
+from mmbench.runner.callbacks import TrainingHistory
 from mmbench.runner.plan import Trial, make_plan
 from mmbench.runner.record import Record
 from mmbench.runner.settings import Suite
@@ -123,14 +123,14 @@ def test_the_test_split_is_locked_while_training(
     (trial,) = plan("lf_dnn", epochs=1)
     seen: list[str] = []
 
-    def peek(self: Curve, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def peek(self: TrainingHistory, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         seen.extend(trainer.datamodule._splits)
         with pytest.raises(SplitLocked):
             trainer.datamodule.setup("test")
         with pytest.raises(KeyError):
             trainer.datamodule.test_dataloader()
 
-    monkeypatch.setattr(Curve, "on_train_epoch_start", peek)
+    monkeypatch.setattr(TrainingHistory, "on_train_epoch_start", peek)
     assert run(trial, options).completed
     assert set(seen) == {"train", "valid"}
 
@@ -139,7 +139,9 @@ def test_a_method_that_reads_the_test_split_early_becomes_a_failed_record(
     plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (trial,) = plan("lf_dnn", epochs=1)
-    monkeypatch.setattr(Curve, "on_train_epoch_start", lambda self, trainer, module: trainer.datamodule.setup("test"))
+    monkeypatch.setattr(
+        TrainingHistory, "on_train_epoch_start", lambda self, trainer, module: trainer.datamodule.setup("test")
+    )
     record = run(trial, options)
     assert record.status == "failed"
     assert record.error.type == "SplitLocked"
@@ -172,19 +174,21 @@ def test_a_run_stopped_after_any_epoch_resumes_to_the_same_record(
     overrides = {"plateau_patience": 1, "lr": 3e-3}
     (trial,) = plan(method_key, epochs=5, overrides=overrides)
     whole = run(trial, Options(leaderboard=tmp_path / "whole", runs=tmp_path / "whole-runs"))
-    start = Curve.on_train_epoch_start
+    start = TrainingHistory.on_train_epoch_start
     for stop_at in (1, 3):
 
-        def stop(self: Curve, trainer: pl.Trainer, module: pl.LightningModule, stop_at: int = stop_at) -> None:
+        def stop(
+            self: TrainingHistory, trainer: pl.Trainer, module: pl.LightningModule, stop_at: int = stop_at
+        ) -> None:
             start(self, trainer, module)
             if trainer.current_epoch == stop_at:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(Curve, "on_train_epoch_start", stop)
+        monkeypatch.setattr(TrainingHistory, "on_train_epoch_start", stop)
         with pytest.raises(KeyboardInterrupt):
             run_trial(trial, options.records, options.runs, accelerator="cpu")
         assert find(options.records, trial) is None
-    monkeypatch.setattr(Curve, "on_train_epoch_start", start)
+    monkeypatch.setattr(TrainingHistory, "on_train_epoch_start", start)
     assert result(run(trial, options)) == result(whole)
 
 
@@ -276,14 +280,14 @@ def test_training_stops_after_patience_epochs_without_gain(
 def test_the_learning_rate_drops_on_a_plateau(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps without a gradient change nothing, so after two epochs without gain the factor applies."""
     rates: list[float] = []
-    start = Curve.on_train_epoch_start
+    start = TrainingHistory.on_train_epoch_start
 
-    def look(self: Curve, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def look(self: TrainingHistory, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         start(self, trainer, module)
         rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     (trial,) = plan("lf_dnn", epochs=5, overrides={"lr": 1.0, "plateau_patience": 1, "plateau_factor": 0.25})
-    monkeypatch.setattr(Curve, "on_train_epoch_start", look)
+    monkeypatch.setattr(TrainingHistory, "on_train_epoch_start", look)
     monkeypatch.setattr(type(_model(trial)), "training_step", lambda self, batch, index: self.optimizers().step())
     assert run(trial, options).completed
     assert rates == [1.0, 1.0, 1.0, 0.25, 0.25]

@@ -16,7 +16,7 @@ from data_modules.datasets.synthetic.generator import write_synthetic
 from mmbench.cli import main
 from mmbench.methods import ConfigError, method
 from mmbench.runner import work as work_module
-from mmbench.runner.callbacks import WholeFiles
+from mmbench.runner.callbacks import AtomicCheckpointIO
 from mmbench.runner.launch import launch
 from mmbench.runner.lease import Lease
 from mmbench.runner.plan import Trial, make_plan
@@ -166,10 +166,10 @@ def test_a_disk_that_fills_loses_nothing(
     def no_room(*arguments: object, **settings: object) -> None:
         raise full
 
-    WholeFiles_save = WholeFiles.save_checkpoint
+    WholeFiles_save = AtomicCheckpointIO.save_checkpoint
     with monkeypatch.context() as patch:
         if what == "checkpoint":
-            patch.setattr(WholeFiles, "save_checkpoint", save)
+            patch.setattr(AtomicCheckpointIO, "save_checkpoint", save)
         elif what == "predictions":
             patch.setattr("mmbench.runner.predictions.shutil.copyfileobj", no_room)
         else:
