@@ -25,7 +25,7 @@ from data_modules.schema import (
     PaddedSequence,
     SplitLocked,
     TargetSpec,
-    unknown,
+    unknown_name,
 )
 from data_modules.store import FeatureStore, Sample, StoreInfo, write_store
 
@@ -83,7 +83,7 @@ def dataset(key: str) -> type[FusionDataModule]:
     """
     known = datasets()
     if key not in known:
-        raise DataError(broken_datasets().get(key) or unknown("data set", key, known))
+        raise DataError(broken_datasets().get(key) or unknown_name("data set", key, known))
     return known[key]
 
 

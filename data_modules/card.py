@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
-from data_modules.schema import MODALITIES, DataError, TargetKind, unknown
+from data_modules.schema import MODALITIES, DataError, TargetKind, unknown_name
 
 Form = Literal["features", "dialogues", "media"]
 
@@ -63,4 +63,4 @@ class DataCard:
         for what, given, known in checks:
             for name in given:
                 if name not in known:
-                    raise DataError(unknown(what, name, known))
+                    raise DataError(unknown_name(what, name, known))

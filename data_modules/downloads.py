@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.datasets.ravdess.download import download_ravdess
-from data_modules.schema import DataError, unknown
+from data_modules.schema import DataError, unknown_name
 
 _DATASETS: dict[str, Callable[..., list[Path]]] = {"ravdess": download_ravdess}
 
@@ -30,7 +30,7 @@ def download(dataset: str, folder: Path, **options: Any) -> list[Path]:
     """
     if dataset not in _DATASETS:
         raise DataError(
-            f"{unknown('data set to download', dataset, _DATASETS)} Others come from their owners: `mmbench list "
+            f"{unknown_name('data set to download', dataset, _DATASETS)} Others come from their owners: `mmbench list "
             "datasets` says how."
         )
     return _DATASETS[dataset](Path(folder), **options)

@@ -25,7 +25,7 @@ from data_modules.budget import no_memory
 from data_modules.importers.clips import discard, work_folder
 from data_modules.importers.common import Source
 from data_modules.names import check_name
-from data_modules.schema import DataError, unknown
+from data_modules.schema import DataError, unknown_name
 from data_modules.store import FeatureStore, check_output, check_protocol, write_store
 
 __all__ = ["ImporterFunction", "Source", "import_store", "importer", "importers", "options_of"]
@@ -56,7 +56,7 @@ def importer(format: str) -> ImporterFunction:
     """
     known = importers()
     if format not in known:
-        raise DataError(unknown("format", format, known))
+        raise DataError(unknown_name("format", format, known))
     return known[format]
 
 
@@ -99,10 +99,10 @@ def import_store(format: str, source: Path, out: Path, *, dataset: str, options:
     known = options_of(format)
     for name, value in options.items():
         if name not in known:
-            raise DataError(unknown(f"option of the {format} importer", name, known))
+            raise DataError(unknown_name(f"option of the {format} importer", name, known))
         choices = _choices(known[name].annotation)
         if choices and value not in choices:
-            raise DataError(unknown(f"value of the option {name}", str(value), map(str, choices)))
+            raise DataError(unknown_name(f"value of the option {name}", str(value), map(str, choices)))
     if dataset:
         check_name("data set", dataset)
     if feature_set := options.get("feature_set"):

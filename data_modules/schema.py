@@ -36,7 +36,7 @@ class SplitLocked(RuntimeError):
     """The test split was asked for before the protocol released it."""
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return the message for a name that does not exist, with the nearest that does."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

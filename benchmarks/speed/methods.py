@@ -189,7 +189,7 @@ def measure(setting: Setting) -> Iterator[list[Row]]:
         spec = replace(made.spec("standard"), dialogue=dialogue)
         own = len(made.rows("standard", 0)["train"])
         for name, key, settings in variants(spec):
-            if not (dialogue or method(key).card.needs.instead(FeatureStore(store).spec("standard"))):
+            if not (dialogue or method(key).card.needs.substitutes(FeatureStore(store).spec("standard"))):
                 continue
             if setting.methods and key not in setting.methods:
                 continue

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from data_modules.schema import MODALITIES, DataError, unknown
+from data_modules.schema import MODALITIES, DataError, unknown_name
 
 Bools = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint64]
@@ -63,7 +63,7 @@ class Corruption:
         if not (self.noise >= 0 and math.isfinite(self.noise)):
             raise DataError(f"The corruption's noise is {self.noise}: give a finite standard deviation from 0 on.")
         if self.shuffled and self.shuffled not in MODALITIES:
-            raise DataError(f"What is shuffled: {unknown('modality', self.shuffled, MODALITIES)}")
+            raise DataError(f"What is shuffled: {unknown_name('modality', self.shuffled, MODALITIES)}")
 
     def __bool__(self) -> bool:
         """Return whether anything is corrupted."""

@@ -21,7 +21,7 @@ from data_modules.batches.phases import Demand
 from data_modules.batches.source import SampleSource
 from data_modules.batches.streaming import StreamedLoader, StreamedSplit, automatic_workers
 from data_modules.card import DataCard
-from data_modules.schema import MEDIA, MODALITIES, Batch, DataError, DataSpec, SplitLocked, TargetKind, unknown
+from data_modules.schema import MEDIA, MODALITIES, Batch, DataError, DataSpec, SplitLocked, TargetKind, unknown_name
 from data_modules.store import EVERYTHING, Array, FeatureStore
 
 
@@ -85,7 +85,7 @@ class FusionDataModule(LightningDataModule):
         if workers is not None and workers < 0:
             raise DataError(f"workers is {workers}: give how many processes read media, 0 for none.")
         if normalize is not None and normalize not in get_args(Normalize):
-            raise DataError(unknown("normalisation", normalize, get_args(Normalize)))
+            raise DataError(unknown_name("normalisation", normalize, get_args(Normalize)))
         if dialogue and limit:
             raise DataError("A limit counts samples and would tear dialogues: leave one of the two away.")
         self.store = FeatureStore(path if path is not None else self.default_path())

@@ -32,7 +32,7 @@ from rich.progress import track
 
 from data_modules.features.modes import HOP, RATE, WINDOW, Floats, Ints, NoModes, audio_maps, magnitudes
 from data_modules.libraries import optional_library
-from data_modules.schema import DataError, unknown
+from data_modules.schema import DataError, unknown_name
 from data_modules.store import FeatureStore, Recipe, Sample, StoreInfo, check_output, write_store
 
 MELS = 26
@@ -127,7 +127,7 @@ def audio_guided_keyframes(
         NoModes: When the sound of the clip cannot choose; the message says why.
     """
     if variant not in get_args(Variant):
-        raise DataError(unknown("variant of the selection", variant, get_args(Variant)))
+        raise DataError(unknown_name("variant of the selection", variant, get_args(Variant)))
     if frames < 1:
         raise DataError("There are no video frames to choose from.")
     signal = waveform.astype(np.float64) / (32768.0 if waveform.dtype == np.int16 else 1.0)

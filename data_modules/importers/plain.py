@@ -48,7 +48,7 @@ from data_modules.importers.common import (
 from data_modules.importers.npz import Npz
 from data_modules.importers.transcripts import flaw_of, read_texts
 from data_modules.names import printable
-from data_modules.schema import MODALITIES, DataError, MetricFamily, TargetKind, TargetSpec, unknown
+from data_modules.schema import MODALITIES, DataError, MetricFamily, TargetKind, TargetSpec, unknown_name
 from data_modules.store import FORMAT, Sample, StoreInfo
 from data_modules.store.hdf5 import Contents, open_hdf5
 from data_modules.store.provenance import digest
@@ -173,7 +173,7 @@ def _load(source: Path, fields: Mapping[str, str]) -> dict[str, Array]:
     """Return the file's arrays under the keys of the layout."""
     for key in fields:
         if key not in KEYS:
-            raise DataError(unknown("key of the option fields", key, KEYS))
+            raise DataError(unknown_name("key of the option fields", key, KEYS))
     with ExitStack() as stack:
         file = _open(source, stack)
         found: dict[str, Array] = {}

@@ -115,7 +115,7 @@ def versions(recipes: Iterable[Recipe]) -> dict[str, str]:
     return found
 
 
-def words(recipe: Mapping[str, Any]) -> str:
+def recipe_text(recipe: Mapping[str, Any]) -> str:
     """Return a stored recipe in words."""
     settings = [f"{key} {_word(value)}" for key, value in recipe["settings"].items()]
     return ", ".join([recipe["extractor"], *settings, f"revision {recipe['revision']}"])
@@ -124,4 +124,4 @@ def words(recipe: Mapping[str, Any]) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2:
         return value[:12]
-    return f"({words(value)})" if isinstance(value, Mapping) and "extractor" in value else str(value)
+    return f"({recipe_text(value)})" if isinstance(value, Mapping) and "extractor" in value else str(value)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from data_modules.schema import DataError, TargetSpec
 from data_modules.store import SPLITS, FeatureStore
-from data_modules.store.provenance import words
+from data_modules.store.provenance import recipe_text
 
 BINS = 7
 ROUNDED_SCALES = range(4, 11)
@@ -110,7 +110,7 @@ class StoreSummary:
 def _origin(modality: dict[str, Any]) -> str:
     recipe = modality["recipe"]
     said = f" ({modality['source']})" if modality["source"] else ""
-    return f"recipe {words(recipe)}{said}" if recipe else f"exact values{said}"
+    return f"recipe {recipe_text(recipe)}{said}" if recipe else f"exact values{said}"
 
 
 def _table(*columns: str) -> Table:

@@ -19,7 +19,7 @@ from mmbench.runner.work import Options
 
 def print_estimate(trials: Sequence[Trial], options: Options) -> None:
     """Print how long the trials that are left will take."""
-    left = [trial for trial in trials if options.kept(trial) is None]
+    left = [trial for trial in trials if options.finished_record(trial) is None]
     if not left:
         say(f"All {len(trials)} trials are recorded: nothing is left to run.")
         return

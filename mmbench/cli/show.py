@@ -34,7 +34,7 @@ def show(arguments: Namespace) -> int:
     import data_modules
     from data_modules import FusionDataModule
     from data_modules.names import check_name
-    from data_modules.schema import DataError, unknown
+    from data_modules.schema import DataError, unknown_name
     from mmbench.methods import ConfigError, broken_methods, methods
     from mmbench.report.grouping import present_code
     from mmbench.runner.code import code_hash
@@ -71,7 +71,7 @@ def show(arguments: Namespace) -> int:
         print_parts(show_trial(whose, path, record, arguments.runs, present or ""))
     if not found:
         raise ConfigError(
-            f"{unknown('method or data set', name, known)} A store of that name would lie at "
+            f"{unknown_name('method or data set', name, known)} A store of that name would lie at "
             f"{FusionDataModule.place(name)}, and does not. Nor does the id of a trial with a record, published or "
             "yours, begin with these letters (four or more)."
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, get_args
 
-from data_modules.schema import MODALITIES, DataSpec, ModalityKind, TargetKind, unknown
+from data_modules.schema import MODALITIES, DataSpec, ModalityKind, TargetKind, unknown_name
 from mmbench.methods.config import ConfigError, shown
 
 Fidelity = Literal["official-code", "paper", "abstract", "own"]
@@ -81,13 +81,13 @@ class Needs:
         for what, given, known in checks:
             for name in given:
                 if name not in known:
-                    raise ConfigError(f"Needs: {unknown(what, name, known)}")
+                    raise ConfigError(f"Needs: {unknown_name(what, name, known)}")
 
     def reads(self, modality: str) -> tuple[ModalityKind, ...]:
         """Return the kinds of a modality that the method can read."""
         return self.kinds.get(modality, VECTORS) if isinstance(self.kinds, Mapping) else self.kinds
 
-    def instead(self, spec: DataSpec) -> dict[str, tuple[str, str]]:
+    def substitutes(self, spec: DataSpec) -> dict[str, tuple[str, str]]:
         """Return by modality the kind that the data have and the one that the method was built for, where they differ.
 
         Only kinds by modality say what a method was built for.
@@ -149,7 +149,7 @@ class MethodCard:
     def __post_init__(self) -> None:
         """Check that everything is what it is called."""
         if self.fidelity not in get_args(Fidelity):
-            raise ConfigError(unknown("fidelity", self.fidelity, get_args(Fidelity)))
+            raise ConfigError(unknown_name("fidelity", self.fidelity, get_args(Fidelity)))
         year = isinstance(self.year, int) and not isinstance(self.year, bool)
         if not (self.title and self.authors and year):
             raise ConfigError("A card needs a title, authors and the year as a number.")

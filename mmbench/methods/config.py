@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from data_modules.schema import unknown
+from data_modules.schema import unknown_name
 
 LARGEST = 2**63 - 1
 """Of whole numbers; tensors have no larger ones."""
@@ -171,7 +171,7 @@ def parse_values(
     known = list(parser.get_defaults().keys())
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(unknown(what, key, known))
+            raise ConfigError(unknown_name(what, key, known))
         if not _readable(value):
             name, allowed = words(key)
             raise ConfigError(f"{name} is {shown(value)}; {allowed}.")

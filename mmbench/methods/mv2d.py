@@ -196,7 +196,7 @@ class MV2D(FusionMethod):
         if weight := self.grown(c.cons_weight):
             terms["cons"] = weight * self._consistency(p, q, batch)
         if weight := self.grown(c.agree_weight):
-            terms["agree"] = weight * labels.spread(list(q.values()))
+            terms["agree"] = weight * labels.jensen_shannon(list(q.values()))
         return terms
 
     def grown(self, weight: float) -> float:

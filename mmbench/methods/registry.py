@@ -16,7 +16,7 @@ import mmbench.methods
 from data_modules import plugins
 from data_modules.batches.data_module import FusionDataModule
 from data_modules.names import check_name
-from data_modules.schema import DataError, unknown
+from data_modules.schema import DataError, unknown_name
 from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import ConfigError, MethodConfig
@@ -44,7 +44,7 @@ def method(key: str) -> type[FusionMethod]:
     """
     known = methods()
     if key not in known:
-        raise ConfigError(broken_methods().get(key) or unknown("method", key, list(known)))
+        raise ConfigError(broken_methods().get(key) or unknown_name("method", key, list(known)))
     return known[key]
 
 
@@ -134,9 +134,9 @@ def _check_settings(cls: type[FusionMethod], key: str) -> None:
         elif not isinstance(needs, str | Mapping):
             what = f"has needs={needs!r}: give the name of a setting, or values by name."
         elif wrong := [name for name in ([needs] if isinstance(needs, str) else needs) if name not in known]:
-            what = f"needs another that is not there. {unknown('setting', str(wrong[0]), known)}"
+            what = f"needs another that is not there. {unknown_name('setting', str(wrong[0]), known)}"
         elif whole and whole not in known:
-            what = f"divides another that is not there. {unknown('setting', str(whole), known)}"
+            what = f"divides another that is not there. {unknown_name('setting', str(whole), known)}"
         if what:
             where = plugins.line_of_setting(cls.Config, item.name)
             raise DataError(f"{where}: the setting {item.name!r} of {key} {what}")

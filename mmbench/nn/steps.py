@@ -166,7 +166,7 @@ class Layout:
             return rows.new_zeros((len(self.lengths), *rows.shape[1:])).index_add(0, self.sample, rows)
         return rows.unflatten(0, (-1, self.steps)).sum(1)
 
-    def spread(self, vectors: Tensor) -> Tensor:
+    def repeat(self, vectors: Tensor) -> Tensor:
         """Return rows ``(N, ...)`` of one vector per sample ``(B, ...)``."""
         return vectors.index_select(0, self.sample)
 

@@ -252,7 +252,7 @@ def view_orthogonality(views: Views) -> Tensor:
     return torch.stack([orthogonality(x, y) for x, y in pairs]).sum()
 
 
-def spread(shared: Mapping[str, Tensor]) -> Tensor:
+def modality_variance(shared: Mapping[str, Tensor]) -> Tensor:
     """Return the mean squared entry of the shared vectors less their mean over the modalities, a scalar.
 
     It is 0 exactly when all modalities share one vector.

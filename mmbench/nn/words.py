@@ -17,7 +17,7 @@ def shifted(values: Tensor) -> Tensor:
     return F.pad(values[:, 1:], (0, 1) if values.dim() == 2 else (0, 0, 0, 1))
 
 
-def words(text: PaddedSequence) -> PaddedSequence:
+def without_marks(text: PaddedSequence) -> PaddedSequence:
     """Return the steps between the first and the last one ([CLS] and [SEP]), zeros beyond them.
 
     The result has as many steps as the text, so that there is one even where a text has no words; its length is then

@@ -27,7 +27,7 @@ def number(value: float | None, sign: str = "") -> str:
     return f"{value:{sign}.4g}" if abs(value) >= LARGE else f"{value:{sign}.4f}"
 
 
-def spread(summary: Summary | None) -> str:
+def mean_and_deviation(summary: Summary | None) -> str:
     """Return mean and sample standard deviation (``ddof=1``)."""
     if summary is None:
         return NONE

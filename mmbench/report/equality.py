@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mmbench.metrics import DESCRIPTIONS
-from mmbench.report.rows import defined, whole
+from mmbench.report.rows import complete_seeds, defined
 from mmbench.report.statistics import another
 from mmbench.runner.record import Record
 
@@ -140,7 +140,7 @@ def one_sample(record: Record, metric: str, split: str) -> float:
 def _same_fold(row: Sequence[Record], theirs: Record) -> list[Record]:
     """Return a row's trials on the same fold, of its whole seeds."""
     cells = {record.cell: record for record in row if record.completed}
-    seeds = whole(cells, theirs.folds)
+    seeds = complete_seeds(cells, theirs.folds)
     return [cells[seed, theirs.fold] for seed in seeds if (seed, theirs.fold) in cells]
 
 

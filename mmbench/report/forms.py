@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mmbench.report.cells import interval, number, spread
+from mmbench.report.cells import interval, mean_and_deviation, number
 from mmbench.report.markdown import escape, printable, table
 from mmbench.report.statistics import Summary
 
@@ -91,7 +91,7 @@ def _shown(column: Column) -> list[str]:
     """Return the cells as they are read."""
     if isinstance(column, Means):
         behind = {"": lambda value: "", "interval": interval, "n": lambda value: f" (n={value.n})" if value else ""}
-        return [spread(value) + behind[column.behind](value) for value in column.values]
+        return [mean_and_deviation(value) + behind[column.behind](value) for value in column.values]
     if isinstance(column, Intervals):
         return [f"[{number(ends[0], '+')}, {number(ends[1], '+')}]" if ends else number(None) for ends in column.values]
     return [str(value) if isinstance(value, str | int) else number(value, column.sign) for value in column.values]

@@ -9,7 +9,7 @@ from mmbench.report.boards import Board
 from mmbench.report.caveats import idle_mechanism
 from mmbench.report.cells import ranges, several
 from mmbench.report.markdown import printable
-from mmbench.report.rows import FEWEST_SEEDS, UNKNOWN_HERE, Cell, Row
+from mmbench.report.rows import FEWEST_SEEDS, UNKNOWN_HERE, Row, RunKey
 from mmbench.runner.record import Record
 
 SHOWN = 3
@@ -84,7 +84,7 @@ def made_by(row: Row) -> list[str]:
     return [text + (f"; reproduced {_count(row, again, list(made))}" if again else "")]
 
 
-def _count(row: Row, some: Sequence[Cell], of: Sequence[Cell]) -> str:
+def _count(row: Row, some: Sequence[RunKey], of: Sequence[RunKey]) -> str:
     """Return how many seeds are meant, or trials where seeds have several folds."""
     return f"{len(some)} of {several(len(of), 'seed' if row.folds == 1 else 'trial')}"
 
@@ -104,7 +104,7 @@ def _features(board: Board, row: Row) -> list[str]:
     return found + ([f"features computed with {', '.join(sorted(different))}"] if different else [])
 
 
-def _named(row: Row, cells: list[Cell]) -> str:
+def _named(row: Row, cells: list[RunKey]) -> str:
     """Return the seeds and folds of a few cells, with the type of error where something failed."""
     if len(cells) > SHOWN:
         return ""

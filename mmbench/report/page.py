@@ -174,7 +174,7 @@ def _metrics(board: Board, metrics: Sequence[str]) -> list[str]:
         [
             cells.rank(board, row),
             code(row.label),
-            *(cells.spread(row.summary(name)) + around(intervals[name].get(row), row) for name in metrics),
+            *(cells.mean_and_deviation(row.summary(name)) + around(intervals[name].get(row), row) for name in metrics),
         ]
         for row in board.rows
     ]
@@ -193,7 +193,7 @@ def _published(board: Board) -> list[str]:
                     code(result.metric),
                     escape(result.source),
                     cells.number(result.value),
-                    cells.spread(ours) + cells.interval(ours),
+                    cells.mean_and_deviation(ours) + cells.interval(ours),
                     cells.number(ours.mean - result.value, "+") if ours else NONE,
                 ]
             )

@@ -14,7 +14,7 @@ from mmbench.runner.costs import MethodCost
 from mmbench.runner.facts import CardFacts
 from mmbench.runner.record import Record
 
-Cell = tuple[int, int]
+RunKey = tuple[int, int]
 """Seed and fold of a trial."""
 
 Origin = Literal["published", "own"]
@@ -46,7 +46,7 @@ class Row:
 
     key: str
     label: str
-    records: Mapping[Cell, Record]
+    records: Mapping[RunKey, Record]
     metric: str
     origin: Origin = "published"
     present: str | None = None
@@ -78,12 +78,12 @@ class Row:
         return max(record.folds for record in self.records.values())
 
     @cached_property
-    def counted(self) -> dict[Cell, Record]:
+    def counted(self) -> dict[RunKey, Record]:
         """The completed trials that have the metric, in order."""
         return {cell: record for cell, record in sorted(self.records.items()) if self._state(record) == "completed"}
 
     @cached_property
-    def troubles(self) -> dict[Cell, str]:
+    def troubles(self) -> dict[RunKey, str]:
         """What became of the other trials."""
         return {cell: self._state(self.records[cell]) for cell in sorted(set(self.records) - set(self.counted))}
 
@@ -95,10 +95,10 @@ class Row:
     @cached_property
     def seeds(self) -> list[int]:
         """The whole seeds: those of which every fold has a result."""
-        return whole(self.counted, self.folds)
+        return complete_seeds(self.counted, self.folds)
 
     @cached_property
-    def used(self) -> dict[Cell, Record]:
+    def used(self) -> dict[RunKey, Record]:
         """The trials behind the value: those of whole seeds, or all that count where no seed is whole."""
         if not self.seeds:
             return self.counted
@@ -162,7 +162,7 @@ def of_code(record: Record, code: str) -> bool:
     return code == record.code or (record.reproduced is not None and code == record.reproduced.code)
 
 
-def whole(cells: Iterable[Cell], folds: int) -> list[int]:
+def complete_seeds(cells: Iterable[RunKey], folds: int) -> list[int]:
     """Return the seeds of which every fold of a protocol is there, in order."""
     counts = Counter(seed for seed, fold in set(cells) if 0 <= fold < folds)
     return sorted(seed for seed, count in counts.items() if count == folds)

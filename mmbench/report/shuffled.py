@@ -46,4 +46,4 @@ def shuffled(board: Board, boards: Iterable[Board], names: Mapping[str, str]) ->
 
 
 def _score(board: Board, row: Row) -> str:
-    return cells.spread(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row)
+    return cells.mean_and_deviation(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row)

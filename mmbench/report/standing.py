@@ -100,7 +100,7 @@ def ranking(board: Board) -> list[str]:
                 code(row.label) + BEST * (board.judgement.best(row) and not misleading(board)),
                 row.card.fidelity,
                 str(len(row.seeds)),
-                cells.spread(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row),
+                cells.mean_and_deviation(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row),
                 *([" / ".join(cells.number(value) for value in _values(row, board.metric)) or NONE] * published),
                 escape("; ".join(notes(board, row))),
             ]

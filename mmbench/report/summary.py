@@ -150,7 +150,9 @@ def _ranking(board: Board, ids: Set[str], console: Console) -> None:
         if place < len(board.rows):
             row = board.rows[place]
             texts = [cells.rank(board, row), row.label, str(len(row.seeds))]
-            texts.append(cells.spread(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row))
+            texts.append(
+                cells.mean_and_deviation(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row)
+            )
             table.add_row(*(Text(text, style="bold" if row in rows else "") for text in texts))
     console.print(table)
     for row in board.rows:

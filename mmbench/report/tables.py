@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from data_modules.schema import unknown
+from data_modules.schema import unknown_name
 from mmbench.methods.config import ConfigError
 from mmbench.report.boards import Board
 from mmbench.report.cells import arrow
@@ -32,7 +32,7 @@ def selected_table(
     known = sorted({row.method for row in board.rows})
     for name in methods:
         if name not in known:
-            raise ConfigError(f"{board.track}: {unknown('method', name, known)}")
+            raise ConfigError(f"{board.track}: {unknown_name('method', name, known)}")
     rows = [row for row in board.rows if (row.own or not mine) and (row.method in methods or not methods)]
     if not rows:
         raise ConfigError(f"{board.track}: you have no rows there. `mmbench run` makes some.")
@@ -53,7 +53,7 @@ def selected_table(
 def _sorted(board: Board, rows: Sequence[Row], metric: str) -> list[Row]:
     """Return rows by the mean of a metric, those without one last; one of unknown direction counts as a score."""
     if metric not in board.metrics:
-        raise ConfigError(f"{board.track}: {unknown('metric', metric, board.metrics)}")
+        raise ConfigError(f"{board.track}: {unknown_name('metric', metric, board.metrics)}")
     sign = 1 if board.higher_is_better(metric) is False else -1
 
     def place(row: Row) -> tuple[bool, bool, float]:

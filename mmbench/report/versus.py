@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data_modules.schema import unknown
+from data_modules.schema import unknown_name
 from mmbench.methods.config import ConfigError
 from mmbench.report.boards import Board
 from mmbench.report.cells import arrow, several
@@ -74,7 +74,7 @@ def find_row(board: Board, name: str) -> Row:
     base = name.removesuffix(YOURS)
     found = [row for row in rows if base in (row.method, row.any_record.label)]
     if not found:
-        raise ConfigError(f"{board.track}: {unknown('row', name, labels)}")
+        raise ConfigError(f"{board.track}: {unknown_name('row', name, labels)}")
     if len(found) > 1:
         raise ConfigError(f"{board.track} has several rows {name!r}: {', '.join(row.label for row in found)}.")
     return found[0]

@@ -66,7 +66,7 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Moved:
+class Deviation:
     """A number that is not where the baseline has it.
 
     Attributes:
@@ -108,7 +108,7 @@ def numbers(records: Iterable[Record]) -> Numbers:
     return dict(sorted(values.items()))
 
 
-def compare(found: Numbers, baseline: Numbers, *, exact: bool) -> list[Moved]:
+def compare(found: Numbers, baseline: Numbers, *, exact: bool) -> list[Deviation]:
     """Return every number that moved, appeared or disappeared.
 
     Args:
@@ -126,20 +126,20 @@ def compare(found: Numbers, baseline: Numbers, *, exact: bool) -> list[Moved]:
     return moved
 
 
-def _runs(row: str, name: str, now: Mapping[str, float], then: Mapping[str, float]) -> list[Moved]:
+def _runs(row: str, name: str, now: Mapping[str, float], then: Mapping[str, float]) -> list[Deviation]:
     pairs = [(run, then.get(run), now.get(run)) for run in sorted({*now, *then})]
     return [
-        Moved(row, name, run, old, new, 0.0 if old is None else _floor(old))
+        Deviation(row, name, run, old, new, 0.0 if old is None else _floor(old))
         for run, old, new in pairs
         if old is None or new is None or not abs(new - old) <= _floor(old)
     ]
 
 
-def _means(row: str, name: str, now: Mapping[str, float], then: Mapping[str, float]) -> list[Moved]:
+def _means(row: str, name: str, now: Mapping[str, float], then: Mapping[str, float]) -> list[Deviation]:
     old, new = statistics.fmean(then.values()), statistics.fmean(now.values())
     spread = statistics.stdev(then.values()) if len(then) > 1 else 0.0
     tolerance = max(SPREADS * spread, SHARE * abs(old), _floor(old))
-    return [] if abs(new - old) <= tolerance else [Moved(row, name, "", old, new, tolerance)]
+    return [] if abs(new - old) <= tolerance else [Deviation(row, name, "", old, new, tolerance)]
 
 
 def _floor(value: float) -> float:

@@ -17,7 +17,7 @@ from mmbench.runner.progress import Display
 from mmbench.runner.record import Record
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
-from mmbench.runner.work import EDITED, Options, edited, work
+from mmbench.runner.work import EDITED, Options, edited, run_trials
 
 POLL = 0.1
 """Seconds between two looks at what workers say."""
@@ -61,7 +61,7 @@ def launch(trials: Sequence[Trial], options: Options, console: Console, executor
             own = torch.get_num_threads()
             torch.set_num_threads(options.threads or max(1, own // devices))
             try:
-                work(trials, options, display)
+                run_trials(trials, options, display)
             finally:
                 torch.set_num_threads(own)
         else:
@@ -124,7 +124,7 @@ def _watch(plan: SharedPlan, workers: Workers, display: Display, one_machine: bo
             break
         time.sleep(POLL)
     for trial in left:
-        if record := plan.options.kept(trial):
+        if record := plan.options.finished_record(trial):
             display(trial, record)
     if left and not plan.heard_of:
         display(left[0], workers.silent())

@@ -7,7 +7,7 @@ from pathlib import Path
 import data_modules
 from data_modules import FeatureStore, FusionDataModule
 from data_modules.names import check_name
-from data_modules.schema import unknown
+from data_modules.schema import unknown_name
 from mmbench.methods import ConfigError
 
 
@@ -53,7 +53,7 @@ def placed(dataset: str, path: str | Path | None) -> tuple[str, str | Path | Non
         return key, found
     known = data_modules.datasets()
     if key not in known:
-        why = data_modules.broken_datasets().get(key) or unknown("data set", key, known)
+        why = data_modules.broken_datasets().get(key) or unknown_name("data set", key, known)
     else:
         card = known[key].card
         why = f"To bring {key}: {card.command}" if card else ""

@@ -18,7 +18,7 @@ from typing import Any
 import data_modules
 from data_modules import Corruption, DataError, DataSpec, FusionDataModule
 from data_modules.plugins import line_of, line_of_class
-from data_modules.schema import unknown
+from data_modules.schema import unknown_name
 from mmbench.methods import ConfigError, FusionMethod, broken_methods, method, methods
 from mmbench.runner.code import code_hash
 from mmbench.runner.places import placed
@@ -141,12 +141,12 @@ def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str
         own = path.is_file()
         if not own:
             known = list(data_modules.datasets())
-            raise ConfigError(f"{unknown('data set', dataset, known)} There is no store at {path} either.")
+            raise ConfigError(f"{unknown_name('data set', dataset, known)} There is no store at {path} either.")
     cls = FusionDataModule if own else data_modules.dataset(dataset)
     known = [name for name in FusionDataModule.__init__.__annotations__ if name not in ("path", "return")]
     for key in settings:
         if key not in known:
-            raise ConfigError(unknown("data setting", key, known))
+            raise ConfigError(unknown_name("data setting", key, known))
     values = dict(settings)
     if isinstance(values.get("corruption"), Mapping):
         values["corruption"] = corruption_settings(values["corruption"])

@@ -11,7 +11,7 @@ import mmbench
 from data_modules import FusionDataModule
 from data_modules.batches.corruption import Corruption
 from data_modules.names import check_name
-from data_modules.schema import DataError, unknown
+from data_modules.schema import DataError, unknown_name
 from mmbench.methods import ConfigError, broken_methods, method, methods
 from mmbench.methods.config import parse_values, shown
 from mmbench.runner.reading import ReadingError, read_yaml
@@ -137,7 +137,7 @@ def _check(suite: Suite) -> None:
     check_seeds(suite.seeds)
     for key in suite.methods:
         if key not in methods():
-            raise ConfigError(f"methods: {broken_methods().get(key) or unknown('method', key, methods())}")
+            raise ConfigError(f"methods: {broken_methods().get(key) or unknown_name('method', key, methods())}")
     corruption = (suite.data or {}).get("corruption", {})
     if not isinstance(corruption, dict):
         raise ConfigError("data: corruption must be a mapping of names to values.")
@@ -165,7 +165,7 @@ def find_suite(folder: Path, name: str) -> Suite:
     if name not in known:
         if name == "default":
             return Suite("default")
-        raise ConfigError(unknown("suite", name, list(known) or ["default"]))
+        raise ConfigError(unknown_name("suite", name, list(known) or ["default"]))
     return load_suite(known[name])
 
 

@@ -199,7 +199,7 @@ def state(trial: Trial, options: Options) -> tuple[str, str]:
     Returns:
         ``done``, ``failed``, ``running`` or ``waiting``, and what there is to say of it.
     """
-    if record := options.kept(trial):
+    if record := options.finished_record(trial):
         return "done" if record.completed else "failed", outcome(record)
     if holder := owner(options.records.path(trial).with_suffix(".lease")):
         return "running", f"by {holder}"

@@ -251,7 +251,7 @@ def _with_result(record: Record, model: FusionMethod, data: FusionDataModule, ou
         task=TaskFacts(target.kind, target.names, target.metric_family, thresholds),
         features=data.spec.modalities,
         aligned=data.spec.aligned,
-        instead=model.card.needs.instead(model.spec),
+        instead=model.card.needs.substitutes(model.spec),
         selection=Selection(metric, outcome.mode, outcome.epoch, chosen[outcome.monitor]),
         test=plain(outcome.test),  # as in the file: what is not defined is None
         curve=plain(outcome.curve),

@@ -75,7 +75,7 @@ class Options:
         """The records of the leaderboard."""
         return Records(self.leaderboard / "records")
 
-    def kept(self, trial: Trial) -> Record | None:
+    def finished_record(self, trial: Trial) -> Record | None:
         """Return the record that makes it needless to run a trial: one that holds, and that the present code made."""
         path = self.records.path(trial)
         if not path.is_file():
@@ -93,11 +93,11 @@ class Options:
 
         Records are told by their dates, and no clocks are compared: those of two machines may differ.
         """
-        dates = {trial.id: record.environment.date for trial in trials if (record := self.kept(trial))}
+        dates = {trial.id: record.environment.date for trial in trials if (record := self.finished_record(trial))}
         return replace(self, outdated=dates)
 
 
-def work(
+def run_trials(
     trials: Sequence[Trial],
     options: Options,
     notify: Notify,
@@ -120,7 +120,7 @@ def work(
     busy: list[Trial] = []
     for patient, queue in ((False, trials), (True, busy)):
         for trial in queue:
-            record = options.kept(trial)
+            record = options.finished_record(trial)
             if record is None and trial.id in given_up:
                 continue
             if record is None:
@@ -156,13 +156,13 @@ def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool
                 lease = Lease.take(path)
                 if lease is None and patient:
                     notify(trial, f"waiting for {owner(path) or 'another process'}, which runs it")
-                    lease = wait(path, lambda: options.kept(trial) is not None)
+                    lease = wait(path, lambda: options.finished_record(trial) is not None)
             except LeaseError as error:
                 raise MachineError(str(error), everything=True) from error
             if lease is None:
-                return options.kept(trial) if patient else None
+                return options.finished_record(trial) if patient else None
             leases.append(stack.enter_context(lease))
-        if record := options.kept(trial):
+        if record := options.finished_record(trial):
             return record
         notify(trial, 0)
         return run_trial(

@@ -12,7 +12,7 @@ from mmbench.methods import MethodCard, MethodConfig, method
 from mmbench.methods.card import FIDELITY
 from mmbench.methods.config import allowed_range
 from mmbench.report import boards
-from mmbench.report.cells import number, spread
+from mmbench.report.cells import mean_and_deviation, number
 from mmbench.report.grouping import Code
 from mmbench.runner.record import Record
 from mmbench.runner.settings import read_yaml
@@ -113,7 +113,11 @@ def _rows(published: list[Record], own: list[Record], code: Code | None) -> tupl
     rows = []
     for board in boards(published, own, code):
         for row in board.rows:
-            value = f"{board.metric} {spread(row.summary(board.metric))}, n={len(row.seeds)}" if row.counted else ""
+            value = (
+                f"{board.metric} {mean_and_deviation(row.summary(board.metric))}, n={len(row.seeds)}"
+                if row.counted
+                else ""
+            )
             best = next(iter(row.counted.values()), None)
             others = [name for name in board.plain_metrics if name != board.metric] if best else []
             more = [f"{name} {number(summary.mean)}" for name in others if (summary := row.summary(name))]

@@ -86,7 +86,7 @@ OF_TRAINING = (
     Bug(
         "epochs that prepare are selected",
         CALLBACKS,
-        "        if trainer.current_epoch >= self.first_epoch:\n            value",
+        "        if self.counts(trainer):\n            value",
         "        if True:\n            value",
         (("ci", "mvcl"),),
         ("tests/methods/test_phases.py",),
@@ -109,7 +109,7 @@ OF_TRAINING = (
     Bug(
         "patience never ends a training",
         CALLBACKS,
-        "        if trainer.current_epoch >= self.first_epoch:\n            super()",
+        "        if self.counts(trainer):\n            super()",
         "        if False:\n            super()",
         (("ci-classes", "late_fusion"),),
         ("tests/runner/test_trial.py",),

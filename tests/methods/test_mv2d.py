@@ -290,7 +290,7 @@ class Observed(MV2D):
         terms = super().objective(output, batch)
         if self.training:
             q = [output.named[f"q_{view}"] for view in MODALITIES]
-            weight = (terms["agree"] / self.labels.spread(q)).item() if "agree" in terms else 0.0
+            weight = (terms["agree"] / self.labels.jensen_shannon(q)).item() if "agree" in terms else 0.0
             self.seen.setdefault(self.current_epoch, []).append((set(terms), weight))
         return terms
 

@@ -30,9 +30,9 @@ def test_a_method_of_features_refuses_media() -> None:
 
 
 def test_the_form_a_method_was_built_for_is_the_last_named() -> None:
-    assert RAW.instead(make_spec(kinds={"vision": "frames"})) == {"audio": ("features", "waveform")}
-    assert RAW.instead(make_spec(kinds={"vision": "frames", "audio": "waveform"})) == {}
-    assert Needs().instead(make_spec()) == {}
+    assert RAW.substitutes(make_spec(kinds={"vision": "frames"})) == {"audio": ("features", "waveform")}
+    assert RAW.substitutes(make_spec(kinds={"vision": "frames", "audio": "waveform"})) == {}
+    assert Needs().substitutes(make_spec()) == {}
 
 
 @pytest.mark.parametrize(

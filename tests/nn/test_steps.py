@@ -88,7 +88,7 @@ def test_vectors_of_samples(packed):
     some = torch.stack([values[0, 1], torch.zeros(2).double(), values[2, 1::2].mean(0), torch.zeros(2).double()])
     torch.testing.assert_close(layout.mean(layout.rows(values), counted), some, **EXACT)
     vectors = random(4, 2, 3)
-    assert torch.equal(layout.spread(vectors), vectors[layout.sample])
+    assert torch.equal(layout.repeat(vectors), vectors[layout.sample])
 
 
 @both_forms

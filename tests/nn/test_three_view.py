@@ -14,11 +14,11 @@ from mmbench.nn.three_view import (
     ModalityVectors,
     ThreeViewDecomposition,
     Views,
+    modality_variance,
     moment_discrepancy,
     orthogonality,
     overlap,
     pairwise_discrepancy,
-    spread,
     view_orthogonality,
 )
 from tests.methods.forms import assert_forms_agree, padded_form
@@ -272,7 +272,7 @@ def test_specific_views_are_kept_apart_from_the_shared_ones_and_each_other():
     [
         moment_discrepancy,
         orthogonality,
-        lambda x, y: spread({"text": x, "audio": y}),
+        lambda x, y: modality_variance({"text": x, "audio": y}),
         lambda x, y: overlap(Views(None, {"text": x}, {"text": y})),
     ],
     ids=["moments", "orthogonality", "spread", "overlap"],
@@ -290,8 +290,8 @@ def test_spread_is_the_squared_distance_from_the_mean():
     shared = vectors()
     mean = sum(shared.values()) / 3
     expected = sum(((shared[name] - mean) ** 2).sum() for name in MODALITIES) / (3 * 12 * 6)
-    torch.testing.assert_close(spread(shared), expected)
-    assert spread(dict.fromkeys(MODALITIES, torch.randint(9, (4, 3)).float())) == 0
+    torch.testing.assert_close(modality_variance(shared), expected)
+    assert modality_variance(dict.fromkeys(MODALITIES, torch.randint(9, (4, 3)).float())) == 0
 
 
 def test_overlap_is_a_squared_cosine():

@@ -21,7 +21,7 @@ from mmbench.runner.plan import Trial
 from mmbench.runner.records import Records, predictions_path
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError
-from mmbench.runner.work import Options, work
+from mmbench.runner.work import Options, run_trials
 from tests.runner.conftest import Planner, find
 from tests.runner.test_trial import make_best, result
 
@@ -261,7 +261,7 @@ def kill_at_random(trial: Trial, options: Options, chance: random.Random, longes
     for count in range(kills + 1):
         if (child := os.fork()) == 0:
             try:
-                work([trial], options, lambda trial, news: None)
+                run_trials([trial], options, lambda trial, news: None)
             finally:
                 os._exit(0)
         if count < kills:

@@ -27,7 +27,7 @@ from mmbench.runner.record import Record
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.trial import describe
 from mmbench.runner.troubles import MachineError, TakenOver
-from mmbench.runner.work import Options, work
+from mmbench.runner.work import Options, run_trials
 from tests.runner.conftest import Planner, find
 
 
@@ -72,11 +72,13 @@ def test_two_runs_over_one_leaderboard_share_the_work(
 
     finished: dict[str, Record] = {}
     monkeypatch.setattr(work_module, "run_trial", record_of)
-    monkeypatch.setattr(Options, "kept", lambda self, trial: finished.get(trial.id))
+    monkeypatch.setattr(Options, "finished_record", lambda self, trial: finished.get(trial.id))
     ends: list[list[str]] = [[], []]
 
     def go(which: int) -> None:
-        work(trials, options, lambda trial, news: ends[which].append(trial.id) if isinstance(news, Record) else None)
+        run_trials(
+            trials, options, lambda trial, news: ends[which].append(trial.id) if isinstance(news, Record) else None
+        )
 
     threads = [threading.Thread(target=go, args=(which,)) for which in (0, 1)]
     for thread in threads:
@@ -184,7 +186,7 @@ def test_processes_that_train_share_those_that_read(
     plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = []
-    monkeypatch.setattr(worker, "work", lambda trials, options, *rest: given.append(options.media_workers))
+    monkeypatch.setattr(worker, "run_trials", lambda trials, options, *rest: given.append(options.media_workers))
     monkeypatch.setattr(worker, "automatic_workers", lambda trainings: 10 * trainings)
     monkeypatch.setattr(signal, "signal", lambda *arguments: None)
     shared = SharedPlan.create(plan("lf_dnn"), options, "local")
@@ -240,7 +242,7 @@ def test_a_trial_that_was_taken_over_is_waited_for_and_not_given_up(
 
     monkeypatch.setattr(work_module, "run_trial", taken)
     news: list[tuple[int, object]] = []
-    work([trial, other], options, lambda one, said: news.append((one.seed, said)), given_up)
+    run_trials([trial, other], options, lambda one, said: news.append((one.seed, said)), given_up)
     assert not given_up
     assert (1, "Another process took it.") in news
     assert [seed for seed, said in news if isinstance(said, Record)] == [2, 1]

@@ -31,7 +31,7 @@ from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError
 from mmbench.runner.verify import verify, verify_file
-from mmbench.runner.work import Options, work
+from mmbench.runner.work import Options, run_trials
 from tests.runner.conftest import Planner, find
 
 VARYING = ("cost", "environment", "digest")
@@ -240,7 +240,7 @@ def test_an_error_in_a_method_is_recorded_and_the_rest_goes_on(
     bad, good = plan("lf_dnn", "late_fusion", epochs=1)
     monkeypatch.setattr(method("lf_dnn"), "forward", lambda self, batch: 1 / 0)
     ended: list[tuple[str, str]] = []
-    work(
+    run_trials(
         [bad, good],
         options,
         lambda trial, news: ended.append((trial.method, news.status)) if isinstance(news, Record) else None,

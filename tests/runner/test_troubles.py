@@ -26,7 +26,7 @@ from mmbench.runner.training import Training
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError, machine_error
 from mmbench.runner.verify import verify_file
-from mmbench.runner.work import Options, work
+from mmbench.runner.work import Options, run_trials
 from tests.runner.conftest import Planner, find
 
 
@@ -265,7 +265,7 @@ def test_two_commands_with_other_runs_share_the_work(
     again = work_module.run_trial
 
     def meanwhile(*arguments: object, **settings: object) -> object:
-        asked.append(work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False))
+        asked.append(work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False, nodes=None))
         return again(*arguments, **settings)
 
     monkeypatch.setattr(work_module, "run_trial", meanwhile)
@@ -288,7 +288,7 @@ def test_a_record_that_does_not_hold_is_made_again(plan: Planner, options: Optio
 def test_what_ended_in_trouble_is_not_tried_again_by_who_shares_the_plan(plan: Planner, options: Options) -> None:
     trials = plan("lf_dnn", epochs=1, seeds=(1, 2))
     ended: list[int] = []
-    work(trials, options, lambda trial, news: ended.append(trial.seed), given_up={trials[0].id})
+    run_trials(trials, options, lambda trial, news: ended.append(trial.seed), given_up={trials[0].id})
     assert set(ended) == {2}
 
 
@@ -299,8 +299,8 @@ def test_commands_with_other_records_do_not_share_the_folder_of_a_trial(
     (trial,) = plan("lf_dnn", epochs=1)
     other = dataclasses.replace(options, leaderboard=tmp_path / "other leaderboard")
     with Lease.take(options.runs / f"{trial.id}.lease"):
-        assert work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False) is None
-    record = work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False)
+        assert work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False, nodes=None) is None
+    record = work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False, nodes=None)
     assert record is not None
     assert record.completed
 

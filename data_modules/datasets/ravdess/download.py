@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from data_modules.datasets.ravdess.names import NO_SONG, SOUND, VIDEO, RavdessName
 from data_modules.datasets.ravdess.splits import RAVDESS_ACTORS
 from data_modules.files import atomic_path, explained
-from data_modules.schema import DataError, unknown
+from data_modules.schema import DataError, unknown_name
 from data_modules.transfer import BLOCK, RemoteFile, fetch, new_session, progress, read_small
 
 ZENODO = "https://zenodo.org"
@@ -83,7 +83,7 @@ def _archives(parts: Collection[str]) -> list[str]:
     single = [name for names in PARTS.values() for name in names]
     for part in parts:
         if part not in PARTS and part not in single:
-            raise DataError(f"{unknown('part of ravdess', part, PARTS)} Or name one archive, such as {single[2]}.")
+            raise DataError(f"{unknown_name('part of ravdess', part, PARTS)} Or name one archive, such as {single[2]}.")
     names = list(dict.fromkeys(name for part in parts for name in PARTS.get(part, (part,))))
     if not names:
         raise DataError(f"Which parts of ravdess? There are: {', '.join(PARTS)}.")

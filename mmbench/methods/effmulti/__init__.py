@@ -32,7 +32,7 @@ from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.effmulti.config import EffMultiConfig
 from mmbench.methods.effmulti.network import EffMultiNetwork
-from mmbench.nn.three_view import Views, overlap, spread
+from mmbench.nn.three_view import Views, modality_variance, overlap
 from mmbench.tasks import Task
 
 
@@ -80,7 +80,7 @@ class EffMulti(FusionMethod):
         c, views = self.config, Views.of(output.named)
         terms = super().objective(output, batch)
         if c.similarity and c.shared:
-            terms["similarity"] = c.similarity * spread(views.shared)
+            terms["similarity"] = c.similarity * modality_variance(views.shared)
         if c.difference and c.shared and c.specific:
             terms["difference"] = c.difference * overlap(views)
         return terms

@@ -14,7 +14,7 @@ from mmbench.methods.emt_dlfr.mutual_promotion import MutualPromotion
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.recurrent import LSTMEncoder
 from mmbench.nn.steps import Steps
-from mmbench.nn.words import words
+from mmbench.nn.words import without_marks
 
 
 class Read(NamedTuple):
@@ -69,7 +69,7 @@ class StateReader(nn.Module):
 
     def forward(self, sequence: PaddedSequence) -> Read:
         """Read ``(B, T, dim)``."""
-        return Read(sequence.values[:, 0], Steps.of(words(sequence)))
+        return Read(sequence.values[:, 0], Steps.of(without_marks(sequence)))
 
 
 class EMTNetwork(nn.Module):

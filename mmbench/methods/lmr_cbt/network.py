@@ -96,12 +96,12 @@ class CBBlock(nn.Module):
 
     def forward(self, rows: Tensor, layout: Layout, vector: Tensor) -> Tensor:
         """Return rows ``(N, width)`` from rows ``(N, width)`` and the vector ``(B, width)``."""
-        joint = torch.tanh(self.step(rows) + layout.spread(self.vector(vector)))
+        joint = torch.tanh(self.step(rows) + layout.repeat(self.vector(vector)))
         if not self.over_time:
             return joint.softmax(-1)
         # Of a tanh the exponential is safe as it is; what is less than any of them stands for no real step at all.
         raised = layout.clean(at_least_single(joint).exp())
-        return (raised / layout.spread(layout.sum(raised).clamp(min=0.1))).to(joint.dtype)
+        return (raised / layout.repeat(layout.sum(raised).clamp(min=0.1))).to(joint.dtype)
 
 
 class LMRCBTNetwork(nn.Module):

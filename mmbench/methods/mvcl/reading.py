@@ -18,7 +18,7 @@ from mmbench.nn.dropout import Dropout
 from mmbench.nn.recurrent import LSTMEncoder
 from mmbench.nn.steps import Layout, Steps
 from mmbench.nn.transformer import CrossmodalEncoder
-from mmbench.nn.words import words
+from mmbench.nn.words import without_marks
 
 
 class Reader(nn.Module):
@@ -53,7 +53,7 @@ class Reader(nn.Module):
         return self.pooler(states.layout.mean(self.project(states.rows)))
 
 
-def seen_whole(sequence: PaddedSequence) -> PaddedSequence:
+def without_padding(sequence: PaddedSequence) -> PaddedSequence:
     """Return the sequence with its padding taken for real steps."""
     return PaddedSequence(sequence.values, torch.full_like(sequence.lengths, sequence.values.shape[1]))
 
@@ -74,11 +74,11 @@ class TextTokens(nn.Module):
     def forward(self, text: PaddedSequence) -> tuple[Tensor, Steps]:
         """Return ``(B, D)`` and rows ``(N, D)``."""
         if self.whole:
-            text = seen_whole(text)
+            text = without_padding(text)
         if not self.ends:
             steps = Steps.of(text)
             return steps.layout.mean(steps.rows), steps
-        return text.values[:, 0].masked_fill(~text.mask[:, :1], 0.0), Steps.of(words(text))
+        return text.values[:, 0].masked_fill(~text.mask[:, :1], 0.0), Steps.of(without_marks(text))
 
 
 class LSTMTokens(nn.Module):
@@ -100,7 +100,7 @@ class LSTMTokens(nn.Module):
     def forward(self, sequence: PaddedSequence) -> tuple[Tensor, Steps]:
         """Return ``(B, out)`` and rows ``(N, hidden)``."""
         states, last = self.lstm(sequence)
-        return self.vector(last), Steps.of(seen_whole(states) if self.whole else states)
+        return self.vector(last), Steps.of(without_padding(states) if self.whole else states)
 
 
 class ConvolutionTokens(nn.Module):
@@ -126,7 +126,7 @@ class ConvolutionTokens(nn.Module):
     def forward(self, sequence: PaddedSequence) -> tuple[Tensor, Steps]:
         """Return ``(B, out)`` and rows ``(N, width)``."""
         values = sequence.values.masked_fill(~sequence.mask[..., None], 0.0)
-        lengths = (seen_whole(sequence) if self.whole else sequence).lengths.clamp(min=1)
+        lengths = (without_padding(sequence) if self.whole else sequence).lengths.clamp(min=1)
         read = Steps.of(PaddedSequence(values, lengths))
         convolved = read.layout.padded(read.layout.convolve(read.rows, self.conv, self.before))
         steps = Steps.of(PaddedSequence(convolved, (lengths - self.lost).clamp(min=1)))

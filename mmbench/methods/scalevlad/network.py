@@ -14,7 +14,7 @@ from mmbench.methods.scalevlad.config import ScaleVLADConfig
 from mmbench.methods.scalevlad.vlad import MultiScale, SharedVLAD
 from mmbench.nn.encoders import StepEncoder, pre_norm_transformer
 from mmbench.nn.steps import Layout, encode
-from mmbench.nn.words import words
+from mmbench.nn.words import without_marks
 
 
 class StepStates(StepEncoder):
@@ -40,7 +40,7 @@ class WordEncoder(nn.Module):
 
     def forward(self, sequence: PaddedSequence) -> PaddedSequence:
         """Return ``(B, T, width)`` for ``(B, T, dim)``."""
-        inner = words(sequence)
+        inner = without_marks(sequence)
         return PaddedSequence(self.project(inner.values), inner.lengths)
 
 

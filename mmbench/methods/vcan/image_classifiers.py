@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_modules.schema import DataError, unknown
+from data_modules.schema import DataError, unknown_name
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the red, green and blue of ImageNet, on a scale from 0 to 1."""
@@ -88,7 +88,7 @@ def image_classifier(name: str, classes: int, pretrained: bool = False) -> nn.Mo
     except ImportError as error:
         raise DataError("Image classifiers need the extra 'text': pip install 'mmbench[text]'.") from error
     if not known_classifier(name):
-        raise DataError(unknown("image classifier", name, ARCHITECTURES))
+        raise DataError(unknown_name("image classifier", name, ARCHITECTURES))
     found = ARCHITECTURES.get(name)
     if found and not pretrained:
         network = AutoModelForImageClassification.from_config(

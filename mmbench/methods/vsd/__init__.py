@@ -149,7 +149,7 @@ class VSD(FusionMethod):
 
     def _mutual_learning(self, named: Mapping[str, Tensor]) -> Tensor:
         pairs = combinations([named[f"q_{SHARED}_{view}"] for view in self.network.views], 2)
-        return torch.stack([self.labels.spread(pair) for pair in pairs]).mean()
+        return torch.stack([self.labels.jensen_shannon(pair) for pair in pairs]).mean()
 
     def _transport(self, named: Mapping[str, Tensor]) -> Tensor:
         pairs = combinations([self.labels.points(self.of_all(named[f"p_{view}"])) for view in self.network.views], 2)

@@ -69,7 +69,7 @@ class LabelDistribution(ABC):
         """
 
     @abstractmethod
-    def spread(self, logits: Sequence[Tensor]) -> Tensor:
+    def jensen_shannon(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the mean divergence of distributions from their middle, a scalar: zero if and only if all agree.
 
         The generalised Jensen-Shannon divergence, between 0 and the logarithm of their number for a label of one part.
@@ -133,7 +133,7 @@ class CategoricalLabels(LabelDistribution):
         first, second = (p, q) if direction == "teacher_student" else (q, p)
         return (first.exp() * (first - second)).sum((-2, -1)).mean()
 
-    def spread(self, logits: Sequence[Tensor]) -> Tensor:
+    def jensen_shannon(self, logits: Sequence[Tensor]) -> Tensor:
         """Return ``H(mean_i q_i) - mean_i H(q_i)``, added up over parts."""
         each = torch.stack([self.log(item) for item in logits])
         middle = each.logsumexp(0) - math.log(len(each))
@@ -168,7 +168,7 @@ class GaussianLabels(LabelDistribution):
         """Return half the squared distance of the means over the temperature, the same in both directions."""
         return _half_square(at_least_single(teacher.detach()) - student) / temperature
 
-    def spread(self, logits: Sequence[Tensor]) -> Tensor:
+    def jensen_shannon(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the mean divergence from the geometric mean; the divergence from a mixture has no closed form."""
         each = at_least_single(torch.stack(list(logits)))
         return _half_square(each - each.mean(0))

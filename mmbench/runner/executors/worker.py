@@ -16,7 +16,7 @@ from mmbench.runner.distributed import TOLD
 from mmbench.runner.nodes import Nodes, serve
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.trial import follow
-from mmbench.runner.work import EDITED, edited, work
+from mmbench.runner.work import EDITED, edited, run_trials
 
 
 def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1, meeting: str = "") -> bool:
@@ -50,7 +50,7 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1, meeti
                 report(changed, EDITED)
             else:
                 nodes = stack.enter_context(Nodes(options.nodes, plan.meeting(meeting))) if meeting else None
-                work(plan.trials, options, report, plan.given_up, nodes)
+                run_trials(plan.trials, options, report, plan.given_up, nodes)
         except KeyboardInterrupt:
             return True
     return False

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from data_modules.schema import DataError, TargetSpec
 from data_modules.store import FeatureStore, Sample, StoreInfo, write_store
-from data_modules.store.provenance import Recipe, words
+from data_modules.store.provenance import Recipe, recipe_text
 from data_modules.store.summary import summary
 from tests.data_modules.stores import make as make_both
 
@@ -142,5 +142,5 @@ def test_what_values_are_is_said_in_words(tmp_path: Path) -> None:
 
 def test_recipes_in_recipes_and_digests_are_short() -> None:
     inner = Recipe("frames", {"every": 0.5}, revision=3)
-    said = words(Recipe("encoder", {"weights": "ab" * 32, "pictures": inner.to_dict()}).to_dict())
+    said = recipe_text(Recipe("encoder", {"weights": "ab" * 32, "pictures": inner.to_dict()}).to_dict())
     assert said == "encoder, weights abababababab, pictures (frames, every 0.5, revision 3), revision 1"

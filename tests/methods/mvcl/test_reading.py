@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from data_modules.schema import PaddedSequence
-from mmbench.methods.mvcl.reading import ConvolutionTokens, LSTMTokens, Reader, TextTokens, seen_whole
+from mmbench.methods.mvcl.reading import ConvolutionTokens, LSTMTokens, Reader, TextTokens, without_padding
 from mmbench.nn.steps import Layout, Steps
 from mmbench.nn.transformer import position_vectors
 
@@ -130,7 +130,7 @@ def test_text_without_any_word_is_zero():
 def test_whole_text_takes_padding_for_words():
     _, tokens = TextTokens(ends=True, whole=True)(sequence([6, 3]))
     assert real(tokens).sum(1).tolist() == [4, 4]
-    assert seen_whole(sequence([6, 3])).mask.all()
+    assert without_padding(sequence([6, 3])).mask.all()
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -67,8 +67,10 @@ def test_names_are_problems_of_two_answers_and_add_up(random, kind):
         CategoricalLabels(TargetSpec("multiclass", ("no", "yes"))).divergence(*pair) for pair in split(logits, other)
     ]
     torch.testing.assert_close(labels.divergence(logits, other), sum(pairs))
-    spreads = [CategoricalLabels(TargetSpec("multiclass", ("no", "yes"))).spread(pair) for pair in split(logits, other)]
-    torch.testing.assert_close(labels.spread([logits, other]), sum(spreads))
+    spreads = [
+        CategoricalLabels(TargetSpec("multiclass", ("no", "yes"))).jensen_shannon(pair) for pair in split(logits, other)
+    ]
+    torch.testing.assert_close(labels.jensen_shannon([logits, other]), sum(spreads))
 
 
 def split(first, second):
@@ -146,20 +148,20 @@ def test_spread_of_two_is_the_jensen_shannon_divergence(random):
     first, second = draw(random, 2, 9, 4)
     labels = CategoricalLabels(CLASSES)
     expected = (jensenshannon(first.softmax(-1).numpy(), second.softmax(-1).numpy(), axis=1) ** 2).mean()
-    assert labels.spread([first, second]).item() == pytest.approx(expected, rel=1e-9)
-    torch.testing.assert_close(labels.spread([second, first]), labels.spread([first, second]))
+    assert labels.jensen_shannon([first, second]).item() == pytest.approx(expected, rel=1e-9)
+    torch.testing.assert_close(labels.jensen_shannon([second, first]), labels.jensen_shannon([first, second]))
 
 
 @pytest.mark.parametrize("views", [2, 3, 4])
 def test_spread_is_between_zero_and_the_logarithm_of_the_number(random, views):
     labels, logits = CategoricalLabels(CLASSES), draw(random, 5, 4)
-    assert labels.spread([logits] * views).item() == pytest.approx(0, abs=1e-12)
+    assert labels.jensen_shannon([logits] * views).item() == pytest.approx(0, abs=1e-12)
     certain = [1e3 * F.one_hot(torch.full((5,), view), 4).double() for view in range(views)]
-    assert labels.spread(certain).item() == pytest.approx(math.log(views), rel=1e-9)
+    assert labels.jensen_shannon(certain).item() == pytest.approx(math.log(views), rel=1e-9)
     each = list(draw(random, views, 5, 4))
     entropy = Categorical(probs=torch.stack(each).softmax(-1).mean(0)).entropy()
     expected = (entropy - sum(Categorical(logits=item).entropy() for item in each) / views).mean()
-    torch.testing.assert_close(labels.spread(each), expected)
+    torch.testing.assert_close(labels.jensen_shannon(each), expected)
 
 
 def test_consensus_is_the_normalised_geometric_mean(random):
@@ -194,7 +196,7 @@ def test_gaussians_are_those_of_torch(random):
     torch.testing.assert_close(labels.cross_entropy(first, target), -likelihood)
     middle = Normal((first + second) / 2, 1.0)
     expected = sum(kl_divergence(Normal(item, 1.0), middle).sum(-1).mean() for item in (first, second)) / 2
-    torch.testing.assert_close(labels.spread([first, second]), expected)
+    torch.testing.assert_close(labels.jensen_shannon([first, second]), expected)
     torch.testing.assert_close(labels.consensus([first, second]), middle.mean)
     assert labels.points(first) is first
 
@@ -212,13 +214,13 @@ def test_coarse_logits_are_compared_precisely(random, labels):
     fine = [item.float() for item in coarse]
     for value, expected in (
         (labels.divergence(*coarse[:2]), labels.divergence(*fine[:2])),
-        (labels.spread(coarse), labels.spread(fine)),
+        (labels.jensen_shannon(coarse), labels.jensen_shannon(fine)),
         (labels.consensus(coarse), labels.consensus(fine)),
         (labels.points(coarse[0]), labels.points(fine[0])),
     ):
         assert value.dtype == torch.float32
         assert torch.equal(value, expected)
-    assert labels.spread(coarse) > 0
+    assert labels.jensen_shannon(coarse) > 0
 
 
 # The other terms of the official code
