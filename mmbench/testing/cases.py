@@ -68,7 +68,7 @@ class Case:
 
     def batch(self, size: int = 4, seed: int = 0, corrupted: bool = False, phase: str = "") -> Batch:
         """Return a random batch."""
-        return replace(make_batch(self.spec, size, seed, corrupted=corrupted), phase=phase)
+        return make_batch(self.spec, size, seed, corrupted=corrupted, phase=phase)
 
     def __str__(self) -> str:
         form = [f"{self.steps}-step"] * bool(self.steps) + ["media"] * self.media

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, get_args
 
 import pytest
@@ -16,6 +15,7 @@ from lightning.pytorch import Trainer
 
 from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import MODALITIES
+from data_modules.toy import make_spec, toy_store
 from mmbench.methods import ConfigError, FusionMethod, method
 from mmbench.methods.card import Fidelity
 from mmbench.metrics import DESCRIPTIONS
@@ -23,7 +23,7 @@ from mmbench.metrics.sentiment import SENTIMENT_LEGACY_INFO
 from mmbench.runner.code import code_sources
 from mmbench.runner.contract import unread
 from mmbench.tasks import Task
-from mmbench.testing.builders import changed, make_spec, padded, rows, with_garbage, write_toy_store
+from mmbench.testing.builders import changed, padded, rows, with_garbage
 from mmbench.testing.cases import (
     BENCHMARKS,
     Case,
@@ -73,8 +73,7 @@ def fit(case: Case) -> Fitted:
     model = build(case, **{name: value for name, value in QUICK.items() if name not in inert})
     whole = case.batch(32)
     before = task_loss(model, whole)
-    with TemporaryDirectory() as folder:
-        store = write_toy_store(Path(folder, "toy.h5"), case.spec)
+    with toy_store(case.spec, 32, 8) as store:
         data = FusionDataModule(store, batch_size=BATCH, dialogue=case.spec.dialogue, workers=0)
         trainer = Trainer(
             accelerator="cpu",
@@ -84,7 +83,7 @@ def fit(case: Case) -> Fitted:
             enable_progress_bar=False,
             enable_model_summary=False,
             check_val_every_n_epoch=model.first_epoch + EPOCHS,
-            default_root_dir=folder,
+            default_root_dir=store.parent,
         )
         trainer.fit(model, datamodule=data)
     return Fitted(case, model, trainer, before, task_loss(model, whole))

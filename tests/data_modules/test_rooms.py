@@ -11,7 +11,7 @@ ORDER = (
     ("budget", "names", "card", "libraries", "plugins"),
     ("transfer",),
     ("store",),
-    ("features",),
+    ("features", "toy"),
     ("importers",),
     ("batches",),
     ("datasets",),
