@@ -1,4 +1,4 @@
-"""Small data for any method, and what can be done to a batch without a trace."""
+"""Small data for any method (see :mod:`data_modules.toy`), and what can be done to a batch without a trace."""
 
 from __future__ import annotations
 
