@@ -21,6 +21,15 @@ def affect_metrics(prediction: Tensor, target: Tensor, names: tuple[str, ...]) -
         prediction: ``(N, C)`` raw predictions.
         target: ``(N, C)`` labels.
         names: Names of the C dimensions.
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import affect_metrics
+        >>> prediction = tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
+        >>> target = tensor([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])  # valence is too low by 1, and correlated
+        >>> scores = affect_metrics(prediction, target, ("arousal", "valence"))
+        >>> {name: round(value, 4) for name, value in scores.items()}
+        {'ccc': 0.7857, 'ccc/arousal': 1.0, 'ccc/valence': 0.5714}
     """
     check_split(prediction, target, (len(names),), (len(names),))
     return per_name({"ccc": concordance(prediction, target)}, names)

@@ -29,6 +29,15 @@ class SplitMetric(Metric):
         info: Direction and convention of each metric, without the ``/<name>`` of per-name values.
         prediction_columns: Columns of the prediction per name; 0 for a vector.
         target_columns: Columns of the target per name; 0 for a vector.
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import build_metric
+        >>> metric = build_metric("sentiment", ("sentiment",))
+        >>> metric.update(tensor([2.0, 0.5]), tensor([2.0, 1.0]), index=tensor([0, 1]))
+        >>> metric.update(tensor([2.0]), tensor([2.0]), index=tensor([0]))  # sample 0 once more, which counts once
+        >>> metric.compute()["mae"]
+        0.25
     """
 
     is_differentiable = False

@@ -29,6 +29,14 @@ def decision_metrics(decision: Tensor, target: Tensor, names: tuple[str, ...]) -
         decision: ``(N, C)`` booleans.
         target: ``(N, C)`` in {0, 1}.
         names: Names of the C emotions.
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import decision_metrics
+        >>> never, target = tensor([[False]] * 4), tensor([[1], [0], [0], [0]])
+        >>> scores = decision_metrics(never, target, ("happy",))
+        >>> [round(scores[name], 4) for name in ("acc", "wacc", "f1_weighted", "f1_pos")]
+        [0.75, 0.5, 0.6429, 0.0]
     """
     check_split(decision, target, (len(names),), (len(names),))
     matrix = confusion(decision, target)
@@ -42,7 +50,14 @@ def decision_metrics(decision: Tensor, target: Tensor, names: tuple[str, ...]) -
 
 
 def per_name(scores: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, float]:
-    """Return the mean over defined values of each ``(C,)`` score as ``score``, then its values as ``score/name``."""
+    """Return the mean over defined values of each ``(C,)`` score as ``score``, then its values as ``score/name``.
+
+    Example:
+        >>> from torch import nan, tensor
+        >>> from mmbench.metrics.binary import per_name
+        >>> per_name({"acc": tensor([0.5, nan])}, ("happy", "sad"))
+        {'acc': 0.5, 'acc/happy': 0.5, 'acc/sad': nan}
+    """
     means = {score: values.nanmean().item() for score, values in scores.items()}
     values = {
         f"{score}/{name}": value
@@ -61,6 +76,14 @@ def binary_metrics(prediction: Tensor, target: Tensor, names: tuple[str, ...]) -
         prediction: ``(N, 2 C)`` logits, read as ``(N, C, 2)`` with the logits of no and yes.
         target: ``(N, C)`` in {0, 1}.
         names: Names of the C emotions.
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import binary_metrics
+        >>> logits = tensor([[0.0, 0.0], [0.0, 1.0]])  # a tie, and a yes
+        >>> scores = binary_metrics(logits, tensor([[1], [1]]), ("happy",))
+        >>> scores["acc/happy"], scores["wacc/happy"]  # nobody is not happy: half of wacc is not defined
+        (0.5, nan)
     """
     check_split(prediction, target, (2 * len(names),), (len(names),))
     no, yes = prediction.unflatten(1, (-1, 2)).unbind(2)

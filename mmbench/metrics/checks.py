@@ -12,6 +12,15 @@ def check_shapes(
 
     Raises:
         ValueError: If a shape differs; the message has both.
+
+    Example:
+        >>> from torch import zeros
+        >>> from mmbench.metrics.checks import check_shapes
+        >>> check_shapes(zeros(4, 3), zeros(4), prediction_tail=(3,))
+        >>> check_shapes(zeros(4, 1), zeros(4))
+        Traceback (most recent call last):
+            ...
+        ValueError: expected prediction (N) and target (N), got prediction (4, 1) and target (4,)
     """
     rows = target.shape[:1]
     if not rows or prediction.shape != (*rows, *prediction_tail) or target.shape != (*rows, *target_tail):
@@ -29,6 +38,14 @@ def check_split(
 
     Raises:
         ValueError: If a shape differs or the split is empty.
+
+    Example:
+        >>> from torch import zeros
+        >>> from mmbench.metrics.checks import check_split
+        >>> check_split(zeros(0), zeros(0))
+        Traceback (most recent call last):
+            ...
+        ValueError: empty split: metrics need at least one sample
     """
     check_shapes(prediction, target, prediction_tail, target_tail)
     if not len(target):

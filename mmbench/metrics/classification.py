@@ -29,6 +29,14 @@ def multiclass_metrics(prediction: Tensor, target: Tensor, names: tuple[str, ...
         prediction: ``(N, C)`` logits.
         target: ``(N,)`` class numbers, in the order of names.
         names: Names of the C classes.
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import multiclass_metrics
+        >>> logits = tensor([[1.0, 0.0, 0.0]] * 4)  # always angry
+        >>> scores = multiclass_metrics(logits, tensor([0, 0, 0, 1]), ("angry", "happy", "sad"))
+        >>> [round(scores[name], 4) for name in ("wa", "ua", "f1_weighted", "f1_macro")]  # of two: nobody is sad
+        [0.75, 0.5, 0.6429, 0.4286]
     """
     check_split(prediction, target, (len(names),))
     matrix = confusion(prediction.argmax(1), target, len(names))

@@ -11,6 +11,11 @@ class MetricInfo(NamedTuple):
     Attributes:
         higher_is_better: Whether a larger value is a better one.
         description: What is measured, including every convention on which the field disagrees.
+
+    Example:
+        >>> from mmbench.metrics import DESCRIPTIONS
+        >>> DESCRIPTIONS["sentiment"]["mae"]
+        MetricInfo(higher_is_better=False, description='mean absolute error of raw predictions')
     """
 
     higher_is_better: bool

@@ -24,6 +24,13 @@ def multilabel_metrics(
         target: ``(N, C)`` in {0, 1}.
         names: Names of the C emotions.
         thresholds: ``(C,)`` in (0, 1); an emotion is present where its sigmoid score is greater.
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import multilabel_metrics
+        >>> logits, target = tensor([[0.0], [2.0]]), tensor([[1], [1]])  # a logit of 0 is a score of 0.5, not above 0.5
+        >>> [round(multilabel_metrics(logits, target, ("happy",), tensor([t]))["f1_pos"], 4) for t in (0.5, 0.4)]
+        [0.6667, 1.0]
     """
     check_split(prediction, target, (len(names),), (len(names),))
     if thresholds.shape != (len(names),):
@@ -43,6 +50,13 @@ def fit_thresholds(prediction: Tensor, target: Tensor) -> Tensor:
 
     Returns:
         ``(C,)`` thresholds on sigmoid scores, in the dtype of the prediction.
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import fit_thresholds
+        >>> logits = tensor([[0.12], [0.33], [0.81]]).logit()
+        >>> fit_thresholds(logits, tensor([[0], [1], [1]]))  # 0.15 to 0.30 are equally good
+        tensor([0.1500])
     """
     check_split(prediction, target, prediction.shape[1:], prediction.shape[1:])
     scores = prediction.sigmoid()

@@ -11,12 +11,28 @@ from torch import Tensor
 
 
 def mean_absolute_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return the mean absolute difference, in units of the label."""
+    """Return the mean absolute difference, in units of the label.
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import mean_absolute_error
+        >>> mean_absolute_error(tensor([1.0, 2.0]), tensor([0.0, 4.0])).item()
+        1.5
+    """
     return (prediction.double() - target.double()).abs().mean(0)
 
 
 def pearson(prediction: Tensor, target: Tensor) -> Tensor:
-    """Return Pearson's r in [-1, 1]; NaN if either side is constant."""
+    """Return Pearson's r in [-1, 1]; NaN if either side is constant.
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import pearson
+        >>> round(pearson(tensor([1.0, 2.0, 3.0]), tensor([1.0, 3.0, 2.0])).item(), 4)
+        0.5
+        >>> pearson(tensor([2.0, 2.0, 2.0]), tensor([1.0, 3.0, 2.0])).item()
+        nan
+    """
     x, y = _centred(prediction), _centred(target)
     return ((x * y).sum(0) / (x.square().sum(0) * y.square().sum(0)).sqrt()).clamp(-1, 1)
 
@@ -30,6 +46,13 @@ def concordance(prediction: Tensor, target: Tensor, correction: int = 0) -> Tens
         prediction: ``(N,)`` or ``(N, C)``.
         target: Same shape.
         correction: 0 for population moments (1/N), 1 for sample moments (1/(N-1)).
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import concordance
+        >>> prediction, target = tensor([0.0, 1.0, 2.0]), tensor([1.0, 2.0, 3.0])
+        >>> [round(concordance(prediction, target, correction).item(), 4) for correction in (0, 1)]  # 4 / 7 and 2 / 3
+        [0.5714, 0.6667]
     """
     x, y = _centred(prediction), _centred(target)
     bias = prediction.double().mean(0) - target.double().mean(0)

@@ -16,6 +16,11 @@ def auilc(rates: Sequence[float], values: Sequence[float]) -> float:
     Args:
         rates: Missing rates in [0, 1], increasing.
         values: The metric at each rate, in any unit.
+
+    Example:
+        >>> from mmbench.metrics import auilc
+        >>> round(auilc([0.0, 0.5, 1.0], [0.8, 0.6, 0.2]), 4)  # 0.5 * 0.7 + 0.5 * 0.4
+        0.55
     """
     if len(rates) != len(values) or len(rates) < 2:
         raise ValueError(f"expected one value per rate and at least two, got {len(rates)} rates, {len(values)} values")

@@ -64,9 +64,14 @@ def sentiment_metrics(prediction: Tensor, target: Tensor) -> dict[str, float]:
         target: ``(N,)`` sentiment in [-3, 3].
 
     Example:
-        >>> values = sentiment_metrics(torch.tensor([-1.2, -0.3, 2.5]), torch.tensor([-0.8, 0.0, 1.5]))
-        >>> values["acc7"], values["acc2_has0"], values["acc2_non0"]  # 2.5 and 1.5 both round to 2
-        (1.0, 0.6666666666666666, 1.0)
+        >>> from torch import tensor
+        >>> from mmbench.metrics import sentiment_metrics
+        >>> prediction, target = tensor([-1.2, 2.5, -0.3, 0.4]), tensor([-0.8, 2.0, 0.0, -0.6])
+        >>> scores = sentiment_metrics(prediction, target)
+        >>> scores["acc7"]  # 2.5 is rounded to 2; only 0.4 and -0.6 are of different classes
+        0.75
+        >>> scores["acc2_has0"], round(scores["acc2_non0"], 4)  # -0.3 for a label of 0 is wrong, or left out
+        (0.5, 0.6667)
     """
     check_split(prediction, target)
     polar = target != 0
@@ -90,6 +95,14 @@ def sentiment_legacy_metrics(prediction: Tensor, target: Tensor) -> dict[str, fl
     Args:
         prediction: ``(N,)`` raw predictions.
         target: ``(N,)`` sentiment in [-3, 3].
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import sentiment_legacy_metrics
+        >>> prediction, target = tensor([-1.2, 2.5, -0.3, 0.4]), tensor([-0.8, 2.0, 0.0, -0.6])
+        >>> scores = sentiment_legacy_metrics(prediction, target)
+        >>> [round(scores[name], 4) for name in ("acc7_half_away", "acc2_positive", "mae_non0")]  # 2.5 is rounded to 3
+        [0.5, 0.75, 0.6333]
     """
     check_split(prediction, target)
     polar = target != 0
@@ -125,6 +138,13 @@ def sims_metrics(prediction: Tensor, target: Tensor) -> dict[str, float]:
     Args:
         prediction: ``(N,)`` raw predictions.
         target: ``(N,)`` sentiment in [-1, 1].
+
+    Example:
+        >>> from torch import tensor
+        >>> from mmbench.metrics import sims_metrics
+        >>> scores = sims_metrics(tensor([0.05, -0.9, 0.6]), tensor([0.0, -0.6, 0.8]))
+        >>> [round(scores[name], 4) for name in ("acc2", "acc3", "acc5", "mae")]
+        [0.6667, 1.0, 0.3333, 0.1833]
     """
     check_split(prediction, target)
     prediction, target = prediction.clamp(-1, 1), target.clamp(-1, 1)
