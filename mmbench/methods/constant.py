@@ -46,6 +46,16 @@ class Constant(FusionMethod):
     """The best constant under the task loss.
 
     ``self.spec`` names no modality, because none is read (nor is a text encoder loaded).
+
+    Example:
+        >>> from torch import tensor
+        >>> from data_modules import Batch
+        >>> from data_modules.toy import make_spec
+        >>> from mmbench.methods.constant import Constant
+        >>> model = Constant(make_spec())
+        >>> model.on_training_labels(Batch(inputs={}, target=tensor([-1.0, 0.5, 3.0]), index=tensor([0, 1, 2])))
+        >>> model.best.tolist()  # the median
+        [0.5]
     """
 
     card = MethodCard(

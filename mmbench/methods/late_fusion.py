@@ -58,7 +58,17 @@ class LateFusionNetwork(nn.Module):
 
 
 class LateFusion(FusionMethod):
-    """A Transformer encoder per modality, fused by concatenation."""
+    """A Transformer encoder per modality, fused by concatenation.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.late_fusion import LateFusion
+        >>> spec = make_spec("multiclass")
+        >>> model = LateFusion(spec, config=LateFusion.Config(width=32, heads=2))
+        >>> output = model(make_batch(spec))
+        >>> tuple(output.prediction.shape)  # four samples, three classes
+        (4, 3)
+    """
 
     card = MethodCard(title="Late-fusion Transformer", authors="The mmbench developers", year=2025, fidelity="own")
 

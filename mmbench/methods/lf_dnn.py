@@ -49,7 +49,17 @@ PUBLISHED = {
 
 
 class LFDNN(FusionMethod):
-    """Concatenation of subnetwork vectors."""
+    """Concatenation of subnetwork vectors.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.lf_dnn import LFDNN
+        >>> spec = make_spec()
+        >>> model = LFDNN(spec)
+        >>> vectors = model.subnetworks(make_batch(spec).inputs)
+        >>> {name: tuple(vector.shape) for name, vector in vectors.items()}  # the head reads them side by side
+        {'text': (4, 256), 'audio': (4, 16), 'vision': (4, 128)}
+    """
 
     card = MethodCard(
         title="Recognizing Emotions in Video Using Multimodal DNN Feature Fusion (LF-DNN)",

@@ -52,7 +52,15 @@ PUBLISHED = {
 
 
 class LMF(FusionMethod):
-    """Low-rank Multimodal Fusion."""
+    """Low-rank Multimodal Fusion.
+
+    Example:
+        >>> from data_modules.toy import make_spec
+        >>> from mmbench.methods.lmf import LMF
+        >>> model = LMF(make_spec(), config=LMF.Config(rank=2))
+        >>> tuple(model.fusion.factors["text"].shape)  # rank, width of the vector and its 1, outputs
+        (2, 65, 1)
+    """
 
     card = MethodCard(
         title="Efficient Low-rank Multimodal Fusion with Modality-Specific Factors",

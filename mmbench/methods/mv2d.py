@@ -79,7 +79,14 @@ class MV2DNetwork(nn.Module):
 
 
 class MV2D(FusionMethod):
-    """Multi-view variational distillation with subset teachers."""
+    """Multi-view variational distillation with subset teachers.
+
+    Example:
+        >>> from data_modules.toy import make_spec
+        >>> from mmbench.methods.mv2d import MV2D
+        >>> MV2D(make_spec()).subsets["text"]
+        (('audio',), ('vision',), ('audio', 'vision'))
+    """
 
     card = MethodCard(
         title="MV2D: Multi-View Variational Distillation (adapted)",
@@ -164,8 +171,7 @@ class MV2D(FusionMethod):
             gather_statistics(self.network)
         sizes = (others,) if c.subset_weights == "full" else range(1, min(c.max_subset or others, others) + 1)
         views = tuple(spec.modalities)
-        # By student, the subsets that teach it.
-        self.subsets: dict[str, tuple[Subset, ...]] = {
+        self.subsets: dict[str, tuple[Subset, ...]] = {  # by student, those that teach it
             view: tuple(s for size in sizes for s in combinations([v for v in views if v != view], size))
             for view in views
         }

@@ -52,7 +52,17 @@ PUBLISHED = {
 
 
 class TFN(FusionMethod):
-    """Tensor Fusion Network."""
+    """Tensor Fusion Network.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.tfn import TFN
+        >>> spec = make_spec()
+        >>> model = TFN(spec, config=TFN.Config(text_width=4, audio_width=4, vision_width=4))  # 5 * 5 * 5 products
+        >>> values = model(make_batch(spec)).prediction
+        >>> tuple(values.shape), bool((values.abs() < 3).all())  # the scale ends at -3 and 3
+        ((4, 1), True)
+    """
 
     card = MethodCard(
         title="Tensor Fusion Network for Multimodal Sentiment Analysis",

@@ -19,6 +19,15 @@ class Unimodal(LateFusion):
     """A Transformer encoder on one modality.
 
     ``self.spec`` names only that modality, because the method is built for nothing else.
+
+    Example:
+        >>> from data_modules.toy import make_spec
+        >>> from mmbench.methods.unimodal import Unimodal
+        >>> spec = make_spec()
+        >>> list(Unimodal.variants(spec))
+        ['text', 'audio', 'vision']
+        >>> list(Unimodal(spec, config=Unimodal.Config(modality="audio")).spec.modalities)
+        ['audio']
     """
 
     card = MethodCard(

@@ -82,7 +82,17 @@ def matching_steps(chosen: Tensor, source: PaddedSequence, target: PaddedSequenc
 
 
 class VCANFeature(FusionMethod):
-    """Audio-guided choice of visual steps, and an MLP on their mean."""
+    """Audio-guided choice of visual steps, and an MLP on their mean.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.vcan_feature import VCANFeature
+        >>> spec = make_spec(steps=8)
+        >>> model = VCANFeature(spec, config=VCANFeature.Config(share=0.25))
+        >>> output = model(make_batch(spec))
+        >>> int(output.named["chosen"][0].sum())  # of 8 steps, in the first sample
+        2
+    """
 
     card = MethodCard(
         title="Feature-level reconstruction of VCAN (audio-guided choice of visual steps)",

@@ -32,7 +32,17 @@ from mmbench.tasks import Task
 
 
 class BIMHA(FusionMethod):
-    """Bimodal information-augmented multi-head attention."""
+    """Bimodal information-augmented multi-head attention.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.bimha import BIMHA
+        >>> spec = make_spec()
+        >>> named = BIMHA(spec)(make_batch(spec)).named
+        >>> shares = {name: value for name, value in named.items() if name.startswith("weight_")}  # of the pairs
+        >>> list(shares), sum(shares.values()).round(decimals=3).tolist()
+        (['weight_text_audio', 'weight_text_vision', 'weight_audio_vision'], [1.0, 1.0, 1.0, 1.0])
+    """
 
     card = MethodCard(
         title="BIMHA: Video Sentiment Analysis with Bimodal Information-augmented Multi-Head Attention",

@@ -44,6 +44,16 @@ class CFNSR(FusionMethod):
 
     With ``pretrain_epochs`` no phase reaches all parameters: under DDP the strategy is
     ``ddp_find_unused_parameters_true``.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.cfn_sr import CFNSR
+        >>> spec = make_spec("multiclass")
+        >>> model = CFNSR(spec)
+        >>> list(model.spec.modalities), [phase.name for phase in model.phases]
+        (['audio', 'vision'], ['alone', 'joint'])
+        >>> tuple(model(make_batch(spec, phase="joint")).prediction.shape)  # four samples, three classes
+        (4, 3)
     """
 
     card = MethodCard(

@@ -55,6 +55,12 @@ class CMC(FusionMethod):
 
     Under DDP pairs are those of a process's own batch, or with ``gather_negatives`` of the whole one; the cache holds
     the samples of all processes, and all of them move to the same level.
+
+    Example:
+        >>> from data_modules.toy import make_spec
+        >>> from mmbench.methods.cmc import CMC
+        >>> [phase.name for phase in CMC(make_spec()).phases]
+        ['pretrain', 'main']
     """
 
     card = MethodCard(
@@ -193,8 +199,6 @@ class CMC(FusionMethod):
             return (first != second).to(torch.get_default_dtype())
         categorical = self.task.target.kind != "regression"
         return label_distance_targets(labels, first, second, self.config.alpha, self.gamma, categorical)
-
-    # The curriculum
 
     def on_train_epoch_start(self) -> None:
         """Forget the losses of the last epoch; where pre-training ends, freeze its predictors and cache the vectors."""

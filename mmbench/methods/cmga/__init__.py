@@ -30,7 +30,16 @@ from mmbench.tasks import Task
 
 
 class CMGA(FusionMethod):
-    """Cross-modality gated attention."""
+    """Cross-modality gated attention.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.cmga import CMGA
+        >>> spec = make_spec()
+        >>> output = CMGA(spec)(make_batch(spec))
+        >>> [name for name in output.named if name.startswith("gate_")]  # who sends to whom
+        ['gate_audio_to_text', 'gate_vision_to_text', 'gate_audio_to_vision']
+    """
 
     card = MethodCard(
         title="CMGA: Cross-Modality Gated Attention Fusion",

@@ -47,7 +47,16 @@ from mmbench.tasks import Task
 
 
 class COLDFusion(FusionMethod):
-    """Calibrated and ordinal latent distribution fusion."""
+    """Calibrated and ordinal latent distribution fusion.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.cold_fusion import COLDFusion
+        >>> spec = make_spec()
+        >>> model, batch = COLDFusion(spec), make_batch(spec)
+        >>> list(model.objective(model(batch), batch))
+        ['task', 'task_text', 'task_audio', 'task_vision', 'calibration', 'ordinality', 'prior']
+    """
 
     card = MethodCard(
         title="COLD Fusion: Calibrated and Ordinal Latent Distribution Fusion",

@@ -37,7 +37,19 @@ from mmbench.tasks import Task
 
 
 class EffMulti(FusionMethod):
-    """Efficient modelling of multimodal interactions by three views and two levels of weights."""
+    """Efficient modelling of multimodal interactions by three views and two levels of weights.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.effmulti import EffMulti
+        >>> spec = make_spec()
+        >>> model, batch = EffMulti(spec), make_batch(spec)
+        >>> output = model(batch)
+        >>> list(model.objective(output, batch))
+        ['task', 'similarity', 'difference']
+        >>> [output.named[name].sum(1).round(decimals=3).tolist() for name in ("modality_weights", "kind_weights")]
+        [[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
+    """
 
     card = MethodCard(
         title="EffMulti: Efficiently Modeling Complex Multimodal Interactions for Emotion Analysis",

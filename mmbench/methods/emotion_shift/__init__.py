@@ -50,6 +50,17 @@ class EmotionShift(FusionMethod):
     """Emotion shifts gate the recurrent states of a multimodal dialogue.
 
     With preparation no phase reaches all parameters: under DDP the strategy is ``ddp_find_unused_parameters_true``.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.emotion_shift import EmotionShift
+        >>> spec = make_spec("multiclass", dialogue=True)
+        >>> model = EmotionShift(spec)
+        >>> [phase.name for phase in model.phases]
+        ['siamese', 'joint']
+        >>> output = model(make_batch(spec, phase="joint"))  # four dialogues of five utterances or fewer
+        >>> tuple(output.prediction.shape), tuple(output.named["shift"].shape)
+        ((4, 5, 3), (4, 5, 2))
     """
 
     card = MethodCard(

@@ -77,7 +77,17 @@ def restoration(restored: Tensor, features: Tensor, missing: Tensor, everywhere:
 
 
 class EMTDLFR(FusionMethod):
-    """Efficient Multimodal Transformer with Dual-Level Feature Restoration."""
+    """Efficient Multimodal Transformer with Dual-Level Feature Restoration.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.emt_dlfr import EMTDLFR
+        >>> spec = make_spec(modalities=("text", "audio"))
+        >>> model, batch = EMTDLFR(spec), make_batch(spec, corrupted=True)
+        >>> terms = model.objective(model(batch), batch)
+        >>> [name for name in terms if name.startswith(("complete", "restoration_"))]  # of the intact view
+        ['complete', 'restoration_text', 'restoration_audio']
+    """
 
     card = MethodCard(
         title="EMT-DLFR: Efficient Multimodal Transformer with Dual-Level Feature Restoration",

@@ -45,7 +45,16 @@ SMALLEST_BATCH = 8
 
 
 class InterMulti(FusionMethod):
-    """Multi-view interactions with text-dominated hierarchical high-order fusion."""
+    """Multi-view interactions with text-dominated hierarchical high-order fusion.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.intermulti import InterMulti
+        >>> spec = make_spec()
+        >>> output = InterMulti(spec)(make_batch(spec))
+        >>> [name for name in output.named if name.startswith("pair_")]  # text takes part in both
+        ['pair_text_audio', 'pair_text_vision']
+    """
 
     card = MethodCard(
         title=(

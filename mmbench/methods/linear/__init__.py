@@ -53,6 +53,13 @@ class Linear(FusionMethod):
 
     Attributes:
         strength: The chosen strength, 0 before the choice and without validation.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.linear import Linear
+        >>> spec = make_spec()  # 7, 5 and 6 features per step
+        >>> tuple(Linear(spec)(make_batch(spec)).named["features"].shape)  # mean and deviation of each
+        (4, 36)
     """
 
     card = MethodCard(

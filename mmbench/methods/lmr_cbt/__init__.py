@@ -40,7 +40,18 @@ PUBLISHED = {
 
 
 class LMRCBT(FusionMethod):
-    """Modality-fused representations with the CB-Transformer."""
+    """Modality-fused representations with the CB-Transformer.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.lmr_cbt import LMRCBT
+        >>> spec = make_spec()
+        >>> model = LMRCBT(spec)
+        >>> model.network.main, list(model.network.blocks)  # what is entered, and by what, in which order
+        ('text', ['vision', 'audio'])
+        >>> tuple(model(make_batch(spec)).prediction.shape)
+        (4, 1)
+    """
 
     card = MethodCard(
         title="LMR-CBT: Learning Modality-fused Representations with CB-Transformer",

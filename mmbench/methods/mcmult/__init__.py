@@ -30,7 +30,16 @@ from mmbench.tasks import Task
 
 
 class MCMulT(FusionMethod):
-    """Multi-scale cooperative multimodal transformer."""
+    """Multi-scale cooperative multimodal transformer.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.mcmult import MCMulT
+        >>> spec = make_spec()
+        >>> output = MCMulT(spec)(make_batch(spec))
+        >>> tuple(output.prediction.shape), tuple(output.named["states"].shape)
+        ((4, 1), (4, 180))
+    """
 
     card = MethodCard(
         title="MCMulT: Multi-scale Cooperative Multimodal Transformer",

@@ -44,7 +44,17 @@ _TRACK = "iemocap_mesm/mesm-waveform-faces48/mesm"
 
 
 class MESM(FusionMethod):
-    """The multimodal end-to-end model, dense (FE2E) or sparse (MESM)."""
+    """The multimodal end-to-end model, dense (FE2E) or sparse (MESM).
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.mesm import MESM
+        >>> MESM.variants(make_spec("multilabel", kinds={"audio": "waveform", "vision": "frames"}))
+        {'fe2e': {'sparse': False}, 'mesm': {'sparse': True}}
+        >>> spec = make_spec("multilabel")  # with features there are no places to pick
+        >>> tuple(MESM(spec)(make_batch(spec)).named["logits_vision"].shape)
+        (4, 3)
+    """
 
     card = MethodCard(
         title="Multimodal End-to-End Sparse Model for Emotion Recognition (FE2E and MESM)",

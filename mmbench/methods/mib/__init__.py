@@ -51,7 +51,16 @@ BERT, emotions on MulT's with GloVe."""
 
 
 class MIB(FusionMethod):
-    """Multimodal information bottleneck."""
+    """Multimodal information bottleneck.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.mib import MIB
+        >>> spec = make_spec()
+        >>> model, batch = MIB(spec), make_batch(spec)
+        >>> list(model.objective(model(batch), batch))
+        ['task', 'task_text', 'task_audio', 'task_vision', 'kl_text', 'kl_audio', 'kl_vision', 'kl_fused']
+    """
 
     card = MethodCard(
         title="Multimodal Information Bottleneck (E-MIB, L-MIB, C-MIB)",

@@ -46,7 +46,19 @@ PUBLISHED = {
 
 
 class MMIM(FusionMethod):
-    """MultiModal InfoMax."""
+    """MultiModal InfoMax.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.mmim import MMIM
+        >>> spec = make_spec()
+        >>> model = MMIM(spec)
+        >>> for phase in model.phases:
+        ...     batch = make_batch(spec, phase=phase.name)
+        ...     print(phase.name, list(model.objective(model(batch), batch)))
+        estimate ['estimate_lld']
+        main ['task', 'nce', 'lld']
+    """
 
     card = MethodCard(
         title="MMIM: MultiModal InfoMax",

@@ -48,6 +48,17 @@ class MMMIE(FusionMethod):
     """Mutual information maximised between modalities and minimised between input and feature.
 
     Neither step of a batch reaches all parameters: under DDP the strategy is ``ddp_find_unused_parameters_true``.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.mmmie import MMMIE
+        >>> spec = make_spec()
+        >>> model = MMMIE(spec)
+        >>> for phase in model.phases:
+        ...     batch = make_batch(spec, phase=phase.name)
+        ...     print(phase.name, list(model.objective(model(batch), batch)))
+        estimate ['estimate']
+        main ['task', 'nce', 'club']
     """
 
     card = MethodCard(

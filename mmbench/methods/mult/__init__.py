@@ -34,7 +34,18 @@ def _published(track: str, source: str, *values: float) -> tuple[PublishedResult
 
 
 class MulT(FusionMethod):
-    """Directional pairwise crossmodal transformers."""
+    """Directional pairwise crossmodal transformers.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.mult import MulT
+        >>> spec = make_spec(modalities=("text", "audio"))
+        >>> model = MulT(spec)
+        >>> list(model.network.crossmodal)  # who is read by whom
+        ['audio_to_text', 'text_to_audio']
+        >>> tuple(model(make_batch(spec)).prediction.shape)
+        (4, 1)
+    """
 
     card = MethodCard(
         title="MulT: Multimodal Transformer for Unaligned Multimodal Language Sequences",

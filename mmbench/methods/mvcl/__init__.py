@@ -47,6 +47,19 @@ class MVCL(FusionMethod):
     """Three contrastive stages and a head on frozen representations, or all at once.
 
     No phase reaches all parameters: under DDP the strategy is ``ddp_find_unused_parameters_true``.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.mvcl import MVCL
+        >>> spec = make_spec()
+        >>> model = MVCL(spec)
+        >>> for phase in model.phases:
+        ...     batch = make_batch(spec, phase=phase.name)
+        ...     print(phase.name, list(model.objective(model(batch), batch)))
+        unimodal ['unimodal']
+        cross ['cross']
+        fused ['fused']
+        task ['task']
     """
 
     card = MethodCard(

@@ -33,7 +33,17 @@ from mmbench.tasks import Task
 
 
 class ScaleVLAD(FusionMethod):
-    """Multi-scale fusion of local descriptors around shared vectors."""
+    """Multi-scale fusion of local descriptors around shared vectors.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.scalevlad import ScaleVLAD
+        >>> spec = make_spec()
+        >>> model, batch = ScaleVLAD(spec), make_batch(spec)
+        >>> output = model(batch)
+        >>> tuple(output.named["fused"].shape), list(model.objective(output, batch))
+        ((4, 64), ['task', 'clustering'])
+    """
 
     card = MethodCard(
         title="ScaleVLAD: Multi-Scale Fusion of Locally Descriptors",

@@ -42,6 +42,17 @@ class VCAN(FusionMethod):
     """A group of image classifiers on key frames.
 
     ``self.spec`` names only vision, because the sound has done its part before.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.vcan import VCAN
+        >>> spec = make_spec("multiclass", ("vision",), kinds={"vision": "frames"})
+        >>> model = VCAN(spec, config=VCAN.Config(classifiers="tiny,tiny", size=24))
+        >>> output = model(make_batch(spec))
+        >>> output.named["logits"].shape[1:]  # of every frame: two networks, three classes
+        torch.Size([2, 3])
+        >>> output.prediction.exp().sum(1).round(decimals=3).tolist()  # of every clip: shares of the votes
+        [1.0, 1.0, 1.0, 1.0]
     """
 
     card = MethodCard(

@@ -41,7 +41,16 @@ from mmbench.tasks import Task
 
 
 class VSD(FusionMethod):
-    """Variational self-distillation, cross-distillation and mutual learning."""
+    """Variational self-distillation, cross-distillation and mutual learning.
+
+    Example:
+        >>> from data_modules.toy import make_batch, make_spec
+        >>> from mmbench.methods.vsd import VSD
+        >>> spec = make_spec()
+        >>> model, batch = VSD(spec), make_batch(spec)
+        >>> list(model.objective(model(batch), batch))
+        ['task', 'heads', 'vsd', 'vcd', 'vml']
+    """
 
     card = MethodCard(
         title="VSD: Variational Self-Distillation, with cross-distillation (VCD) and mutual learning (VML)",
