@@ -54,6 +54,18 @@ class FusionDataModule(LightningDataModule):
 
     Raises:
         DataError: When the store, the protocol, the fold or a modality does not exist.
+
+    Example:
+        >>> from data_modules import FusionDataModule
+        >>> from data_modules.toy import make_spec, toy_store
+        >>> with toy_store(make_spec()) as path:
+        ...     data = FusionDataModule(path, batch_size=4, modalities=("text", "audio"))
+        ...     data.setup("fit")
+        >>> data.spec.track, data.spec.dims
+        ('toy/random/standard+text-audio', {'text': 7, 'audio': 5})
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> list(batch.inputs), tuple(batch.target.shape)
+        (['text', 'audio'], (4,))
     """
 
     key: ClassVar[str] = ""

@@ -7,7 +7,18 @@ from data_modules.card import DataCard
 
 
 class CMUMOSEI(FusionDataModule):
-    """Batches of CMU-MOSEI; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of CMU-MOSEI; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from data_modules import CMUMOSEI
+        >>> from data_modules.toy import make_spec, toy_store
+        >>> with toy_store(make_spec(dataset="mosei", dialogue=True)) as path:  # random values, one vector per segment
+        ...     data = CMUMOSEI(path, batch_size=4, dialogue=True)
+        ...     data.setup("validate")
+        >>> batch = next(iter(data.val_dataloader()))  # the segments of four videos, five or fewer of each
+        >>> tuple(batch.target.shape), tuple(batch.inputs["text"].values.shape)
+        ((4, 5), (4, 5, 7))
+    """
 
     key = "mosei"
     card = DataCard(

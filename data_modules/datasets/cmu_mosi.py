@@ -11,7 +11,18 @@ from data_modules.card import DataCard
 
 
 class CMUMOSI(FusionDataModule):
-    """Batches of CMU-MOSI; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of CMU-MOSI; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from data_modules import CMUMOSI
+        >>> from data_modules.toy import make_spec, toy_store
+        >>> with toy_store(make_spec(dataset="mosi", feature_set="minilm-audio")) as path:  # random values
+        ...     data = CMUMOSI(path)
+        >>> data.spec.track, data.normalize  # other feature sets are left as they are
+        ('mosi/minilm-audio/standard', 'train')
+        >>> data.spec.target.low, data.spec.target.high
+        (-3.0, 3.0)
+    """
 
     key = "mosi"
     # Its audio goes up to 376 in some parts and to 0.01 in others, which the statistics of BatchNorm do not follow.

@@ -10,7 +10,17 @@ LICENCE = "By signed request to its owner, USC SAIL; no redistribution."
 
 
 class IEMOCAP(FusionDataModule):
-    """Batches of MulT's form; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of MulT's form; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from data_modules import IEMOCAP
+        >>> from data_modules.toy import make_spec, toy_store
+        >>> with toy_store(make_spec("binary", dataset="iemocap")) as path:  # random values, two emotions
+        ...     data = IEMOCAP(path, batch_size=4)
+        ...     data.setup("fit")
+        >>> tuple(next(iter(data.train_dataloader())).target.shape)  # yes or no, for every emotion
+        (4, 2)
+    """
 
     key = "iemocap"
     card = DataCard(
@@ -30,7 +40,20 @@ class IEMOCAP(FusionDataModule):
 
 
 class IEMOCAPDialogue(FusionDataModule):
-    """Batches of conversation pickles; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of conversation pickles; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from data_modules import IEMOCAPDialogue
+        >>> from data_modules.toy import make_spec, toy_store
+        >>> with toy_store(make_spec("multiclass", dataset="iemocap_erc", dialogue=True)) as path:  # random values
+        ...     data = IEMOCAPDialogue(path, batch_size=4, dialogue=True)
+        ...     data.setup("validate")
+        >>> batch = next(iter(data.val_dataloader()))
+        >>> batch.speaker.shape == batch.target.shape == batch.target_mask.shape  # of every utterance
+        True
+        >>> data.spec.speakers
+        2
+    """
 
     key = "iemocap_erc"
     card = DataCard(
@@ -61,7 +84,18 @@ class IEMOCAPDialogue(FusionDataModule):
 
 
 class IEMOCAPRaw(FusionDataModule):
-    """Batches of the release; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of the release; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from data_modules import IEMOCAPRaw
+        >>> from data_modules.toy import make_spec, toy_store
+        >>> with toy_store(make_spec("multiclass", ("audio",), dataset="iemocap_raw")) as path:  # random values
+        ...     data = IEMOCAPRaw(path, batch_size=8)
+        ...     data.setup("fit")
+        >>> audio = next(iter(data.train_dataloader())).inputs["audio"]  # all training samples
+        >>> data.normalize, bool(audio.values[audio.mask].mean(0).abs().max() < 1e-4)
+        ('train', True)
+    """
 
     key = "iemocap_raw"
     normalize_default = "train"
@@ -94,7 +128,20 @@ class IEMOCAPRaw(FusionDataModule):
 
 
 class IEMOCAPMesm(FusionDataModule):
-    """Batches of MESM's form; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of MESM's form; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from data_modules import IEMOCAPMesm
+        >>> from data_modules.toy import make_spec, toy_store
+        >>> media = {"audio": "waveform", "vision": "frames"}
+        >>> spec = make_spec("multilabel", tuple(media), kinds=media, dataset="iemocap_mesm")
+        >>> with toy_store(spec, train=2, held_out=2) as path:  # random values, read while they are asked for
+        ...     data = IEMOCAPMesm(path, batch_size=2, workers=0)
+        ...     data.setup("validate")
+        ...     batch = next(iter(data.val_dataloader()))
+        >>> tuple(batch.inputs["vision"].values.shape)  # clips, frames, colours, height, width
+        (2, 8, 3, 48, 48)
+    """
 
     key = "iemocap_mesm"
     normalize_default = "train"

@@ -7,7 +7,18 @@ from data_modules.card import DataCard
 
 
 class RAVDESS(FusionDataModule):
-    """Batches of RAVDESS; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of RAVDESS; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from data_modules import RAVDESS
+        >>> from data_modules.toy import make_spec, toy_store
+        >>> with toy_store(make_spec("multiclass", ("audio", "vision"), dataset="ravdess")) as path:  # random values
+        ...     data = RAVDESS(path, batch_size=4)
+        ...     data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> list(batch.inputs), tuple(batch.target.shape)  # audio and vision, and the number of a class
+        (['audio', 'vision'], (4,))
+    """
 
     key = "ravdess"
     normalize_default = "train"

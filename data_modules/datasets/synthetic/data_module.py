@@ -11,7 +11,17 @@ from data_modules.schema import MODALITIES, TargetKind
 
 
 class Synthetic(FusionDataModule):
-    """Batches of the generated set; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of the generated set; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from data_modules import Synthetic
+        >>> from data_modules.datasets.synthetic.generator import write_synthetic
+        >>> with TemporaryDirectory() as folder:
+        ...     data = Synthetic(write_synthetic(f"{folder}/synthetic.h5", samples=(8, 4, 4)).path)
+        >>> data.spec.track, [len(rows) for rows in data.rows.values()]
+        ('synthetic/regression/standard', [8, 4, 4])
+    """
 
     key = "synthetic"
     card = DataCard(
@@ -49,7 +59,20 @@ class Synthetic(FusionDataModule):
 
 
 class SyntheticDialogues(FusionDataModule):
-    """Batches of generated dialogues; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of generated dialogues; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from data_modules import SyntheticDialogues
+        >>> from data_modules.datasets.synthetic.dialogues import write_dialogues
+        >>> with TemporaryDirectory() as folder:
+        ...     store = write_dialogues(f"{folder}/dialogues.h5", dialogues=(4, 2, 2))
+        ...     data = SyntheticDialogues(store.path, dialogue=True, batch_size=4)
+        ...     data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> len(batch.target), data.spec.target.names
+        (4, ('happy', 'sad', 'neutral', 'angry'))
+    """
 
     key = "synthetic_dialogues"
     card = DataCard(
@@ -70,7 +93,17 @@ class SyntheticDialogues(FusionDataModule):
 
 
 class SyntheticClips(FusionDataModule):
-    """Batches of generated clips; see :class:`FusionDataModule` for the arguments and ``card`` for the data."""
+    """Batches of generated clips; see :class:`FusionDataModule` for the arguments and ``card`` for the data.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from data_modules import SyntheticClips
+        >>> from data_modules.datasets.synthetic.clips import write_clips
+        >>> with TemporaryDirectory() as folder:
+        ...     data = SyntheticClips(write_clips(f"{folder}/clips.h5", clips=(2, 1, 1)).path)
+        >>> {name: modality.kind for name, modality in data.spec.modalities.items()}
+        {'text': 'features', 'audio': 'waveform', 'vision': 'frames'}
+    """
 
     key = "synthetic_clips"
     card = DataCard(
