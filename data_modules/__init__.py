@@ -109,7 +109,7 @@ def _take(source: plugins.Source, loaded: Any) -> dict[str, type[FusionDataModul
             where = plugins.line_of_class(given[-1])
             raise DataError(f'{where}: the data set has no key: give key = "...", the name that commands call it by.')
     elif not (isinstance(loaded, type) and issubclass(loaded, FusionDataModule) and loaded.key == source.name):
-        raise DataError(f"{source.place} must be a FusionDataModule whose key is {source.name!r}.")
+        raise DataError(f"{source.location} must be a FusionDataModule whose key is {source.name!r}.")
     for cls in given:
         where = plugins.line_of_class(cls)
         if cls.key and not isinstance(cls.card, DataCard):

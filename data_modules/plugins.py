@@ -37,14 +37,14 @@ class Source:
 
     Attributes:
         name: Name of the file, or of the entry point.
-        place: The file, or the package and its entry point, for messages.
+        location: The file, or the package and its entry point, for messages.
         module: Dotted name of the module.
         load: Imports it, and returns the module or the class.
         asked: Whether the user named it in this very command.
     """
 
     name: str
-    place: str
+    location: str
     module: str
     load: Callable[[], Any]
     asked: bool = False
@@ -56,7 +56,7 @@ class Found(Generic[T]):
 
     Attributes:
         classes: By key.
-        broken: By name of the source, or by its place where its key was taken, what is wrong there and in which line.
+        broken: By name of the source, or by its location where its key was taken, what is wrong there, and its line.
     """
 
     classes: dict[str, type[T]] = field(default_factory=dict)
@@ -85,12 +85,12 @@ def collect(sources: Iterable[Source], take: Callable[[Source, Any], Mapping[str
             continue
         for key, cls in given.items():
             if found.classes.setdefault(key, cls) is cls:
-                places[key] = source.place
+                places[key] = source.location
                 continue
-            message = f"Two {what}s are called {key!r}: one of {places[key]}, one of {source.place}. Rename yours."
+            message = f"Two {what}s are called {key!r}: one of {places[key]}, one of {source.location}. Rename yours."
             if source.asked:
                 raise DataError(message)
-            found.broken[source.place] = message
+            found.broken[source.location] = message
     return found
 
 
@@ -190,7 +190,7 @@ def _near(path: Path) -> dict[str, Path]:
     near = {file.parent.name: file.parent for file in path.parent.glob("*/*.py")}
     near |= {file.stem: file for file in path.parent.glob("*.py")}  # which Python finds first
     near |= {file.parent.name: file.parent for file in path.parent.glob("*/__init__.py")}  # and these before it
-    return {name: place for name, place in near.items() if name.isidentifier()}
+    return {name: location for name, location in near.items() if name.isidentifier()}
 
 
 def _place(name: str) -> Path | None:
@@ -282,4 +282,4 @@ def told(error: BaseException, source: Source) -> str:
         what = f"{type(error).__name__}: {what}"
     elif not line_of(error, source.module):
         return what  # it says where
-    return f"{line_of(error, source.module) or source.place}: {what}"
+    return f"{line_of(error, source.module) or source.location}: {what}"

@@ -165,7 +165,7 @@ class FusionDataModule(LightningDataModule):
             )
 
     @staticmethod
-    def place(name: str) -> Path:
+    def usual_path(name: str) -> Path:
         """Return the usual path of a store.
 
         Args:
@@ -183,7 +183,7 @@ class FusionDataModule(LightningDataModule):
         """Return where the data set's store is looked for."""
         if not cls.key:
             raise DataError("A store of your own needs its path: FusionDataModule('my_features.h5').")
-        path = cls.place(cls.key)
+        path = cls.usual_path(cls.key)
         if not path.is_file() and cls.card:
             raise DataError(f"There is no {cls.card.title} store at {path}. To make it: {cls.card.command}")
         return path

@@ -80,18 +80,18 @@ def _attribute(file: h5py.File, key: str) -> Any:
     return value
 
 
-def _arrays(group: h5py.Group, place: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
+def _arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, h5py.Dataset]]:
     """Yield the arrays below a group by their place."""
     for name in group:
         # Links and storage elsewhere would make a store of values that nobody has compared.
         own = isinstance(group.get(name, getlink=True), h5py.HardLink)
         item = group[name] if own else None
-        if isinstance(item, h5py.Group) and place.count("/") < 2:
-            yield from _arrays(item, f"{place}{name}/")
+        if isinstance(item, h5py.Group) and prefix.count("/") < 2:
+            yield from _arrays(item, f"{prefix}{name}/")
         elif isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
-            yield f"{place}{name}", item
+            yield f"{prefix}{name}", item
         else:
-            raise DataError(f"{place}{name} of {group.file.filename} is no array of its own: make the store again.")
+            raise DataError(f"{prefix}{name} of {group.file.filename} is no array of its own: make the store again.")
 
 
 def _array(name: str, data: h5py.Dataset, texts: Callable[[str], list[str]] | None) -> str:

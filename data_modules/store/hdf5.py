@@ -52,20 +52,20 @@ def open_hdf5(path: Path, remedy: str = AGAIN) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def reading(path: Path, place: str = "", remedy: str = AGAIN) -> Iterator[None]:
+def reading(path: Path, address: str = "", remedy: str = AGAIN) -> Iterator[None]:
     """Say of whatever goes wrong in a block that only reads from a file that the file is damaged."""
     try:
         yield
     except DataError:
         raise
     except MemoryError as error:
-        raise no_memory(f"{path}{_of(place)}") from error
+        raise no_memory(f"{path}{_of(address)}") from error
     except Exception as error:  # HDF5 says damage in OSError, KeyError, RuntimeError, ValueError, TypeError and others
-        raise DataError(f"{path}{_of(place)} is damaged ({error}). {remedy}") from error
+        raise DataError(f"{path}{_of(address)} is damaged ({error}). {remedy}") from error
 
 
-def _of(place: str) -> str:
-    return f": {place!r}" if place else ""
+def _of(address: str) -> str:
+    return f": {address!r}" if address else ""
 
 
 def _refuse_others(path: Path, file: h5py.File, remedy: str) -> None:
@@ -120,9 +120,9 @@ class Contents:
         self.path, self.file, self.remedy = path, file, remedy
         self._allowance = Allowance(path)
 
-    def wrong(self, place: str, what: str) -> DataError:
+    def wrong(self, address: str, what: str) -> DataError:
         """Return the error for a thing that is not as it must be."""
-        return DataError(f"{self.path}: {place!r} {what}. {self.remedy}")
+        return DataError(f"{self.path}: {address!r} {what}. {self.remedy}")
 
     def attribute(self, name: str) -> Any:
         """Return an attribute of the file as a string or a number, None where there is none.
@@ -143,104 +143,104 @@ class Contents:
             raise self.wrong(name, "is no Unicode text")
         return value
 
-    def members(self, place: str) -> list[str]:
+    def members(self, address: str) -> list[str]:
         """Return the names in a group, in their order.
 
         Raises:
             DataError: When there is no such group.
         """
-        with self._reading(place):
-            group = self.file.get(place)
+        with self._reading(address):
+            group = self.file.get(address)
             if isinstance(group, h5py.Group):
                 return list(group)
-        raise self.wrong(place, "is no group" if self.has(place) else "is missing")
+        raise self.wrong(address, "is no group" if self.has(address) else "is missing")
 
-    def has(self, place: str) -> bool:
+    def has(self, address: str) -> bool:
         """Return whether there is a thing, or at least a link that should lead to one."""
-        with self._reading(place):
-            return self.file.get(place, getlink=True) is not None
+        with self._reading(address):
+            return self.file.get(address, getlink=True) is not None
 
-    def find(self, place: str) -> h5py.Dataset:
+    def find(self, address: str) -> h5py.Dataset:
         """Return an array, not read.
 
         Raises:
             DataError: When there is none.
         """
-        if not self.has(place):
-            raise self.wrong(place, "is missing")
-        with self._reading(place):
-            item = self.file.get(place)
+        if not self.has(address):
+            raise self.wrong(address, "is missing")
+        with self._reading(address):
+            item = self.file.get(address)
         if not isinstance(item, h5py.Dataset):
             kind = "a link that leads nowhere" if item is None else f"a {type(item).__name__.lower()}"
-            raise self.wrong(place, f"is {kind}; an array was expected")
-        with self._reading(place):
+            raise self.wrong(address, f"is {kind}; an array was expected")
+        with self._reading(address):
             _, shape = item.dtype, item.shape  # of a type that numpy knows
         if shape is None:
-            raise self.wrong(place, "is empty; an array was expected")
+            raise self.wrong(address, "is empty; an array was expected")
         return item
 
-    def array(self, place: str, kinds: str = "fiub", copies: int = 1) -> Array:
+    def array(self, address: str, kinds: str = "fiub", copies: int = 1) -> Array:
         """Return an array of numbers.
 
         Args:
-            place: Where it is.
+            address: Where it is.
             kinds: The kinds of numpy types that it may have.
             copies: How many times over its memory will be taken.
 
         Raises:
             DataError: When it is missing, of another type, damaged, or too large.
         """
-        data = self.find(place)
+        data = self.find(address)
         if data.dtype.kind not in kinds or h5py.check_dtype(vlen=data.dtype) or data.dtype.subdtype:
-            raise self.wrong(place, f"holds values of type {data.dtype}; numbers were expected")
-        self._allowance.take(place, copies * math.prod(data.shape) * data.dtype.itemsize, _chunk(data))
-        with self._reading(place):
+            raise self.wrong(address, f"holds values of type {data.dtype}; numbers were expected")
+        self._allowance.take(address, copies * math.prod(data.shape) * data.dtype.itemsize, _chunk(data))
+        with self._reading(address):
             return np.asarray(data[()])
 
-    def load(self, place: str, copies: int = 1) -> Array:
+    def load(self, address: str, copies: int = 1) -> Array:
         """Return an array of numbers or texts.
 
         Raises:
             DataError: As :meth:`array` and :meth:`texts` do.
         """
-        if h5py.check_string_dtype(self.find(place).dtype):
-            return np.asarray(self.texts(place), dtype=object)
-        return self.array(place, copies=copies)
+        if h5py.check_string_dtype(self.find(address).dtype):
+            return np.asarray(self.texts(address), dtype=object)
+        return self.array(address, copies=copies)
 
     def names(self) -> list[str]:
         """Return the names at the top of the file."""
         return self.members("/")
 
-    def texts(self, place: str) -> list[str]:
+    def texts(self, address: str) -> list[str]:
         """Return an array of texts.
 
         Raises:
             DataError: When it is missing, of another type or shape, damaged, or too large.
         """
-        data = self.find(place)
+        data = self.find(address)
         kind = h5py.check_string_dtype(data.dtype)
         if kind is None or len(data.shape) != 1:
-            raise self.wrong(place, f"holds {data.dtype} of shape {data.shape}; texts were expected, one per sample")
-        self._allowance.take(place, len(data) * (2 * data.dtype.itemsize + TEXT_BYTES), _chunk(data))
+            raise self.wrong(address, f"holds {data.dtype} of shape {data.shape}; texts were expected, one per sample")
+        self._allowance.take(address, len(data) * (2 * data.dtype.itemsize + TEXT_BYTES), _chunk(data))
         rows = max(1, len(data))
         if kind.length is None:
-            with self._reading(place):
+            with self._reading(address):
                 size = texts_size(self.path, data)
             if size is None:  # known only when they are read
                 rows = max(1, budget() // (8 * min(LONGEST_TEXT, self.path.stat().st_size)))
             else:
-                self._allowance.take(place, 5 * size)
+                self._allowance.take(address, 5 * size)
         found: list[str] = []
         for start in range(0, len(data), rows):
-            with self._reading(place):
+            with self._reading(address):
                 part = data.asstr()[start : start + rows].tolist()
             if rows < len(data):
-                self._allowance.take(place, sum(map(sys.getsizeof, part)))
+                self._allowance.take(address, sum(map(sys.getsizeof, part)))
             found += part
         return found
 
-    def _reading(self, place: str) -> AbstractContextManager[None]:
-        return reading(self.path, place, self.remedy)
+    def _reading(self, address: str) -> AbstractContextManager[None]:
+        return reading(self.path, address, self.remedy)
 
 
 def _chunk(data: h5py.Dataset) -> int:

@@ -59,17 +59,17 @@ def check_heaps(path: Path, file: h5py.File, remedy: str) -> None:
         raise DataError(f"{path} is damaged (sizes of {width} bytes). {remedy}")
     with path.open("rb") as content:
         taken = 0
-        for place in _signatures(content):
-            content.seek(place + len(SIGNATURE) + 3)
+        for offset in _signatures(content):
+            content.seek(offset + len(SIGNATURE) + 3)
             size = int.from_bytes(content.read(8)[:width], "little")
             # One beyond the end is none, or one that the library refuses. Numbers of all kinds make up the letters and
             # the version once in 2 ** 40 bytes, and a size that fits a gigabyte once in 2 ** 34 of those.
-            if place + size > now[0]:
+            if offset + size > now[0]:
                 continue
             # Heaps inside each other would be gone through again and again.
-            if place < taken or not _sound(content, place, size, width):
-                raise DataError(f"{path}: the texts at byte {place} are damaged. {remedy}")
-            taken = place + size
+            if offset < taken or not _sound(content, offset, size, width):
+                raise DataError(f"{path}: the texts at byte {offset} are damaged. {remedy}")
+            taken = offset + size
     if time.time_ns() - max(now[2:]) >= verified.TICK_NS:
         _sound_files[key] = now
 
@@ -90,10 +90,10 @@ def _signatures(file: BinaryIO) -> Iterator[int]:
         start += len(block) - len(rest)
 
 
-def _sound(file: BinaryIO, place: int, size: int, width: int) -> bool:
+def _sound(file: BinaryIO, offset: int, size: int, width: int) -> bool:
     """Return whether a heap can be gone through to its end."""
     at = HEAD
-    file.seek(place + at)
+    file.seek(offset + at)
     for _ in range(NUMBERS):
         if at + HEAD > size:
             return at <= size
@@ -120,18 +120,18 @@ def texts_size(path: Path, data: h5py.Dataset) -> int | None:
     """
     address = data.file.id.get_create_plist().get_sizes()[0]
     reference = np.dtype([("length", "<u4"), ("heap", f"V{address}"), ("number", "<u4")])
-    place, most, total = data.id.get_offset(), path.stat().st_size, 0
-    for content in _blocks(data, reference.itemsize) if place is None else [_read(path, place, data, reference)]:
+    offset, most, total = data.id.get_offset(), path.stat().st_size, 0
+    for content in _blocks(data, reference.itemsize) if offset is None else [_read(path, offset, data, reference)]:
         lengths = np.frombuffer(content[: len(content) // reference.itemsize * reference.itemsize], reference)["length"]
         if len(lengths) and int(lengths.max()) > most:
             raise DataError(f"{path}: {data.name!r} is damaged: it has a text larger than the file. {AGAIN}")
         total += int(lengths.sum(dtype=np.uint64))
-    return None if place is None else total
+    return None if offset is None else total
 
 
-def _read(path: Path, place: int, data: h5py.Dataset, reference: np.dtype[np.void]) -> bytes:
+def _read(path: Path, offset: int, data: h5py.Dataset, reference: np.dtype[np.void]) -> bytes:
     with path.open("rb") as file:
-        file.seek(place)
+        file.seek(offset)
         return file.read(data.size * reference.itemsize)
 
 
@@ -143,8 +143,8 @@ def _blocks(data: h5py.Dataset, width: int) -> Iterator[bytes]:
     filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
     places: list[tuple[int, ...]] = []
     data.id.chunk_iter(lambda block: places.append(block.chunk_offset))
-    for place in places:
-        skipped, content = data.id.read_direct_chunk(place)
+    for offset in places:
+        skipped, content = data.id.read_direct_chunk(offset)
         used = [code for number, code in enumerate(filters) if not skipped >> number & 1]
         if used == [h5py.h5z.FILTER_DEFLATE]:
             with suppress(zlib.error):  # the library will say so

@@ -117,8 +117,8 @@ def read_header(contents: Contents) -> StoreHeader:
         )
     origins = {name: np.asarray(contents.texts(f"modalities/{name}/origins"), object) for name in parts["recipes"]}
     texts = {**samples, **{f"modalities/{name}/origins": found for name, found in origins.items()}}
-    for place, found in texts.items():
-        _expect(contents, place, len(found) == count, f"has {len(found)} rows for {count} samples")
+    for address, found in texts.items():
+        _expect(contents, address, len(found) == count, f"has {len(found)} rows for {count} samples")
     parts |= {
         **samples,
         "aligned": aligned,
@@ -152,22 +152,22 @@ def check_values(contents: Contents, name: str, spec: ModalitySpec, steps: int) 
     Raises:
         DataError: When they are missing, or of another type or shape than declared.
     """
-    place = f"modalities/{name}/values"
-    data = contents.find(place)
+    address = f"modalities/{name}/values"
+    data = contents.find(address)
     shape = {"features": (spec.dim,), "frames": (spec.dim, *spec.size)}.get(spec.kind, ())
     known = data.dtype.name in TYPES[spec.kind][1].split() and data.dtype.isnative
     if not known or data.shape != (steps, *shape):
         raise contents.wrong(
-            place,
+            address,
             f"holds {data.dtype} of shape {data.shape}; {spec.kind} of shape {(steps, *shape)} and type "
             f"{' or '.join(TYPES[spec.kind][1].split())} were expected",
         )
     return data
 
 
-def _expect(contents: Contents, place: str, holds: bool, otherwise: str) -> None:
+def _expect(contents: Contents, address: str, holds: bool, otherwise: str) -> None:
     if not holds:
-        raise contents.wrong(place, otherwise)
+        raise contents.wrong(address, otherwise)
 
 
 def _word(contents: Contents, name: str) -> str:
@@ -215,36 +215,36 @@ def _targets(contents: Contents, target: TargetSpec, count: int) -> Array:
 
 
 def _offsets(contents: Contents, name: str, spec: ModalitySpec, count: int) -> npt.NDArray[np.int64]:
-    place = f"modalities/{name}/offsets"
-    found = contents.array(place, "i", copies=3)
+    address = f"modalities/{name}/offsets"
+    found = contents.array(address, "i", copies=3)
     _expect(
         contents,
-        place,
+        address,
         found.shape == (count + 1,) and found.dtype == np.int64,
         f"holds {found.dtype} of shape {found.shape}; int64 of shape {(count + 1,)} was expected",
     )
     with np.errstate(over="ignore"):
         lengths = np.diff(found)
     grows = found[0] == 0 and bool((found[1:] > found[:-1]).all()) and int(lengths.max()) == spec.max_length
-    _expect(contents, place, grows, f"does not grow from 0 by 1 to {spec.max_length} steps a sample")
+    _expect(contents, address, grows, f"does not grow from 0 by 1 to {spec.max_length} steps a sample")
     check_values(contents, name, spec, int(found[-1]))
     return found
 
 
 def _folds(contents: Contents, protocol: str, count: int) -> list[npt.NDArray[np.int8]]:
     check_protocol(protocol, str(contents.path))
-    place = f"splits/{protocol}"
-    folds = contents.members(place)
-    _expect(contents, place, bool(folds), "has no folds")
-    _expect(contents, place, set(folds) == set(map(str, range(len(folds)))), "has folds that are not 0, 1, ...")
+    address = f"splits/{protocol}"
+    folds = contents.members(address)
+    _expect(contents, address, bool(folds), "has no folds")
+    _expect(contents, address, set(folds) == set(map(str, range(len(folds)))), "has folds that are not 0, 1, ...")
     found = []
     for fold in range(len(folds)):
-        table = contents.array(f"{place}/{fold}", "i")
+        table = contents.array(f"{address}/{fold}", "i")
         fits = table.shape == (count,) and table.dtype == np.int8
         codes = set(np.unique(table).tolist()) if fits else set()
         _expect(
             contents,
-            f"{place}/{fold}",
+            f"{address}/{fold}",
             set(range(len(SPLITS))) <= codes <= {UNUSED, *range(len(SPLITS))},
             f"is no split of {count} samples into the codes 0, 1, 2 of {', '.join(SPLITS)}, and -1 for none",
         )

@@ -113,32 +113,32 @@ class _Disk(io.FileIO):
             raise self.error
 
     def write(self, data: memoryview) -> int:  # type: ignore[override]  # HDF5 gives nothing else
-        place, ahead = self.tell(), memoryview(data)
-        self.needed = max(self.needed, place + len(ahead))
+        position, ahead = self.tell(), memoryview(data)
+        self.needed = max(self.needed, position + len(ahead))
         try:
             while len(ahead) and not self._held:
                 ahead = ahead[super().write(ahead) :]
         except OSError as error:
             self.error = self.error or error
         if len(ahead):
-            self._held.append((place + len(data) - len(ahead), bytes(ahead)))
+            self._held.append((position + len(data) - len(ahead), bytes(ahead)))
         return len(data)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        place, size, buffer = self.tell(), len(buffer), memoryview(buffer)
+        position, size, buffer = self.tell(), len(buffer), memoryview(buffer)
         try:
             found = super().readinto(buffer) or 0
         except OSError as error:
             self.error, found = self.error or error, 0
         buffer[found:] = bytes(size - found)
         for start, held in self._held:
-            first, last = max(place, start), min(place + size, start + len(held))
+            first, last = max(position, start), min(position + size, start + len(held))
             if first < last:
-                buffer[first - place : last - place] = held[first - start : last - start]
+                buffer[first - position : last - position] = held[first - start : last - start]
         return size
 
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        return super().seek(max(self.needed, super().seek(0, os.SEEK_END)) if whence == os.SEEK_END else place)
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        return super().seek(max(self.needed, super().seek(0, os.SEEK_END)) if whence == os.SEEK_END else position)
 
     def truncate(self, size: int | None = None) -> int:
         try:

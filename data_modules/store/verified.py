@@ -41,19 +41,19 @@ def intact(path: Path, now: State) -> bool:
 
 def remember(path: Path, now: State, content: str) -> None:
     """Remember that a file in this state agrees with this digest."""
-    place = _place()
-    if place is None or time.time_ns() - max(now[2:]) < TICK_NS:
+    remembered = _remembered()
+    if remembered is None or time.time_ns() - max(now[2:]) < TICK_NS:
         return
     files = {name: entry for name, entry in _read().items() if name != str(path.absolute())}
     files[str(path.absolute())] = [*now, content]
     try:
-        with atomic_path(place) as part:
+        with atomic_path(remembered) as part:
             part.write_text(json.dumps(dict(list(files.items())[-MOST:]), indent=0))
     except OSError:
         return
 
 
-def _place() -> Path | None:
+def _remembered() -> Path | None:
     folder = os.environ.get("XDG_CACHE_HOME", "")
     try:
         return (Path(folder) if os.path.isabs(folder) else Path.home() / ".cache") / "mmbench" / "verified.json"
@@ -63,8 +63,8 @@ def _place() -> Path | None:
 
 def _read() -> dict[str, list[int | str]]:
     try:
-        place = _place()
-        found = json.loads(place.read_text()) if place else {}
+        remembered = _remembered()
+        found = json.loads(remembered.read_text()) if remembered else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

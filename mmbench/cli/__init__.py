@@ -203,15 +203,15 @@ def add_commands(
     Returns:
         The chosen command, with those below it, and what runs it; None where none is chosen.
     """
-    place = next((place for place, word in enumerate(words) if word in commands), len(words))
-    chosen = next(iter(words[place:]), "")
+    position = next((position for position, word in enumerate(words) if word in commands), len(words))
+    chosen = next(iter(words[position:]), "")
     names, handler = [chosen], None
     added = parser.add_subcommands(required=True)
     for name, command in commands.items():
         one = ArgumentParser(description=command.text)
         added.add_subcommand(name, one, help=f"{command.text.partition('. ')[0].rstrip('.')}.")
         if name == chosen and command.below:
-            below, handler = add_commands(one, command.below(), words[place + 1 :])
+            below, handler = add_commands(one, command.below(), words[position + 1 :])
             names += below
         elif name == chosen:
             command.fill(one)

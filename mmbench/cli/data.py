@@ -195,7 +195,7 @@ def make_synthetic(arguments: Namespace) -> int:
         raise DataError(f"Generated {form} have no lag: leave --lag away.")
     own, steps = f"/{arguments.kind}" if arguments.kind else "", LAG if arguments.lag is None else arguments.lag
     places = {"sequences": f"synthetic{own}", "lag": f"synthetic/{feature_set_of(steps)}", "words": "synthetic/words"}
-    out = arguments.out or FusionDataModule.place(places.get(form, f"synthetic_{form}"))
+    out = arguments.out or FusionDataModule.usual_path(places.get(form, f"synthetic_{form}"))
     makers: dict[str, Callable[..., FeatureStore]] = {
         "sequences": partial(write_synthetic, **({"kind": arguments.kind} if arguments.kind else {})),
         "lag": partial(write_lag, lag=steps),

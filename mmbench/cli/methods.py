@@ -131,8 +131,8 @@ def check(arguments: Namespace) -> int:
 
 def _plan(suite: Suite, arguments: Namespace, benchmarks: Path) -> list[Trial]:
     """Return the trials of a suite; none, and why, where its data are not there and need not be."""
-    from mmbench.runner.places import is_there
     from mmbench.runner.plan import make_plan
+    from mmbench.runner.store_paths import is_there
 
     if suite.optional and not arguments.store and not is_there(suite.dataset):
         say(f"{suite.name} is left out: there is no store of {suite.dataset}.")

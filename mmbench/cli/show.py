@@ -53,7 +53,7 @@ def show(arguments: Namespace) -> int:
     try:
         for part in name.split("/", 1):
             check_name("name", part)
-        there = name in known or FusionDataModule.place(name).is_file()
+        there = name in known or FusionDataModule.usual_path(name).is_file()
     except DataError:
         there = False
     if there:
@@ -72,8 +72,8 @@ def show(arguments: Namespace) -> int:
     if not found:
         raise ConfigError(
             f"{unknown_name('method or data set', name, known)} A store of that name would lie at "
-            f"{FusionDataModule.place(name)}, and does not. Nor does the id of a trial with a record, published or "
-            "yours, begin with these letters (four or more)."
+            f"{FusionDataModule.usual_path(name)}, and does not. Nor does the id of a trial with a record, published "
+            "or yours, begin with these letters (four or more)."
         )
     return 0
 

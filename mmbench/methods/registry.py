@@ -55,8 +55,10 @@ def _found(files: tuple[Path, ...]) -> plugins.Found[FusionMethod]:
         info.name: f"{info.name}/" if info.ispkg else f"{info.name}.py" for info in pkgutil.iter_modules([str(folder)])
     }
     shipped = [
-        plugins.Source(name, f"this project ({place})", module, partial(importlib.import_module, module))
-        for name, place, module in ((name, place, f"{package}.{name}") for name, place in sorted(there.items()))
+        plugins.Source(name, f"this project ({location})", module, partial(importlib.import_module, module))
+        for name, location, module in (
+            (name, location, f"{package}.{name}") for name, location in sorted(there.items())
+        )
     ]
     sources = [*shipped, *plugins.from_files(), *plugins.installed("mmbench.methods")]
     return plugins.collect(sources, _take, "method")
@@ -72,11 +74,11 @@ def _take(source: plugins.Source, loaded: Any) -> dict[str, type[FusionMethod]]:
         key = loaded.__name__.rpartition(".")[2]
         given = [cls for cls in plugins.defined(loaded, FusionMethod) if cls is not FusionMethod]
         if not given and source.asked and not plugins.defined(loaded, FusionDataModule):
-            raise DataError(f"{source.place} defines neither a FusionMethod nor a FusionDataModule.")
+            raise DataError(f"{source.location} defines neither a FusionMethod nor a FusionDataModule.")
     else:
         key, given = source.name, [loaded]
         if not (isinstance(loaded, type) and issubclass(loaded, FusionMethod)):
-            raise DataError(f"{source.place} is no subclass of FusionMethod.")
+            raise DataError(f"{source.location} is no subclass of FusionMethod.")
     named = [cls for cls in given if cls.__name__.lower() == key.replace("_", "").lower()]
     if given and not named:
         wanted = key.title().replace("_", "")
@@ -86,7 +88,7 @@ def _take(source: plugins.Source, loaded: Any) -> dict[str, type[FusionMethod]]:
         )
     if not named:
         return {}
-    check_class(named[-1], check_name("method", key, source.place))
+    check_class(named[-1], check_name("method", key, source.location))
     return {key: named[-1]}
 
 

@@ -140,10 +140,10 @@ class _Groups:
         sample = order.repeat_interleave(widths)
         step, last = torch.arange(len(sample)) - offsets[sample], layout.lengths - 1
         first = layout.starts[sample]
-        place = offsets[layout.sample]
+        begin = offsets[layout.sample]
         self.ways = [
-            (first + step.minimum(last[sample]), place + layout.step),
-            (first + (last[sample] - step).clamp(min=0), place + last[layout.sample] - layout.step),
+            (first + step.minimum(last[sample]), begin + layout.step),
+            (first + (last[sample] - step).clamp(min=0), begin + last[layout.sample] - layout.step),
         ]
 
 

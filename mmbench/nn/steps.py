@@ -201,10 +201,10 @@ class Layout:
             causal: Whether query ``i`` sees the keys ``j <= i + |n_k - n_q|`` only.
         """
         keys = keys or self
-        place = (id(keys), causal)
-        if place not in self._plans:
-            self._plans[place] = AttentionPlan(self, keys, causal)
-        return self._plans[place]
+        key = (id(keys), causal)
+        if key not in self._plans:
+            self._plans[key] = AttentionPlan(self, keys, causal)
+        return self._plans[key]
 
 
 class Steps(NamedTuple):

@@ -50,12 +50,12 @@ def publish(own: Iterable[Record], source: Records, target: Records, *, replace:
 
 
 def _one(record: Record, source: Records, target: Records, everything: list[Record], replace: bool) -> Published:
-    place = target.path(record)
-    if not place.is_file():
+    destination = target.path(record)
+    if not destination.is_file():
         _copy(record, source, target)
         return Published(record, "added")
     try:
-        theirs = verify_file(place)
+        theirs = verify_file(destination)
     except RecordError as error:
         if replace:
             _copy(record, source, target)
@@ -89,11 +89,11 @@ def row_of(record: Record, records: Iterable[Record]) -> list[Record]:
 
 def _copy(record: Record, source: Records, target: Records) -> None:
     """Copy the predictions first, so that a record never lacks them."""
-    path, place = source.path(record), target.path(record)
+    path, destination = source.path(record), target.path(record)
     if record.completed:
-        with atomic_path(predictions_path(place)) as part:
+        with atomic_path(predictions_path(destination)) as part:
             shutil.copyfile(predictions_path(path), part)
-    with atomic_path(place) as part:
+    with atomic_path(destination) as part:
         shutil.copyfile(path, part)
 
 

@@ -144,11 +144,11 @@ def _ranking(board: Board, ids: Set[str], console: Console) -> None:
     table.add_column("method", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column(f"{board.metric or 'metric'} {cells.arrow(board.higher)} [95 %]", justify="right", overflow="fold")
-    for before, place in pairwise([-1, *shown, len(board.rows)]):
-        if place - before > 1:
-            table.add_row("", Text(f"… {cells.several(place - before - 1, 'more row')}", style="dim"), "", "")
-        if place < len(board.rows):
-            row = board.rows[place]
+    for before, index in pairwise([-1, *shown, len(board.rows)]):
+        if index - before > 1:
+            table.add_row("", Text(f"… {cells.several(index - before - 1, 'more row')}", style="dim"), "", "")
+        if index < len(board.rows):
+            row = board.rows[index]
             texts = [cells.rank(board, row), row.label, str(len(row.seeds))]
             texts.append(
                 cells.mean_and_deviation(row.summary(board.metric)) + around(board.judgement.intervals.get(row), row)
@@ -170,14 +170,14 @@ def _shown(board: Board, rows: Sequence[Row], ids: Set[str]) -> list[int]:
     """Return the places of the rows that are shown: own ones, their neighbours and namesakes, references, the best."""
     last = len(board.rows) - 1
     shown = {0}
-    for place, row in enumerate(board.rows):
+    for index, row in enumerate(board.rows):
         if row in rows:
-            shown |= set(range(max(0, place - NEIGHBOURS), min(last, place + NEIGHBOURS) + 1))
+            shown |= set(range(max(0, index - NEIGHBOURS), min(last, index + NEIGHBOURS) + 1))
         elif (
             row is board.best
             or not ids.isdisjoint(_ids(row))
             or (row in board.usual and row.method in REFERENCES and not row.any_record.changed)
         ):
-            shown.add(place)
+            shown.add(index)
     # The line that says that one row is left out has the place of that row.
-    return sorted(shown | {place for place in range(last) if {place - 1, place + 1} <= shown})
+    return sorted(shown | {index for index in range(last) if {index - 1, index + 1} <= shown})

@@ -11,9 +11,9 @@ from pathlib import Path
 from data_modules import DataError, FeatureStore, FusionDataModule
 from mmbench.methods import ConfigError, method
 from mmbench.runner.code import code_hash
-from mmbench.runner.places import place_of
 from mmbench.runner.plan import Trial
 from mmbench.runner.record import Record
+from mmbench.runner.store_paths import store_path_of
 
 
 def trials_again(records: Iterable[Record], path: Path | None = None) -> tuple[list[Trial], list[tuple[Record, str]]]:
@@ -26,7 +26,7 @@ def trials_again(records: Iterable[Record], path: Path | None = None) -> tuple[l
 
     @cache
     def store(dataset: str, feature_set: str) -> FeatureStore:
-        return FeatureStore(path or place_of(dataset, feature_set) or FusionDataModule.place(dataset))
+        return FeatureStore(path or store_path_of(dataset, feature_set) or FusionDataModule.usual_path(dataset))
 
     trials: list[Trial] = []
     left_out: list[tuple[Record, str]] = []

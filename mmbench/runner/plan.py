@@ -21,7 +21,6 @@ from data_modules.plugins import line_of, line_of_class
 from data_modules.schema import unknown_name
 from mmbench.methods import ConfigError, FusionMethod, broken_methods, method, methods
 from mmbench.runner.code import code_hash
-from mmbench.runner.places import placed
 from mmbench.runner.settings import (
     Suite,
     benchmarks_folder,
@@ -30,6 +29,7 @@ from mmbench.runner.settings import (
     data_settings,
     shipped_settings,
 )
+from mmbench.runner.store_paths import placed
 from mmbench.runner.training import Training
 
 DECIDES = ("track", "fold", "method", "config", "data", "training", "seed", "identity")
@@ -137,7 +137,7 @@ def make_datamodule(dataset: str, path: str | Path | None, settings: Mapping[str
     if own and (why := data_modules.broken_datasets().get(dataset)):
         raise ConfigError(why)
     if own and path is None:
-        path = FusionDataModule.place(dataset)
+        path = FusionDataModule.usual_path(dataset)
         own = path.is_file()
         if not own:
             known = list(data_modules.datasets())

@@ -270,8 +270,8 @@ def _schema(text: str | bytes) -> Any:
 def _first(error: ValidationError) -> str:
     """Return the first complaint in words."""
     found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, found["loc"]))
-    return f"{place!r}: {found['msg']}" if place else str(found["msg"])
+    field_name = ".".join(map(str, found["loc"]))
+    return f"{field_name!r}: {found['msg']}" if field_name else str(found["msg"])
 
 
 _ADAPTER: TypeAdapter[Record] = TypeAdapter(Record)

@@ -52,12 +52,12 @@ class SharedPlan:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         content = json.loads((folder / "plan.json").read_text("utf-8"))
-        self._place = Path(content["place"])
+        self._started_in = Path(content["place"])
         self.executor: str = content["executor"]
         self.variables: dict[str, str] = content["variables"]
         self.trials = [Trial(**trial) for trial in content["trials"]]
         # As the command means them, wherever this is read.
-        paths = {name: self._place / content["options"][name] for name in ("leaderboard", "runs")}
+        paths = {name: self._started_in / content["options"][name] for name in ("leaderboard", "runs")}
         self.options = Options(**{**content["options"], **paths})
         self._by_id = {trial.id: trial for trial in self.trials}
         self._read: dict[Path, int] = {}
@@ -101,7 +101,7 @@ class SharedPlan:
 
     def enter(self) -> None:
         """Go where the command was started, for its paths are relative to that; with its environment variables."""
-        os.chdir(self._place)
+        os.chdir(self._started_in)
         os.environ.update(self.variables)
 
     def apart(self) -> MachineError | None:

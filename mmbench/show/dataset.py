@@ -21,7 +21,7 @@ def show_dataset(key: str) -> tuple[list[Part], FeatureStore | None]:
     """
     module = data_modules.datasets().get(key.partition("/")[0])
     card = module.card if module else None
-    path = FusionDataModule.place(key)
+    path = FusionDataModule.usual_path(key)
     store, trouble = None, f"none at {path}"
     if path.is_file():
         try:

@@ -125,8 +125,8 @@ def _settings(record: Record) -> tuple[tuple[str, str, str], ...]:
 
 
 def _cost(record: Record) -> Part:
-    cost, place = record.cost, record.environment
-    values: dict[str, Any] = {"device": place.device}
+    cost, machine = record.cost, record.environment
+    values: dict[str, Any] = {"device": machine.device}
     if cost:
         values |= {
             "parameters": f"{cost.parameters:,}",
@@ -134,7 +134,7 @@ def _cost(record: Record) -> Part:
             "memory": cost.peak_memory and f"{cost.peak_memory / 2**20:,.0f} MiB ({cost.peak_memory_of})",
         }
     libraries = ("python", "torch", "lightning", "torchmetrics", "numpy")
-    values["made with"] = ", ".join(f"{name} {getattr(place, name)}" for name in libraries)
+    values["made with"] = ", ".join(f"{name} {getattr(machine, name)}" for name in libraries)
     return Part("Cost and machine", facts(values))
 
 
@@ -144,4 +144,4 @@ def _files(path: Path, record: Record, runs: Path) -> tuple[tuple[str, str], ...
     places = {"record": path, "predictions": predictions_path(path), "logs": folder / "log"}
     if record.selection:
         places["checkpoint"] = best_checkpoint(folder, record.selection.epoch)
-    return facts({name: place for name, place in places.items() if place.exists()})
+    return facts({name: machine for name, machine in places.items() if machine.exists()})

@@ -52,14 +52,14 @@ def test_a_feature_set_is_named_behind_the_data_set(tmp_path: Path, monkeypatch:
     suite = partial(make_plan, Suite("default", seeds=(1,)), methods_wanted=["lf_dnn"], benchmarks=tmp_path / "none")
     with pytest.raises(ConfigError, match=r"no store of synthetic/lag.*synthetic-lag\.h5.*mmbench data synth lag"):
         suite(dataset="synthetic/lag")
-    store = write_lag(FusionDataModule.place("synthetic/lag"), samples=(20, 5, 5))
+    store = write_lag(FusionDataModule.usual_path("synthetic/lag"), samples=(20, 5, 5))
     ((trial,), _) = suite(dataset="synthetic/lag")
     assert (trial.track, trial.path) == ("synthetic/lag/standard", str(store.path))
     assert suite(dataset="synthetic", path=store.path)[0][0].id == trial.id
     assert suite(dataset="synthetic/lag", path=store.path)[0][0].id == trial.id
     with pytest.raises(ConfigError, match="holds the feature set lag, not other: name synthetic/lag"):
         suite(dataset="synthetic/other", path=store.path)
-    store.path.rename(FusionDataModule.place("synthetic"))
+    store.path.rename(FusionDataModule.usual_path("synthetic"))
     assert suite(dataset="synthetic/lag")[0][0].id == trial.id  # the usual store holds just this feature set
     with pytest.raises(ConfigError, match="no store of synthetic/other"):
         suite(dataset="synthetic/other")
@@ -83,8 +83,8 @@ def test_a_trial_is_trained_again_on_the_store_of_its_feature_set(
     tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MMBENCH_DATA", str(tmp_path))
-    write_lag(FusionDataModule.place("synthetic/lag"), samples=(20, 5, 5))
-    write_synthetic(FusionDataModule.place("synthetic"), samples=(20, 5, 5))
+    write_lag(FusionDataModule.usual_path("synthetic/lag"), samples=(20, 5, 5))
+    write_synthetic(FusionDataModule.usual_path("synthetic"), samples=(20, 5, 5))
     suite = Suite("default", seeds=(1,), training=Training(max_epochs=1))
     for name in ("synthetic", "synthetic/lag"):
         trials, _ = make_plan(suite, dataset=name, methods_wanted=["constant"], benchmarks=tmp_path / "none")

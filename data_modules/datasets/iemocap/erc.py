@@ -235,7 +235,7 @@ def _text_columns(path: Path, made: _Dialogues) -> tuple[Columns, ...]:
     other = _dialogues(path, content)
     if other is not None and "text" in other.features:
         return other.features["text"]
-    names = {name: [f"{name}[{place}]" for place in range(len(made.labels[name]))] for name in made.order}
+    names = {name: [f"{name}[{index}]" for index in range(len(made.labels[name]))] for name in made.order}
     if not isinstance(content, Mapping) or not any(one in content for some in names.values() for one in some):
         raise DataError(
             f"{path} holds a {structure(content)}; the option `text` takes a pickle of COSMIC, or a dict of vectors "
@@ -279,14 +279,14 @@ def _check(path: Path, made: _Dialogues) -> None:
                     f"{path}: an utterance of {dialogue} has the label {shown(label)}; labels are whole numbers from "
                     "0 to 5. Bring other labels in with `mmbench data import plain`."
                 )
-        for place, said in enumerate(made.sentences.get(dialogue, ())):
-            text_of(f"{path}: the sentence of {dialogue}[{place}]", said)
+        for index, said in enumerate(made.sentences.get(dialogue, ())):
+            text_of(f"{path}: the sentence of {dialogue}[{index}]", said)
 
 
-def _vector(path: Path, name: str, made: _Dialogues, dialogue: str, place: int) -> Array:
+def _vector(path: Path, name: str, made: _Dialogues, dialogue: str, index: int) -> Array:
     """Return the vector of an utterance, the mean of the layers where there are several."""
-    where = f"{path}: the {name} of {dialogue}[{place}]"
-    layers = [array(where, column[dialogue][place]) for column in made.features[name]]
+    where = f"{path}: the {name} of {dialogue}[{index}]"
+    layers = [array(where, column[dialogue][index]) for column in made.features[name]]
     if any(layer.ndim != 1 or layer.dtype.kind not in "fiu" or layer.shape != layers[0].shape for layer in layers):
         raise DataError(
             f"{where} is a {layers[0].dtype} array of shape {layers[0].shape}; a vector was expected, in each layer of "
@@ -298,13 +298,13 @@ def _vector(path: Path, name: str, made: _Dialogues, dialogue: str, place: int) 
 
 def _samples(path: Path, made: _Dialogues, count: int) -> Iterator[Sample]:
     for dialogue in made.order:
-        for place, label in enumerate(made.labels[dialogue]):
+        for index, label in enumerate(made.labels[dialogue]):
             if label >= count:
                 continue
-            inputs = {name: _vector(path, name, made, dialogue, place)[None] for name in made.features}
-            said = string(made.sentences[dialogue][place]) if made.sentences else ""
-            speaker = string(made.speakers[dialogue][place])
-            yield Sample(f"{dialogue}[{place}]", inputs, int(label), None, dialogue, speaker, said)
+            inputs = {name: _vector(path, name, made, dialogue, index)[None] for name in made.features}
+            said = string(made.sentences[dialogue][index]) if made.sentences else ""
+            speaker = string(made.speakers[dialogue][index])
+            yield Sample(f"{dialogue}[{index}]", inputs, int(label), None, dialogue, speaker, said)
 
 
 def split_tables(samples: Sequence[Sample], made: _Dialogues) -> SplitTables:

@@ -11,14 +11,14 @@ from data_modules.schema import unknown_name
 from mmbench.methods import ConfigError
 
 
-def place_of(key: str, features: str) -> Path | None:
+def store_path_of(key: str, features: str) -> Path | None:
     """Return the store of a feature set: of its own name, or that of the data set if it holds just this one.
 
     Args:
         key: Key of the data set.
         features: Name of the feature set.
     """
-    for path in (FusionDataModule.place(f"{key}/{features}"), FusionDataModule.place(key)):
+    for path in (FusionDataModule.usual_path(f"{key}/{features}"), FusionDataModule.usual_path(key)):
         if path.is_file() and FeatureStore(path).feature_set == features:
             return path
     return None
@@ -27,7 +27,7 @@ def place_of(key: str, features: str) -> Path | None:
 def is_there(dataset: str) -> bool:
     """Return whether there is a store of what is named ``<key>`` or ``<key>/<feature set>``, in its usual place."""
     key, slash, features = dataset.partition("/")
-    return place_of(key, features) is not None if slash else FusionDataModule.place(key).is_file()
+    return store_path_of(key, features) is not None if slash else FusionDataModule.usual_path(key).is_file()
 
 
 def placed(dataset: str, path: str | Path | None) -> tuple[str, str | Path | None]:
@@ -49,7 +49,7 @@ def placed(dataset: str, path: str | Path | None) -> tuple[str, str | Path | Non
         if (held := FeatureStore(path).feature_set) != features:
             raise ConfigError(f"{path} holds the feature set {held}, not {features}: name {key}/{held}.")
         return key, path
-    if found := place_of(key, features):
+    if found := store_path_of(key, features):
         return key, found
     known = data_modules.datasets()
     if key not in known:
@@ -57,7 +57,7 @@ def placed(dataset: str, path: str | Path | None) -> tuple[str, str | Path | Non
     else:
         card = known[key].card
         why = f"To bring {key}: {card.command}" if card else ""
-    own = FusionDataModule.place(dataset)
+    own = FusionDataModule.usual_path(dataset)
     raise ConfigError(
         f"There is no store of {dataset}, which would lie at {own}. {why} Give {own} as what is written, or --store "
         "for another place."
