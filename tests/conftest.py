@@ -68,7 +68,7 @@ def _own_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Which stores were verified is not written into the cache of whoever runs the tests."""
     place = tmp_path_factory.mktemp("cache") / "verified.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verified, "_place", lambda: place)
+        patch.setattr(verified, "_remembered", lambda: place)
         yield
 
 

@@ -17,7 +17,7 @@ import pytest
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore, hdf5_heap, verified
 from data_modules.store import read as module
-from data_modules.store.verified import _place as usual_place
+from data_modules.store.verified import _remembered as usual_path
 from tests.data_modules.stores import edit, make
 
 
@@ -25,7 +25,7 @@ from tests.data_modules.stores import edit, make
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where is remembered what was compared; nothing so far."""
     place = tmp_path / "cache" / "verified.json"
-    monkeypatch.setattr(verified, "_place", lambda: place)
+    monkeypatch.setattr(verified, "_remembered", lambda: place)
     return place
 
 
@@ -175,7 +175,7 @@ def test_a_memory_that_cannot_be_written_means_only_to_compare_again(
     memory.parent.write_text("a file where the folder should be")
     store.verify_once()
     store.verify_once()
-    monkeypatch.setattr(verified, "_place", lambda: None)
+    monkeypatch.setattr(verified, "_remembered", lambda: None)
     store.verify_once()
     assert compared == ["a.h5"] * 3
 
@@ -192,11 +192,11 @@ def test_the_memory_does_not_grow(memory: Path, tmp_path: Path) -> None:
 
 def test_the_memory_is_in_the_cache_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert usual_place() == tmp_path / "mmbench" / "verified.json"
+    assert usual_path() == tmp_path / "mmbench" / "verified.json"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
-        assert usual_place() == tmp_path / "home" / ".cache" / "mmbench" / "verified.json"
+        assert usual_path() == tmp_path / "home" / ".cache" / "mmbench" / "verified.json"
 
 
 @pytest.mark.parametrize("how", ["replaced", "edited"])
