@@ -11,9 +11,8 @@ from torch.utils.data import DataLoader
 
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
 from mmbench.methods.emt_dlfr import EMTDLFR
-from mmbench.methods.emt_dlfr.mutual_promotion import MutualPromotion
-from mmbench.nn.steps import Steps
-from tests.golden.cases import Case, Piece, fill, gradient_norms, parameter_norms, renamed, snapshot
+from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, snapshot
+from tests.methods.emt_dlfr.parts import name_map
 
 # The trajectory trains on prescribed batches and has no validation.
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
@@ -29,46 +28,6 @@ SPEC = DataSpec(
 )
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 SHORT = {"context": "gmc_tokens", "text": "text", "audio": "audio", "vision": "vision"}
-
-_rename = renamed(
-    (r"^(fusion|proj_|audio_model|video_model|post_)", r"network.\1"),
-    (r"(audio|video)_model\.rnn", r"readers.\1.lstm.rnn"),
-    (r"(audio|video)_model\.linear_1", r"readers.\1.linear"),
-    (r"proj_(\w+)\.", r"project.\1."),
-    (r"^(\w+)_(projector|predictor)\.net", r"attractions.\1.\2"),
-    (r"gmc_tokens", "context"),
-    (r"^recon_(\w+)", r"restorers.\1"),
-    (r"post_fusion_layer_(\d)", lambda match: f"head.{2 * int(match[1]) - 1}"),
-    (r"video", "vision"),
-    (r"attn_pools\.(\d)\.attention", r"poolings.\1.score"),
-    (r"layers\.0\.0\.fn", "cross"),
-    (r"layers\.0\.1\.fn", "itself"),
-    (r"layers\.0\.2\.fn\.net\.0", "network.inner"),
-    (r"layers\.0\.2\.fn\.net\.2", "network.outer"),
-    (r"layers\.0\.0\.norm_context", "context_norm"),
-    (r"layers\.0\.0\.norm", "cross_norm"),
-    (r"layers\.0\.1\.norm", "self_norm"),
-    (r"layers\.0\.2\.norm", "network_norm"),
-    (r"to_out", "out"),
-)
-
-
-def name_map(shared=True):
-    """Return where official parameters live; queries, keys and values are one tensor of ours."""
-
-    def unit(match):
-        layer, modality, direction = (int(part) for part in match.groups())
-        key = f"layer{layer}-{MODALITIES[modality]}-{('local', 'context')[direction]}"
-        return f"units.{'layers-modalities-both' if shared else key}."
-
-    def names(official):
-        ours = re.sub(r"mpus\.(\d)\.(\d)\.(\d)\.", unit, _rename(official))
-        if ".to_" not in ours:
-            return ours
-        first, packed = ".to_q" in ours, re.sub(r"to_(q|kv)", "packed", ours)
-        return (Piece(packed, lambda w: w[: len(w) // 3] if first else w[len(w) // 3 :]),)
-
-    return names
 
 
 names = name_map()
@@ -239,52 +198,6 @@ def test_golden_in_single_precision():
     total.backward()
     close(total.double(), CASE["losses.total"], rtol=1e-4, atol=2e-5)
     close(gradient_norms(method, CASE.table(), names), CASE["gradnorm"], rtol=1e-3, atol=1e-5)
-
-
-# The fusion block alone
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_golden_fusion(shared):
-    case = Case.load("emt_dlfr", f"case_fusion_{'shared' if shared else 'unshared'}")
-    names, c = name_map(shared), case.info["config"]
-    fusion = MutualPromotion(
-        MODALITIES,
-        c["dim"],
-        c["depth"],
-        c["heads"],
-        c["ff_expansion"],
-        share_directions=shared,
-        share_modalities=shared,
-        share_layers=shared,
-    ).double()
-    fill(fusion, case.table(), names)
-    assert sum(parameter.numel() for parameter in fusion.parameters()) == case.info["parameter_count"]
-    start = case["inputs.G_0"].requires_grad_()
-    inputs = {
-        name: PaddedSequence(case[f"inputs.{name}"].requires_grad_(), case[f"inputs.{name}_lengths"])
-        for name in MODALITIES
-    }
-    rows = {name: Steps.of(item) for name, item in inputs.items()}
-    tokens, steps = fusion.tokens(start), {name: fusion.embed(item) for name, item in rows.items()}
-    for number in range(c["depth"]):
-        tokens, steps, weights = fusion.layer(number, tokens, steps, local=True)
-        context = tokens.padded()
-        close(context, case[f"outputs.G_{number + 1}"])
-        close(weights, case[f"outputs.pool_weights_{number + 1}"])
-    at_once, _ = fusion(start, rows)
-    torch.testing.assert_close(at_once, context)
-    total = (context * case["inputs.coef_G"]).sum()
-    for name in inputs:
-        found = steps[name].padded()
-        close(found, case[f"outputs.H_{name}"])
-        total = total + (found * case[f"inputs.coef_{name}"]).sum()
-    close(total, case["losses.total"])
-    total.backward()
-    close(gradient_norms(fusion, case.table(), names), case["gradnorm"])
-    close(start.grad, case["gradinput.G_0"])
-    for name, item in inputs.items():
-        close(item.values.grad, case[f"gradinput.{name}"])
 
 
 # One epoch
