@@ -53,6 +53,11 @@ def drawn_face(height: int, width: int, row: int, column: int, size: int) -> np.
     return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[None], 3, axis=0)
 
 
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    """Return white noise of a tenth of the full scale."""
+    return np.random.default_rng(seed).normal(0, 0.1, samples)
+
+
 def tone(
     seconds: float, rate: int = 48_000, channels: int = 1, hertz: float = 440.0, level: float = 0.25
 ) -> npt.NDArray[np.float32]:

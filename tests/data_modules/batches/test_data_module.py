@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from data_modules import (
-    Batch,
     Corruption,
     DataError,
     FeatureStore,
@@ -25,12 +24,7 @@ from data_modules import (
 )
 from data_modules.batches.loading import BatchLoader
 from data_modules.batches.phases import Demand, Phase
-
-
-def fitted(store: FeatureStore, **options: object) -> FusionDataModule:
-    data = FusionDataModule(store.path, **options)
-    data.setup("fit")
-    return data
+from tests.data_modules.batches.parts import fitted
 
 
 def order(loader: BatchLoader) -> list[int]:
@@ -232,45 +226,6 @@ def test_batches_move_between_devices_as_a_whole(small_store: FeatureStore) -> N
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
-def dialogue_store(path: Path) -> FeatureStore:
-    def records():
-        rng = np.random.default_rng(1)
-        for number, (split, size) in enumerate([("train", 4), ("train", 2), ("valid", 3), ("test", 1), ("train", 5)]):
-            for turn in range(size):
-                inputs = {name: rng.normal(size=(1, dim)) for name, dim in (("text", 3), ("audio", 2))}
-                speaker = "MF"[turn % 2]
-                yield Sample(f"d{number}[{turn}]", inputs, (number + turn) % 3, split, f"d{number}", speaker)
-
-    return write_store(path, StoreInfo("mine", "turns", TargetSpec("multiclass", ("a", "b", "c"))), records())
-
-
-def test_dialogues_are_batches_of_utterances(tmp_path: Path) -> None:
-    store = dialogue_store(tmp_path / "d.h5")
-    data = fitted(store, dialogue=True, batch_size=2)
-    assert data.spec.dialogue
-    assert data.spec.speakers == 2
-    seen = []
-    for batch in data.train_dataloader():
-        assert isinstance(batch, Batch)
-        assert batch.target_mask is not None
-        assert batch.inputs["text"].values.shape == (*batch.target_mask.shape, 3)
-        assert torch.equal(batch.inputs["text"].mask, batch.target_mask)
-        rows = batch.index[batch.target_mask]
-        seen += rows.tolist()
-        values, _ = store.read("text", rows.numpy())
-        assert torch.equal(batch.inputs["text"].values[batch.target_mask], torch.from_numpy(values))
-        assert batch.target[batch.target_mask].tolist() == store.targets[rows.numpy()].tolist()
-        assert ["FM"[role] for role in batch.speaker[batch.target_mask]] == list(store.speakers[rows.numpy()])
-        for mask, index in zip(batch.target_mask, batch.index, strict=True):
-            assert len(set(store.groups[index[mask].numpy()])) == 1
-    assert sorted(seen) == sorted(store.rows("standard", 0)["train"].tolist())
-
-
-def test_dialogues_need_utterance_vectors(small_store: FeatureStore) -> None:
-    with pytest.raises(DataError, match="Dialogues need utterance vectors"):
-        FusionDataModule(small_store.path, dialogue=True)
-
-
 def test_a_data_set_refuses_another_one_s_store(small_store: FeatureStore) -> None:
     with pytest.raises(DataError, match="holds 'synthetic', not 'mosi'"):
         dataset("mosi")(small_store.path)
@@ -370,23 +325,6 @@ def test_a_tokenizer_makes_text_tokens_of_transcripts(tmp_path: Path) -> None:
     assert (text.kind, text.dim, text.unknown, text.source) == ("tokens", 7, 1, "tokenizer")
     assert not data.spec.aligned
     assert data.spec.track.endswith("+tokens")
-
-
-def test_dialogues_need_groups_and_all_or_no_speakers(tmp_path: Path) -> None:
-    def store(group: str, speakers: str) -> FeatureStore:
-        records = [
-            Sample(f"{s}{i}", {"text": np.ones((1, 2))}, 0, s, group and f"{group}{s}", speaker.strip())
-            for s in ("train", "valid", "test")
-            for i, speaker in enumerate(speakers)
-        ]
-        return write_store(tmp_path / "d.h5", StoreInfo("mine", "d", TargetSpec("multiclass", ("a", "b"))), records)
-
-    with pytest.raises(DataError, match="have none"):
-        FusionDataModule(store("", "MF").path, dialogue=True)
-    with pytest.raises(DataError, match="name all or none"):
-        FusionDataModule(store("d", "M ").path, dialogue=True)
-    with pytest.raises(DataError, match="tear dialogues"):
-        FusionDataModule(store("d", "MF").path, dialogue=True, limit=2)
 
 
 def test_a_process_without_samples_has_no_batch(small_store: FeatureStore) -> None:

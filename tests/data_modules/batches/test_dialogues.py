@@ -1,4 +1,4 @@
-"""Dialogues: which utterances follow which, and utterances that are texts instead of vectors."""
+"""Dialogues: what is in their batches, which utterances follow which, and texts instead of vectors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from data_modules.batches.corruption import Corruption
 from data_modules.batches.data_module import FusionDataModule
 from data_modules.batches.loading import clip_numbers
-from data_modules.schema import DataError, TargetSpec
+from data_modules.schema import Batch, DataError, TargetSpec
 from data_modules.store import FeatureStore, Sample, StoreInfo, write_store
+from tests.data_modules.batches.parts import fitted
 
 SPLITS = ("train", "valid", "test")
 
@@ -31,8 +32,7 @@ def named_store(path: Path, names: dict[str, list[str]]) -> FeatureStore:
 
 def order(store: FeatureStore) -> list[list[str]]:
     """Return the names of the utterances of each training dialogue."""
-    data = FusionDataModule(store.path, dialogue=True)
-    data.setup("fit")
+    data = fitted(store, dialogue=True)
     (batch,) = data.train_dataloader()
     named = [store.ids[row[mask].numpy()] for row, mask in zip(batch.index, batch.target_mask, strict=True)]
     return sorted([name.removeprefix("train") for name in names] for names in named)
@@ -81,8 +81,7 @@ def token_store(path: Path) -> FeatureStore:
 
 def test_dialogues_of_tokens_know_the_length_of_each_utterance(tmp_path: Path) -> None:
     store = token_store(tmp_path / "t.h5")
-    data = FusionDataModule(store.path, dialogue=True, batch_size=2)
-    data.setup("fit")
+    data = fitted(store, dialogue=True, batch_size=2)
     seen = 0
     for batch in data.train_dataloader():
         text, audio, real = batch.inputs["text"], batch.inputs["audio"], batch.target_mask
@@ -104,8 +103,7 @@ def test_dialogues_of_tokens_know_the_length_of_each_utterance(tmp_path: Path) -
 
 def test_tokens_of_dialogues_go_missing_one_by_one(tmp_path: Path) -> None:
     store = token_store(tmp_path / "t.h5")
-    data = FusionDataModule(store.path, dialogue=True, corruption=Corruption(steps=0.5))
-    data.setup("fit")
+    data = fitted(store, dialogue=True, corruption=Corruption(steps=0.5))
     (batch,) = data.train_dataloader()
     real = torch.arange(batch.kept["text"].shape[-1]) < batch.inputs["text"].steps.unsqueeze(-1)
     kept, complete = batch.kept["text"], batch.complete["text"]
@@ -140,8 +138,7 @@ def test_videos_of_the_public_release_are_dialogues_in_order(tmp_path: Path) -> 
     ]
     store = write_store(tmp_path / "m.h5", StoreInfo("mosi", "order", TargetSpec("regression", ("s",))), records)
     clips = dict(zip(columns["id"], columns["clip"].astype(int), strict=True))
-    data = FusionDataModule(store.path, dialogue=True, batch_size=8)
-    data.setup("fit")
+    data = fitted(store, dialogue=True, batch_size=8)
     data.setup("test")
     sizes = []
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
@@ -151,3 +148,59 @@ def test_videos_of_the_public_release_are_dialogues_in_order(tmp_path: Path) -> 
                 assert numbers == sorted(numbers)
                 sizes.append(len(numbers))
     assert (len(sizes), sum(sizes), max(sizes)) == (93, 2199, 63)
+
+
+def dialogue_store(path: Path) -> FeatureStore:
+    def records():
+        rng = np.random.default_rng(1)
+        for number, (split, size) in enumerate([("train", 4), ("train", 2), ("valid", 3), ("test", 1), ("train", 5)]):
+            for turn in range(size):
+                inputs = {name: rng.normal(size=(1, dim)) for name, dim in (("text", 3), ("audio", 2))}
+                speaker = "MF"[turn % 2]
+                yield Sample(f"d{number}[{turn}]", inputs, (number + turn) % 3, split, f"d{number}", speaker)
+
+    return write_store(path, StoreInfo("mine", "turns", TargetSpec("multiclass", ("a", "b", "c"))), records())
+
+
+def test_dialogues_are_batches_of_utterances(tmp_path: Path) -> None:
+    store = dialogue_store(tmp_path / "d.h5")
+    data = fitted(store, dialogue=True, batch_size=2)
+    assert data.spec.dialogue
+    assert data.spec.speakers == 2
+    seen = []
+    for batch in data.train_dataloader():
+        assert isinstance(batch, Batch)
+        assert batch.target_mask is not None
+        assert batch.inputs["text"].values.shape == (*batch.target_mask.shape, 3)
+        assert torch.equal(batch.inputs["text"].mask, batch.target_mask)
+        rows = batch.index[batch.target_mask]
+        seen += rows.tolist()
+        values, _ = store.read("text", rows.numpy())
+        assert torch.equal(batch.inputs["text"].values[batch.target_mask], torch.from_numpy(values))
+        assert batch.target[batch.target_mask].tolist() == store.targets[rows.numpy()].tolist()
+        assert ["FM"[role] for role in batch.speaker[batch.target_mask]] == list(store.speakers[rows.numpy()])
+        for mask, index in zip(batch.target_mask, batch.index, strict=True):
+            assert len(set(store.groups[index[mask].numpy()])) == 1
+    assert sorted(seen) == sorted(store.rows("standard", 0)["train"].tolist())
+
+
+def test_dialogues_need_utterance_vectors(small_store: FeatureStore) -> None:
+    with pytest.raises(DataError, match="Dialogues need utterance vectors"):
+        FusionDataModule(small_store.path, dialogue=True)
+
+
+def test_dialogues_need_groups_and_all_or_no_speakers(tmp_path: Path) -> None:
+    def store(group: str, speakers: str) -> FeatureStore:
+        records = [
+            Sample(f"{s}{i}", {"text": np.ones((1, 2))}, 0, s, group and f"{group}{s}", speaker.strip())
+            for s in ("train", "valid", "test")
+            for i, speaker in enumerate(speakers)
+        ]
+        return write_store(tmp_path / "d.h5", StoreInfo("mine", "d", TargetSpec("multiclass", ("a", "b"))), records)
+
+    with pytest.raises(DataError, match="have none"):
+        FusionDataModule(store("", "MF").path, dialogue=True)
+    with pytest.raises(DataError, match="name all or none"):
+        FusionDataModule(store("d", "M ").path, dialogue=True)
+    with pytest.raises(DataError, match="tear dialogues"):
+        FusionDataModule(store("d", "MF").path, dialogue=True, limit=2)

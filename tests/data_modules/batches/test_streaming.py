@@ -22,6 +22,7 @@ from data_modules.batches.phases import Demand, Phase
 from data_modules.batches.streaming import StreamedLoader, automatic_workers
 from data_modules.schema import MODALITIES, ModalitySpec
 from data_modules.store import write_store
+from tests.data_modules.batches.parts import fitted
 
 SIZE = (8, 12)
 
@@ -53,8 +54,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
 
 
 def loader(store: FeatureStore, **options: object) -> StreamedLoader:
-    data = FusionDataModule(store.path, batch_size=4, **options)
-    data.setup("fit")
+    data = fitted(store, batch_size=4, **options)
     made = data.train_dataloader()
     assert isinstance(made, StreamedLoader)
     return made

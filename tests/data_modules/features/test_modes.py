@@ -22,13 +22,10 @@ from data_modules.features.modes import (
     regroup,
     stored,
 )
+from tests.data_modules.media_files import noise
 
 pytest.importorskip("librosa")
 pytest.importorskip("soundfile")
-
-
-def noise(samples: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 0.1, samples)
 
 
 def tone(hertz: float, samples: int, level: float = 0.5) -> np.ndarray:

@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+
+from data_modules.formats import import_store
+from data_modules.store import FeatureStore
 
 EPSILON = 10e-6
 Rows = list[tuple[float, float, list[float]]]
@@ -138,3 +142,16 @@ def naive_mean(rows: Rows, span: tuple[float, float], dim: int) -> list[float]:
     """Mean of all rows in a span, by looking at every row; zeros where there are none."""
     inside = [values for start, end, values in rows if naive_overlap((start, end), span)]
     return [sum(values[k] for values in inside) / len(inside) if inside else 0.0 for k in range(dim)]
+
+
+def bring(tmp_path: Path, source: Path, dataset: str = "mosi", **options: Any) -> FeatureStore:
+    return import_store("csd", source, tmp_path / "out.h5", dataset=dataset, options=options)
+
+
+def steps(store: FeatureStore, name: str, row: int) -> np.ndarray:
+    return store.read(name, np.array([row]))[0]
+
+
+def ordered(world: World) -> list[tuple[str, int, tuple[float, float], list[float]]]:
+    """Video, number, span and labels of all segments, in the order of the store."""
+    return [(v, k, (a, b), labels) for v in sorted(VIDEOS) for k, (a, b, labels) in enumerate(world.segments[v])]

@@ -19,15 +19,7 @@ from data_modules.formats import import_store
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
 from mmbench.methods.mesm import MESM
-from tests.data_modules.datasets.iemocap.layouts import (
-    FEW_SECONDS,
-    HALF,
-    HEIGHT,
-    Said,
-    halves,
-    write_dialog,
-    write_few,
-)
+from tests.data_modules.datasets.iemocap.layouts import FEW_SECONDS, HALF, HEIGHT, Said, halves, write_dialog, write_few
 from tests.data_modules.media_files import cut_file, drawn_face, make_mp4
 from tests.data_modules.stores import another_processor
 
@@ -41,11 +33,6 @@ PATH = Path("Session2/dialog/avi/DivX", f"{DIALOG}.avi")
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_few(tmp_path_factory.mktemp("few"), sight=True)
-
-
-@pytest.fixture
-def copy(release: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(release, tmp_path / "copy"))
 
 
 def make(source: Path, folder: Path, **options: object) -> FeatureStore:

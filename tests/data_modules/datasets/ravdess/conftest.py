@@ -1,10 +1,11 @@
-"""What several tests of RAVDESS use: a server of downloads."""
+"""What several tests of RAVDESS use: a small release, and a server of downloads."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,13 @@ from data_modules import transfer
 from data_modules.datasets.ravdess import download as module
 from data_modules.transfer import RemoteFile
 from tests.data_modules.datasets.ravdess.release_server import FILM, SONG, SPEECH, Server, names_of, packed
+from tests.data_modules.datasets.ravdess.tree import write_release
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of small clips with pictures and sound."""
+    return write_release(tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture

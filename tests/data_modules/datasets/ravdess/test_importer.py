@@ -1,12 +1,10 @@
-"""The RAVDESS importer: the design of the data set by its published counts, and trees of random clips."""
+"""The RAVDESS importer on trees of random clips."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,73 +12,19 @@ import pandas as pd
 import pytest
 
 from data_modules.datasets.ravdess.importer import read
-from data_modules.datasets.ravdess.names import RavdessName, design, find_clips
+from data_modules.datasets.ravdess.names import find_clips
 from data_modules.datasets.ravdess.splits import RAVDESS_PROTOCOLS
 from data_modules.features import audio
 from data_modules.formats import import_store, options_of
 from data_modules.schema import DataError
 from data_modules.store import FeatureStore
+from tests.data_modules.datasets.ravdess.tree import UNITS, write_faces, write_frames
 
 soundfile = pytest.importorskip("soundfile")
 pytest.importorskip("librosa")
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-UNITS = ("AU01_r", "AU12_r", "AU04_c")
 CLIPS = ("01-01-01-01-01", "01-05-02-02-01", "01-08-01-01-02")  # channel, emotion, intensity, statement, repetition
-
-
-# Names.
-
-
-def test_name_of_the_record() -> None:
-    """The example of the data set's own description."""
-    name = RavdessName.parse("03-01-06-01-02-01-12")
-    assert name == RavdessName(3, 1, 6, 1, 2, 1, 12)
-    assert (name.label, name.stem, name.take) == (
-        "fearful",
-        "03-01-06-01-02-01-12",
-        "01-06-01-02-01-12",
-    )
-
-
-@pytest.mark.parametrize(
-    ("stem", "message"),
-    [
-        ("03-01-06-01-02-01", "seven two-digit fields"),
-        ("03-01-06-01-02-01-12-01", "seven two-digit fields"),
-        ("3-01-06-01-02-01-12", "seven two-digit fields"),
-        ("03-01-06-01-02-01-12\n", "seven two-digit fields"),
-        ("03-01-06-01-02-01-1२", "seven two-digit fields"),
-        ("04-01-06-01-02-01-12", "modality 04; RAVDESS has 01 to 03"),
-        ("03-03-06-01-02-01-12", "channel 03"),
-        ("03-01-00-01-02-01-12", "emotion 00"),
-        ("03-01-09-01-02-01-12", "emotion 09"),
-        ("03-01-06-03-02-01-12", "intensity 03"),
-        ("03-01-06-01-03-01-12", "statement 03"),
-        ("03-01-06-01-02-03-12", "repetition 03"),
-        ("03-01-06-01-02-01-25", "actor 25"),
-        ("03-01-01-02-01-01-12", "strong neutral"),
-        ("03-02-07-01-01-01-12", "song in disgust"),
-        ("03-02-03-01-01-01-18", "song in happy of actor 18"),
-    ],
-)
-def test_bad_names_are_refused(stem: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        RavdessName.parse(stem)
-
-
-def test_design_has_the_published_counts() -> None:
-    speech, song = list(design("speech")), list(design("song"))
-    assert (len(set(speech)), len(set(song)), len(list(design("both")))) == (1440, 1012, 2452)
-    assert set(Counter(name.actor for name in speech).values()) == {60}
-    assert set(Counter(name.actor for name in song).values()) == {44}
-    assert {name.actor for name in speech} - {name.actor for name in song} == {18}
-    assert Counter(name.label for name in speech) == {label: 96 if label == "neutral" else 192 for label in EMOTIONS}
-    assert Counter(name.label for name in song) == {label: 92 if label == "neutral" else 184 for label in EMOTIONS[:6]}
-    assert all(RavdessName.parse(name.stem) == name for name in (*speech, *song))
-
-
-# Trees of random clips.
 
 
 def write_clip(root: Path, stem: str, rate: int = 16_000, channels: int = 1, ending: str = "wav") -> Path:
@@ -90,16 +34,6 @@ def write_clip(root: Path, stem: str, rate: int = 16_000, channels: int = 1, end
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, noise, rate)
     return path
-
-
-def write_faces(path: Path, takes: list[str], fold: bool = True) -> None:
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame(rng.uniform(0, 1, (len(takes), len(UNITS))), columns=list(UNITS))
-    table.insert(0, "clip", [f"01-{take}" for take in takes])
-    if fold:
-        test = {actor: place for place, one in enumerate(RAVDESS_PROTOCOLS["luna5"]) for actor in one.test}
-        table.insert(1, "fold", [test[int(take[-2:])] for take in takes])
-    table.sample(frac=1, random_state=0).to_csv(path, index=False)
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +51,6 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(root / "Actor_06" / f"03-{CLIPS[0]}-06.wav", root / "Actor_06" / "my favourite.wav")
     (root / "notes.txt").write_text("not a clip")
     return root
-
-
-@pytest.fixture
-def copy(release: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(release, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")
@@ -364,18 +293,6 @@ def test_missing_library_names_the_extra(release: Path, monkeypatch: pytest.Monk
 # Faces by frame.
 
 
-def write_frames(path: Path, frames: int, failed: int) -> None:
-    """Write what OpenFace writes: blanks before each name, and numbers of no meaning where it found no face."""
-    lines = ["frame, face_id, timestamp, confidence, success, x_0, AU04_c, AU01_r, AU12_r"]
-    for frame in range(frames):
-        good = frame >= failed
-        values = (0, frame / 10, frame / 5) if good else (1, 99, 99)
-        numbers = (frame + 1, 0, frame / 30, 0.98 if good else 0.02, int(good), 640, *values)
-        lines.append(", ".join(f"{number:g}" for number in numbers))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
-
-
 def test_frames_are_sequences_without_failed_frames(release: Path, takes: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "faces"
     for place, take in enumerate(takes):
@@ -404,36 +321,3 @@ def test_differing_action_units_are_an_error(release: Path, takes: list[str], tm
     odd.write_text(odd.read_text().replace("AU12_r", "AU14_r"))
     with pytest.raises(DataError, match=r"has other action units than the files before it"):
         read(release, face=str(tmp_path))
-
-
-# The real release.
-
-REAL = os.environ.get("MMBENCH_REAL_DATA", "")
-real = pytest.mark.skipif(not REAL, reason="MMBENCH_REAL_DATA does not name the folder with the real data")
-
-
-@real
-def test_real_names_are_the_full_design() -> None:
-    clips, foreign = find_clips(Path(REAL) / "ravdess", "speech")
-    assert (set(clips), foreign) == (set(design("speech")), [])
-
-
-@real
-def test_real_fold_column_is_luna5() -> None:
-    table = pd.read_csv(Path(REAL) / "ravdess" / "openface_au_mean.csv")
-    assert len(table) == 1440
-    for place, fold in enumerate(RAVDESS_PROTOCOLS["luna5"]):
-        held_out = table["clip"][table["fold"] == place]
-        assert {int(clip[-2:]) for clip in held_out} == set(fold.test)
-        assert len(held_out) == 60 * len(fold.test)
-
-
-@real
-def test_real_actor() -> None:
-    root = Path(REAL) / "ravdess"
-    source = read(root / "audio" / "Actor_18", face=str(root / "openface_au_mean.csv"))
-    records = list(source.samples)
-    assert Counter(record.target for record in records) == {0: 4, **dict.fromkeys(range(1, 8), 8)}
-    assert {(record.inputs["audio"].shape[1], record.inputs["vision"].shape) for record in records} == {(64, (1, 35))}
-    assert all(30 <= len(record.inputs["audio"]) <= 240 for record in records)
-    assert [note[:32] for note in source.info.notes] == ["1380 of 1440 clips are not there"]

@@ -1,4 +1,4 @@
-"""A small RAVDESS release for tests: real clips in the folders and under the names of the official one."""
+"""A small RAVDESS release for tests: real clips under the names of the official one, and tables of faces."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from data_modules.datasets.ravdess.splits import RAVDESS_PROTOCOLS
+from data_modules.formats import import_store
+from data_modules.store import FeatureStore
 from tests.data_modules.media_files import make_mp4, make_wav, pictures
 
+SMALL = {"frames": 4, "size": 16, "rate": 8000}
+UNITS = ("AU01_r", "AU12_r", "AU04_c")
+"""The action units of the tables of faces."""
 TRIALS = ("01-01-01-01-01", "01-05-02-02-01", "01-08-01-01-02")
 """Channel, emotion, intensity, statement and repetition of the takes that every actor has."""
 
@@ -50,3 +59,33 @@ def write_release(root: Path) -> Path:
     (root / "Actor_06" / "holiday.mp4").write_bytes(b"a film of mine")
     (root / "Actor_06" / "readme.txt").write_text("not a clip")
     return root
+
+
+def write_faces(path: Path, takes: list[str], fold: bool = True) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.uniform(0, 1, (len(takes), len(UNITS))), columns=list(UNITS))
+    table.insert(0, "clip", [f"01-{take}" for take in takes])
+    if fold:
+        test = {actor: place for place, one in enumerate(RAVDESS_PROTOCOLS["luna5"]) for actor in one.test}
+        table.insert(1, "fold", [test[int(take[-2:])] for take in takes])
+    table.sample(frac=1, random_state=0).to_csv(path, index=False)
+
+
+def write_frames(path: Path, frames: int, failed: int) -> None:
+    """Write what OpenFace writes: blanks before each name, and numbers of no meaning where it found no face."""
+    lines = ["frame, face_id, timestamp, confidence, success, x_0, AU04_c, AU01_r, AU12_r"]
+    for frame in range(frames):
+        good = frame >= failed
+        values = (0, frame / 10, frame / 5) if good else (1, 99, 99)
+        numbers = (frame + 1, 0, frame / 30, 0.98 if good else 0.02, int(good), 640, *values)
+        lines.append(", ".join(f"{number:g}" for number in numbers))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def bring(source: Path, out: Path, **options: object) -> FeatureStore:
+    return import_store("ravdess_media", source, out / "r.h5", dataset="ravdess", options={**SMALL, **options})
+
+
+def one(store: FeatureStore, name: str, stem: str) -> np.ndarray:
+    return store.read(name, np.array([list(store.ids).index(stem)]))[0]
