@@ -20,7 +20,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from data_modules.schema import MODALITIES, Batch, PaddedSequence
 
 FOLDER = Path(__file__).parent
 
@@ -156,3 +158,21 @@ def parameter_norms(model: nn.Module, table: Table, names: NameMap, since: dict[
     """Return the L2 norm of every official parameter, or of its change since a :func:`snapshot`, in table order."""
     now = snapshot(model)
     return _norms({name: now[name] - since[name] if since else now[name] for name in now}, table, names)
+
+
+def batch_of(
+    values: Mapping[str, Tensor],
+    lengths: Mapping[str, Tensor],
+    label: Tensor,
+    learned: Sequence[str] = MODALITIES,
+    phase: str = "",
+) -> Batch:
+    """Return a batch of right-padded values; those of the modalities in ``learned`` get gradients."""
+    inputs = {name: PaddedSequence(x.requires_grad_(name in learned), lengths[name]) for name, x in values.items()}
+    return Batch(inputs, label, torch.arange(len(label)), phase=phase)
+
+
+def close(ours: Tensor | float | Sequence[float], measured: Tensor, *, rtol: float, atol: float) -> None:
+    """Check that a tensor, a number or a list of numbers is what was measured, within a tolerance."""
+    found = ours.detach() if isinstance(ours, Tensor) else torch.tensor(ours, dtype=torch.float64)
+    torch.testing.assert_close(found, measured, rtol=rtol, atol=atol)

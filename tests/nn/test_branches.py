@@ -5,19 +5,11 @@ from torch import nn
 from mmbench.nn.branches import Branch, GRUMean, bottleneck
 from mmbench.nn.norms import BatchNorm
 from mmbench.nn.steps import Layout
-
-
-@pytest.fixture
-def random():
-    return torch.Generator().manual_seed(0)
+from tests.methods.parts import count
 
 
 def draw(random, *shape):
     return torch.randn(*shape, generator=random, dtype=torch.float64)
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize(

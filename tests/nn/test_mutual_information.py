@@ -15,11 +15,6 @@ from mmbench.nn.mutual_information import (
 )
 
 
-@pytest.fixture
-def random():
-    return torch.Generator().manual_seed(0)
-
-
 def whitened(rows):
     """Return rows whose mean is zero and whose biased covariance is the identity."""
     centred = rows - rows.mean(0)

@@ -7,11 +7,6 @@ from torch.distributions import Normal, kl_divergence
 from mmbench.nn.variational import GaussianEncoder, product_of_experts, reparameterised, standard_normal_kl
 
 
-@pytest.fixture
-def random():
-    return torch.Generator().manual_seed(0)
-
-
 def test_kl_is_that_of_gaussians(random):
     mean, logvar = torch.randn(2, 6, 4, generator=random, dtype=torch.float64)
     zeros, ones = torch.zeros_like(mean), torch.ones_like(mean)

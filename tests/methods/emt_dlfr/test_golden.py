@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,33 +10,23 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
+from data_modules.schema import MODALITIES, Batch, PaddedSequence
 from mmbench.methods.emt_dlfr import EMTDLFR
+from tests.golden import cases
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, snapshot
 from tests.methods.emt_dlfr.parts import name_map
+from tests.methods.parts import count, spec_of, terms_of
 
 # The trajectory trains on prescribed batches and has no validation.
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
 
 CASE, TRAJECTORY = (Case.load("emt_dlfr", name) for name in ("case", "case_trajectory"))
 DIMS = dict(zip(MODALITIES, CASE.info["config"]["feature_dims"], strict=True))
-SPEC = DataSpec(
-    "golden",
-    "random",
-    "standard",
-    {name: ModalitySpec(name, dim, 13) for name, dim in DIMS.items()},
-    TargetSpec("regression", ("sentiment",), -3.0, 3.0),
-)
-EXACT = {"rtol": 1e-9, "atol": 1e-10}
+SPEC = spec_of(DIMS, 13)
 SHORT = {"context": "gmc_tokens", "text": "text", "audio": "audio", "vision": "vision"}
 
-
 names = name_map()
-
-
-def close(actual, expected, **tolerance):
-    actual = actual.detach() if isinstance(actual, torch.Tensor) else torch.tensor(actual, dtype=torch.float64)
-    torch.testing.assert_close(actual, expected, **(EXACT | tolerance))
+close = partial(cases.close, rtol=1e-9, atol=1e-10)
 
 
 class Observed(EMTDLFR):
@@ -89,10 +80,6 @@ def golden_batch(case=CASE, rows=slice(None), grad=False):
     return Batch(views["_m"], label, torch.arange(len(label)), complete=views[""], kept=kept)
 
 
-def terms_of(method, batch):
-    return method.objective(method(batch), batch)
-
-
 def grouped(terms):
     """Return the loss as the official code adds it up."""
     return {
@@ -106,7 +93,7 @@ def grouped(terms):
 
 
 def test_golden_parameter_table_is_complete():
-    assert sum(parameter.numel() for parameter in golden_method().parameters()) == CASE.info["parameter_count"]
+    assert count(golden_method()) == CASE.info["parameter_count"]
 
 
 def test_golden_terms():

@@ -1,20 +1,19 @@
 """The fusion block of EMT-DLFR alone against numbers of the official code; see ``tests/golden/emt_dlfr/README.md``."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from data_modules.schema import MODALITIES, PaddedSequence
 from mmbench.methods.emt_dlfr.mutual_promotion import MutualPromotion
 from mmbench.nn.steps import Steps
+from tests.golden import cases
 from tests.golden.cases import Case, fill, gradient_norms
 from tests.methods.emt_dlfr.parts import name_map
+from tests.methods.parts import count
 
-EXACT = {"rtol": 1e-9, "atol": 1e-10}
-
-
-def close(actual, expected, **tolerance):
-    actual = actual.detach() if isinstance(actual, torch.Tensor) else torch.tensor(actual, dtype=torch.float64)
-    torch.testing.assert_close(actual, expected, **(EXACT | tolerance))
+close = partial(cases.close, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -32,7 +31,7 @@ def test_golden_fusion(shared):
         share_layers=shared,
     ).double()
     fill(fusion, case.table(), names)
-    assert sum(parameter.numel() for parameter in fusion.parameters()) == case.info["parameter_count"]
+    assert count(fusion) == case.info["parameter_count"]
     start = case["inputs.G_0"].requires_grad_()
     inputs = {
         name: PaddedSequence(case[f"inputs.{name}"].requires_grad_(), case[f"inputs.{name}_lengths"])

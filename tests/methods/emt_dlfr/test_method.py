@@ -8,15 +8,16 @@ from torch import nn
 
 from data_modules.batches.corruption import Corruption
 from data_modules.batches.data_module import FusionDataModule
-from data_modules.schema import MODALITIES, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
+from data_modules.schema import MODALITIES, PaddedSequence
 from mmbench.methods.config import ConfigError
 from mmbench.methods.emt_dlfr import EMTDLFR
 from mmbench.methods.emt_dlfr.network import EMTNetwork
 from mmbench.runner.callbacks import EpochSeed
 from mmbench.runner.cost import parameters
 from mmbench.runner.settings import shipped_settings
-from mmbench.testing.builders import make_batch, make_spec, write_toy_store
+from mmbench.testing.builders import make_spec, write_toy_store
 from tests.methods import training
+from tests.methods.parts import builder, count, sampler, spec_of, terms_of
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {"dim": 8, "layers": 2, "heads": 2, "head": 12, "bottleneck_context": 6, "bottleneck_text": 3}
@@ -34,32 +35,14 @@ SIMS = {
     "layers": 4,
 }
 
-
-def build(kind="regression", modalities=MODALITIES, **settings):
-    torch.manual_seed(0)
-    return EMTDLFR(make_spec(kind, modalities), config=EMTDLFR.Config(**(SMALL | STILL | settings)))
-
-
-def damaged(size=12, kind="regression", modalities=MODALITIES, seed=0):
-    return make_batch(make_spec(kind, modalities), size, seed, corrupted=True)
-
-
-def clean(size=12, **arguments):
-    return make_batch(make_spec(**arguments), size)
-
-
-def terms_of(method, batch):
-    return method.objective(method(batch), batch)
+build = builder(EMTDLFR, **SMALL, **STILL)
+clean, damaged = sampler(), sampler(corrupted=True)
 
 
 def gradients(method, terms):
     method.zero_grad()
     sum(terms.values()).backward()
     return {name: p.grad for name, p in method.named_parameters()}
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 # Sizes
@@ -84,8 +67,7 @@ def test_published_sizes(dataset, audio, vision, inference, everything):
     config = replace(official(dataset), text_states="bert")
     dims = {"text": 768, "audio": audio, "vision": vision}
     assert count(EMTNetwork(dims, 1, config, states=True)) == inference
-    modalities = {name: ModalitySpec(name, dim, 50) for name, dim in dims.items()}
-    spec = DataSpec("toy", "states", "standard", modalities, TargetSpec("regression", ("sentiment",), -3.0, 3.0))
+    spec = spec_of(dims, 50)
     assert count(EMTDLFR(spec, config=config)) == everything
     plain = replace(config, attraction=0.0, restoration=0.0)
     assert count(EMTDLFR(spec, config=plain)) == inference

@@ -13,14 +13,11 @@ from mmbench.methods.emt_dlfr.mutual_promotion import (
     interleaved_positions,
 )
 from mmbench.nn.steps import Layout, Steps
+from tests.methods.parts import count
 
 STEPS = {"text": 4, "audio": 7, "vision": 5}
 LENGTHS = {"text": [4, 1, 3], "audio": [2, 7, 1], "vision": [5, 4, 2]}
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def build(layers=2, names=MODALITIES, **settings):

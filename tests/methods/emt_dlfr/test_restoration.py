@@ -8,7 +8,8 @@ from torch import nn
 
 from data_modules.schema import PaddedSequence
 from mmbench.methods.emt_dlfr import restoration
-from tests.methods.emt_dlfr.test_method import build, damaged, terms_of
+from tests.methods.emt_dlfr.test_method import build, damaged
+from tests.methods.parts import terms_of
 
 
 def test_restoration_is_the_mean_smooth_distance_in_missing_steps():

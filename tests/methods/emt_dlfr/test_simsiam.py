@@ -4,6 +4,7 @@ from torch import nn
 
 from mmbench.methods.emt_dlfr.simsiam import SimSiam, attraction
 from mmbench.nn.norms import BatchNorm
+from tests.methods.parts import count
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def test_a_perfect_prediction_costs_minus_one(views):
 
 
 def test_parameters_are_those_of_two_linear_networks():
-    assert sum(p.numel() for p in SimSiam(16, 8).projector.parameters()) == 16 * 16 + 16
-    assert sum(p.numel() for p in SimSiam(16, 8).predictor.parameters()) == 16 * 8 + 2 * 8 + 8 * 16 + 16
+    assert count(SimSiam(16, 8).projector) == 16 * 16 + 16
+    assert count(SimSiam(16, 8).predictor) == 16 * 8 + 2 * 8 + 8 * 16 + 16
 
 
 def test_rows_are_normalised_as_torch_does_but_a_single_one_by_running_statistics(views):

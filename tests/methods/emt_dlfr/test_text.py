@@ -11,7 +11,8 @@ from mmbench.methods.config import ConfigError
 from mmbench.methods.emt_dlfr import EMTDLFR
 from mmbench.nn.steps import Layout
 from mmbench.testing.builders import doubled, make_spec, padded, with_garbage
-from tests.methods.emt_dlfr.test_method import SMALL, STILL, TERMS, build, clean, damaged, gradients, terms_of
+from tests.methods.emt_dlfr.test_method import SMALL, STILL, TERMS, build, clean, damaged, gradients
+from tests.methods.parts import terms_of
 
 
 def test_text_states_are_split_into_the_utterance_and_its_words():

@@ -17,6 +17,7 @@ from mmbench.methods.intermulti.network import InterMultiNetwork, PolynomialPool
 from mmbench.testing.builders import DIMS, make_spec, write_toy_store
 from tests.methods import training
 from tests.methods.intermulti.parts import build, sample
+from tests.methods.parts import count
 
 
 def balanced(method, named):
@@ -32,10 +33,6 @@ def reaches(tensor, source):
     """Whether a tensor depends on another one."""
     (gradient,) = torch.autograd.grad(tensor.square().sum(), source, retain_graph=True, allow_unused=True)
     return gradient is not None and bool(gradient.any())
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 # Sizes
@@ -185,7 +182,7 @@ def test_text_is_in_every_pair_and_no_pair_is_without_it():
     ],
 )
 def test_pairs_follow_the_leader(modalities, leader, pairs):
-    method = build(modalities, leader=leader)
+    method = build(modalities=modalities, leader=leader)
     named, weights = method(sample(modalities=modalities)).named, weights_of(method)
     assert [name for name in named if name.startswith("pair_")] == [f"pair_{pair}" for pair in pairs]
     assert max(weights, key=weights.get) == pairs[0].partition("_")[0]
@@ -290,9 +287,9 @@ def test_no_view_at_all_is_refused():
 
 def test_a_leader_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match=r"'leader' is 'text', which toy.* does not have; choose one of: auto, a"):
-        build(("audio", "vision"), leader="text")
+        build(modalities=("audio", "vision"), leader="text")
 
 
 def test_one_modality_is_too_few():
     with pytest.raises(ConfigError, match="at least 2 modalities"):
-        build(("text",))
+        build(modalities=("text",))

@@ -2,9 +2,10 @@
 
 import torch
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
+from data_modules.schema import Batch, PaddedSequence
 from mmbench.methods.lmr_cbt import LMRCBT
 from mmbench.methods.lmr_cbt.network import LMRCBTNetwork
+from tests.methods.parts import spec_of
 
 DIMS = {"text": 12, "audio": 6, "vision": 7}
 LENGTHS = {"text": [9, 4, 6, 5], "audio": [7, 17, 2, 4], "vision": [1, 13, 13, 0]}  # the last sample has no vision
@@ -18,15 +19,8 @@ NO_DROPOUT = {
 }
 
 
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def data_spec(names=tuple(DIMS), steps=(9, 17, 13)):
-    modalities = {
-        name: ModalitySpec(name, DIMS[name], length) for name, length in zip(DIMS, steps, strict=True) if name in names
-    }
-    return DataSpec("made_up", "random", "standard", modalities, TargetSpec("regression", ("sentiment",), -3.0, 3.0))
+    return spec_of({name: DIMS[name] for name in DIMS if name in names}, dict(zip(DIMS, steps, strict=True)))
 
 
 def random_inputs(lengths=LENGTHS, names=tuple(DIMS), seed=0):

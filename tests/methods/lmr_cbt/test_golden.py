@@ -6,20 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
+from data_modules.schema import MODALITIES
 from mmbench.methods.lmr_cbt import LMRCBT
-from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
+from tests.golden.cases import Case, batch_of, fill, gradient_norms, parameter_norms, renamed, snapshot
 from tests.methods.forms import watch_steps
+from tests.methods.parts import count, spec_of
 
 DIMS = {"text": 12, "audio": 6, "vision": 7}
 STEPS = {"text": 9, "audio": 17, "vision": 13}
-SPEC = DataSpec(
-    "golden",
-    "random",
-    "standard",
-    {name: ModalitySpec(name, dim, STEPS[name]) for name, dim in DIMS.items()},
-    TargetSpec("regression", ("sentiment",), -3.0, 3.0),
-)
+SPEC = spec_of(DIMS, STEPS)
 PLAIN = {
     "layers": 2,
     "embed_dropout": 0.0,
@@ -78,13 +73,9 @@ def right_padded(values, lengths):
 
 
 def golden_batch(case, rows=slice(None)):
-    inputs = {}
-    for name in MODALITIES:
-        lengths = case[f"inputs.{name}_lengths"][rows]
-        values = right_padded(case[f"inputs.{name}"][rows], lengths)
-        inputs[name] = PaddedSequence(values.requires_grad_(), lengths)
-    target = case["inputs.labels"][rows, 0]
-    return Batch(inputs, target, torch.arange(len(target)))
+    lengths = {name: case[f"inputs.{name}_lengths"][rows] for name in MODALITIES}
+    values = {name: right_padded(case[f"inputs.{name}"][rows], lengths[name]) for name in MODALITIES}
+    return batch_of(values, lengths, case["inputs.labels"][rows, 0])
 
 
 def watch(network):
@@ -194,5 +185,5 @@ def test_official_training_steps(padding):
 
 def test_official_parameter_count_less_what_is_never_used():
     case = Case.load("lmr_cbt")
-    ours = sum(parameter.numel() for parameter in build(case).network.parameters())
+    ours = count(build(case).network)
     assert ours == case.info["parameter_count"] - 2 * 41

@@ -10,7 +10,8 @@ from mmbench.methods.lmr_cbt import LMRCBT
 from mmbench.methods.lmr_cbt.network import LMRCBTNetwork
 from mmbench.nn.steps import Layout
 from mmbench.runner.plan import shipped_settings
-from tests.methods.lmr_cbt.parts import DIMS, NO_DROPOUT, count, data_spec, random_inputs, tiny
+from tests.methods.lmr_cbt.parts import DIMS, NO_DROPOUT, data_spec, random_inputs, tiny
+from tests.methods.parts import count
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 

@@ -10,7 +10,8 @@ from mmbench.methods.mcmult.network import MCMulTNetwork
 from mmbench.methods.mult import MulT
 from mmbench.methods.mult.network import MulTNetwork
 from tests.methods.mcmult.parts import SMALL, WAYS, tiny, watch
-from tests.methods.mult.test_method import DIMS, LENGTHS, count, data_spec, random_inputs
+from tests.methods.mult.test_method import DIMS, LENGTHS, data_spec, random_inputs
+from tests.methods.parts import count
 
 
 def gradient(output, parameter):

@@ -2,21 +2,13 @@
 
 import torch
 
-from data_modules.schema import MODALITIES
 from mmbench.methods.mib import MIB
-from mmbench.testing.builders import make_batch, make_spec
+from tests.methods.parts import builder, sampler
 
 SMALL = {"dim": 10, "hidden": 16, "layers": 1}
 STILL = dict.fromkeys(("embed_dropout", "attention_dropout", "relu_dropout", "residual_dropout", "tensor_dropout"), 0.0)
 
-
-def build(kind="regression", modalities=MODALITIES, **settings):
-    torch.manual_seed(0)
-    return MIB(make_spec(kind, modalities), config=MIB.Config(**{**SMALL, **STILL, **settings}))
-
-
-def sample(size=6, kind="regression", modalities=MODALITIES, seed=0):
-    return make_batch(make_spec(kind, modalities), size, seed)
+build, sample = builder(MIB, **SMALL, **STILL), sampler(6)
 
 
 def losses(method, batch, seed=0):

@@ -1,30 +1,27 @@
 """MIB against numbers of the official code; see ``tests/golden/mib/README.md``."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
+from data_modules.schema import MODALITIES
 from mmbench.methods.mib import MIB
 from mmbench.methods.mib.network import MIBNetwork
-from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
+from tests.golden import cases
+from tests.golden.cases import Case, batch_of, fill, gradient_norms, parameter_norms, renamed, snapshot
 from tests.methods.forms import watch_steps
+from tests.methods.parts import count, spec_of
 
 CASE = Case.load("mib")
-EXACT = {"rtol": 1e-9, "atol": 1e-11}
 UPDATE = {"rtol": 1e-6, "atol": 1e-13}
+close = partial(cases.close, rtol=1e-9, atol=1e-11)
 LETTERS = {"l": "text", "a": "audio", "v": "vision", "f": "fused"}
 VARIANTS = {"early": "e", "late": "l", "complete": "c"}
 STEPS = CASE.info["config"]["T"]
-SPEC = DataSpec(
-    "golden",
-    "random",
-    "standard",
-    {m: ModalitySpec(m, CASE.info["config"][f"{m}_dim"], STEPS) for m in MODALITIES},
-    TargetSpec("regression", ("sentiment",), -3.0, 3.0),
-)
+SPEC = spec_of({name: CASE.info["config"][f"{name}_dim"] for name in MODALITIES}, STEPS)
 PLAIN = dict.fromkeys(
     ("embed_dropout", "attention_dropout", "relu_dropout", "residual_dropout", "tensor_dropout"), 0.0
 ) | {"hidden": 1024, "text_transformer": False}
@@ -103,12 +100,10 @@ def build(sub, **settings):
 
 
 def golden_batch(number):
-    inputs = {name: CASE[f"inputs.{number}.{name}"] for name in MODALITIES}
+    values = {name: CASE[f"inputs.{number}.{name}"] for name in MODALITIES}
     lengths = dict.fromkeys(MODALITIES, CASE[f"inputs.{number}.lengths"])
     lengths["text"] = torch.full_like(lengths["text"], STEPS)  # the official model reads what stands beyond as well
-    sequences = {m: PaddedSequence(inputs[m].requires_grad_(m == "text"), lengths[m]) for m in MODALITIES}
-    label = CASE[f"inputs.{number}.label"]
-    return Batch(sequences, label, torch.arange(len(label)))
+    return batch_of(values, lengths, CASE[f"inputs.{number}.label"], learned=("text",))
 
 
 @pytest.fixture
@@ -121,10 +116,6 @@ def draws(monkeypatch):
         monkeypatch.setattr(torch, "randn_like", lambda like: next(values) * (not zero))
 
     return prescribe
-
-
-def close(actual, expected, tolerance=EXACT):
-    torch.testing.assert_close(actual.detach(), expected, **tolerance)
 
 
 def compare(sub, output, terms, config):
@@ -176,7 +167,7 @@ def test_official_numbers(sub, settings, draws):
     if sub in ("early_noise", "late_noise", "complete_noise"):
         assert without == set(CASE.info["gradnorm_none"][sub.split("_")[0]])
     counts = CASE.info["parameter_count_used"]
-    used = sum(parameter.numel() for parameter in method.parameters())
+    used = count(method)
     assert used == counts["late_tensor" if "tensor" in sub else sub.split("_")[0]]
 
 
@@ -197,7 +188,7 @@ def test_official_training_steps(variant, draws):
         loss.backward()
         optimizer.step()
     close(torch.stack(losses), CASE[f"{variant}_steps.losses.total"])
-    close(parameter_norms(method, table, names, since=start), CASE[f"{variant}_steps.update_norm"], UPDATE)
+    close(parameter_norms(method, table, names, since=start), CASE[f"{variant}_steps.update_norm"], **UPDATE)
     method.eval()
     draws(method, 3)
     close(method(golden_batch(3)).prediction, CASE[f"{variant}_steps.after.prediction_noise"])

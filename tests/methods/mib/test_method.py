@@ -15,6 +15,7 @@ from mmbench.testing.builders import DIMS, doubled, make_spec, padded, rows, wit
 from tests.golden.cases import Case
 from tests.methods.forms import assert_forms_agree, watch_steps
 from tests.methods.mib.parts import SMALL, build, losses, sample
+from tests.methods.parts import count
 
 FUSIONS = ("concat", "addition", "multiplication", "tensor", "low_rank", "graph", "poe")
 
@@ -33,7 +34,7 @@ def lively(method):
 def published_count(vision=47, **settings):
     dims = {"text": 768, "audio": 74, "vision": vision}
     network = MIBNetwork(dims, 1, MIB.Config(hidden=1024, **settings), frozenset({"text"}))
-    return sum(parameter.numel() for parameter in network.parameters())
+    return count(network)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from data_modules.schema import Batch, PaddedSequence
 from mmbench.methods.mult import MulT
 from mmbench.methods.mult.network import MulTNetwork
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed, snapshot
-from tests.methods.mult.test_method import DIMS, count, data_spec, watch
+from tests.methods.mult.test_method import DIMS, data_spec, watch
+from tests.methods.parts import count
 
 CASE = Case.load("mult")
 EXACT = {"rtol": 1e-8, "atol": 1e-10}

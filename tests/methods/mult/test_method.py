@@ -6,15 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
+from data_modules.schema import Batch, PaddedSequence, TargetSpec
+from data_modules.toy import TARGETS
 from mmbench.methods import ConfigError
 from mmbench.methods.mult import MulT
 from mmbench.methods.mult.network import MulTNetwork
 from mmbench.nn.steps import Layout
 from tests.methods.forms import assert_forms_agree, padded_form, watch_steps
+from tests.methods.parts import count, spec_of
 from tests.methods.training import assert_samples_stand_alone
 
-SENTIMENT = TargetSpec("regression", ("sentiment",), -3.0, 3.0)
 EMOTIONS = TargetSpec("binary", ("neutral", "happy", "sad", "angry"))
 DIMS = {"text": 12, "audio": 5, "vision": 7}
 
@@ -39,10 +40,6 @@ def watch(network):
     return first, outputs
 
 
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 @pytest.mark.parametrize(
     ("dims", "outputs", "settings", "expected"),
     [
@@ -62,12 +59,9 @@ def test_published_parameter_counts(dims, outputs, settings, expected):
         assert [count(network.head.network[i]) for i in (0, 3)] == [32_580, 32_580]
 
 
-def data_spec(dims=None, target=SENTIMENT, lengths=(9, 17, 13)):
+def data_spec(dims=None, target=TARGETS["regression"], lengths=(9, 17, 13)):
     dims = dims or DIMS
-    modalities = {
-        name: ModalitySpec(name, dim, steps) for (name, dim), steps in zip(dims.items(), lengths, strict=False)
-    }
-    return DataSpec("made_up", "random", "standard", modalities, target)
+    return spec_of(dims, dict(zip(dims, lengths, strict=False)), target)
 
 
 def random_inputs(lengths, dims=None, seed=0):

@@ -19,27 +19,13 @@ from mmbench.runner.callbacks import EpochSeed
 from mmbench.runner.settings import shipped_settings
 from mmbench.testing.builders import doubled, make_batch, make_spec, write_toy_store
 from tests.methods import training
+from tests.methods.parts import builder, count, sampler, terms_of
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 SMALL = {"width": 16, "vectors": 4, "scales": (1, 2), "top_layers": 1, "clusters": 4, "memory": 32}
 LENGTHS = {"text": [4, 9, 1], "audio": [17, 3, 8], "vision": [2, 13, 6]}
 
-
-def build(kind="regression", modalities=MODALITIES, **settings):
-    torch.manual_seed(0)
-    return ScaleVLAD(make_spec(kind, modalities), config=ScaleVLAD.Config(**(SMALL | {"dropout": 0.0} | settings)))
-
-
-def batch_of(size=12, seed=0):
-    return make_batch(make_spec(), size, seed)
-
-
-def terms_of(method, batch):
-    return method.objective(method(batch), batch)
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
+build, batch_of = builder(ScaleVLAD, **SMALL, dropout=0.0), sampler()
 
 
 # The fusion
@@ -205,7 +191,7 @@ def test_a_text_without_words_has_no_descriptors(monkeypatch):
 def test_clustering_begins_with_its_epoch_and_a_memory_half_full():
     early, late = build(clustering_start=0).train(), build().train()
     for method, expected in ((early, [False, False, True]), (late, [False] * 3)):
-        found = [bool(terms_of(method, batch_of(8, seed))["clustering"] > 0) for seed in range(3)]
+        found = [bool(terms_of(method, batch_of(8, seed=seed))["clustering"] > 0) for seed in range(3)]
         assert found == expected
         assert len(method.clustering.queue) == 24
 
@@ -221,7 +207,7 @@ def started(**settings):
     method = build(clustering_start=0, **settings).train()
     for seed in range(3):
         method.zero_grad()
-        terms = terms_of(method, batch_of(16, seed))
+        terms = terms_of(method, batch_of(16, seed=seed))
         sum(terms.values()).backward()
     return method, terms, {name: p.grad for name, p in method.named_parameters()}
 
@@ -238,7 +224,7 @@ def test_without_its_weight_there_is_no_clustering_and_the_task_is_as_before():
     assert plain.clustering is None
     assert set(gradients) - set(without) == {name for name in gradients if name.startswith("network.fuse.")}
     plain.load_state_dict({k: v for k, v in full.state_dict().items() if k in plain.state_dict()})
-    batch = batch_of(16, 2)
+    batch = batch_of(16, seed=2)
     torch.testing.assert_close(terms_of(plain, batch)["task"], terms["task"])
     plain.zero_grad()
     full.zero_grad()

@@ -3,12 +3,9 @@ import torch
 
 from mmbench.methods.scalevlad.vlad import MultiScale, SharedVLAD, window_means
 from mmbench.nn.steps import Layout
+from tests.methods.parts import count
 
 SCALES = (1, 2, 3, 10, 0)
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def sequence(lengths, steps, dim=4):

@@ -9,6 +9,7 @@ from torch import nn
 from data_modules.schema import DataError
 from mmbench.methods.vcan import image_classifiers
 from mmbench.methods.vcan.image_classifiers import Architecture, ClassifierGroup, image_classifier, known_classifier
+from tests.methods.parts import count
 
 pytest.importorskip("transformers")
 
@@ -20,7 +21,7 @@ PUBLISHED = {"resnet18": 11_689_512, "mobilenet_v2": 3_504_872, "efficientnet_b0
 def test_architectures_have_the_published_size(name):
     with torch.device("meta"):
         network = image_classifier(name, 1000)
-    assert sum(parameter.numel() for parameter in network.parameters()) == PUBLISHED[name]
+    assert count(network) == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "tiny"])

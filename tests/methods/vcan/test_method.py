@@ -14,6 +14,7 @@ from data_modules.schema import Batch, PaddedSequence
 from mmbench.methods import ConfigError, method
 from mmbench.methods.vcan import VCAN
 from mmbench.testing.builders import make_batch, make_spec, padded, with_garbage, write_toy_store
+from tests.methods.parts import count
 from tests.methods.training import fit
 
 pytest.importorskip("transformers")
@@ -130,17 +131,14 @@ def test_sound_and_text_are_not_read():
 
 
 def test_more_classifiers_make_a_larger_group():
-    sizes = [
-        sum(parameter.numel() for parameter in build(classifiers=names).parameters())
-        for names in ("tiny", "tiny, tiny", "tiny,tiny,tiny")
-    ]
+    sizes = [count(build(classifiers=names)) for names in ("tiny", "tiny, tiny", "tiny,tiny,tiny")]
     assert sizes == [sizes[0], 2 * sizes[0], 3 * sizes[0]]
 
 
 def test_default_group_is_the_three_published_networks():
     with torch.device("meta"):
         model = VCAN(SPEC)
-    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in model.group.classifiers]
+    counts = [count(network) for network in model.group.classifiers]
     # with 1000 classes 11,689,512, 3,504,872 and 5,288,548; the last layers see 512, 1280 and 1280 features
     assert counts == [11_689_512 - 997 * 513, 3_504_872 - 997 * 1281, 5_288_548 - 997 * 1281]
     assert (model.config.lr, model.config.size, model.config.pretrained) == (1e-4, 224, False)
