@@ -1,0 +1,43 @@
+"""A file of Python has a length that a reader can take in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.injections.bug import ROOT
+
+LONGEST = 350
+PLACES = ("benchmarks", "data_modules", "mmbench", "tests")
+TOO_LONG = {
+    "tests/methods/effmulti/test_method.py",
+    "tests/methods/emotion_shift/test_training.py",
+    "tests/methods/mesm/test_golden.py",
+    "tests/methods/mvcl/test_golden.py",
+    "tests/methods/vsd/test_method.py",
+}
+
+
+def too_long(root: Path) -> set[str]:
+    """Return the files in a copy of the repository that have more lines."""
+    paths = [*root.glob("*.py"), *(path for place in PLACES for path in (root / place).rglob("*.py"))]
+    lengths = {path.relative_to(root).as_posix(): len(path.read_bytes().splitlines()) for path in paths}
+    return {name for name, lines in lengths.items() if lines > LONGEST}
+
+
+def test_no_file_is_too_long() -> None:
+    found = too_long(ROOT)
+    assert sorted(found - TOO_LONG) == [], f"more than {LONGEST} lines: split them by subject"
+    assert sorted(TOO_LONG - found) == [], "short enough now, or gone: take them out of TOO_LONG"
+
+
+def test_what_is_too_long_is_found(tmp_path: Path) -> None:
+    for name, lines in (
+        ("setup.py", 351),
+        ("tests/nn/test_a.py", 351),
+        ("tests/nn/test_b.py", 350),
+        (".venv/c.py", 999),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x = 1\n" * lines)
+    assert too_long(tmp_path) == {"setup.py", "tests/nn/test_a.py"}
