@@ -148,7 +148,7 @@ def test_an_interrupt_ends_with_130_and_a_word(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mmbench.runner.launch.work", interrupted)
+    monkeypatch.setattr("mmbench.runner.launch.run_trials", interrupted)
     assert main(["run", "--method", "lf_dnn", "--store", str(small_store.path), "--jobs", "1"]) == 130
     assert "The same command continues" in capsys.readouterr().err
 
