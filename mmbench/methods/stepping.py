@@ -17,7 +17,6 @@ from data_modules.batches.phases import Phase
 from data_modules.schema import Batch
 from mmbench.methods.epoch_means import EpochMeans
 from mmbench.methods.groups import without
-from mmbench.methods.output import Output
 from mmbench.methods.scoring import Scored
 from mmbench.nn.gathering import agree_on_buffers
 from mmbench.nn.text import PretrainedText
@@ -40,15 +39,15 @@ class Trained(Scored):
         self._pending = 0  # batches whose gradients wait for a step
         self._means = EpochMeans()
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the named terms of the loss, scalars whose sum is minimised."""
+    def objective(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return the named terms of the loss, scalars whose sum is minimised, from what ``forward`` returned."""
         return {"task": self.task.loss(output.prediction, batch)}
 
-    def observe(self, output: Output, batch: Batch) -> None:
+    def observe(self, output: Any, batch: Batch) -> None:
         """Keep what training is to know of a batch beside its gradient: what is watched, or counted over an epoch.
 
-        Called after each :meth:`objective` of training. Values come from the output, to whose ``named`` the objective
-        may have added some: ``forward`` and ``objective`` keep none themselves, so that they are functions of weights,
+        Called after each :meth:`objective` of training. Values come from the output, of which the objective may
+        have set a field: ``forward`` and ``objective`` keep none themselves, so that they are functions of weights,
         buffers and batch, which ``torch.func`` can compute for several seeds at once.
         """
 
