@@ -50,8 +50,8 @@ OF_TRAINING = (
     Bug(
         "cmc: pairs are counted where several seeds are computed",
         f"{METHODS}/cmc/__init__.py",
-        '            output.named["fed"] =',
-        '            self._fed = self._fed + member.sum((1, 2))\n            output.named["fed"] =',
+        "            output.fed =",
+        "            self._fed = self._fed + member.sum((1, 2))\n            output.fed =",
         (),
         ("tests/test_seeds_at_once.py",),
     ),

@@ -23,9 +23,9 @@ from __future__ import annotations
 from itertools import combinations
 
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.bimha.config import BIMHAConfig
-from mmbench.methods.bimha.network import BIMHANetwork
+from mmbench.methods.bimha.network import BIMHANetwork, BIMHAOutput
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.tasks import Task
@@ -38,10 +38,9 @@ class BIMHA(FusionMethod):
         >>> from data_modules.toy import make_batch, make_spec
         >>> from mmbench.methods.bimha import BIMHA
         >>> spec = make_spec()
-        >>> named = BIMHA(spec)(make_batch(spec)).named
-        >>> shares = {name: value for name, value in named.items() if name.startswith("weight_")}  # of the pairs
+        >>> shares = BIMHA(spec)(make_batch(spec)).weight  # of the pairs
         >>> list(shares), sum(shares.values()).round(decimals=3).tolist()
-        (['weight_text_audio', 'weight_text_vision', 'weight_audio_vision'], [1.0, 1.0, 1.0, 1.0])
+        (['text_audio', 'text_vision', 'audio_vision'], [1.0, 1.0, 1.0, 1.0])
     """
 
     card = MethodCard(
@@ -85,12 +84,11 @@ class BIMHA(FusionMethod):
             )
         self.network = BIMHANetwork(spec.modalities, self.dims, self.task.outputs, self.config)
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> BIMHAOutput:
         """Return the prediction ``(B, outputs)`` and the attention over the pairs, by sample."""
         return self.network(self.features(batch))
 
-    def observe(self, output: Output, batch: Batch) -> None:
+    def observe(self, output: BIMHAOutput, batch: Batch) -> None:
         """Watch the share of each pair."""
-        for name, share in output.named.items():
-            if name.startswith("weight_"):
-                self.watch(name, share)
+        for name, share in output.weight.items():
+            self.watch(f"weight_{name}", share)

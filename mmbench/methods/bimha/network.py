@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 
@@ -88,6 +89,19 @@ class PairAttention(nn.Module):
         return self.norm(queries + read if self.residual else read), weights
 
 
+@dataclass(kw_only=True)
+class BIMHAOutput(Output):
+    """The prediction and the attention.
+
+    Attributes:
+        attention: ``(B, layers, heads, Q, K)``.
+        weight: ``(B,)`` by pair ``<x>_<y>``, its share: the mean over layers, heads and queries; they add up to 1.
+    """
+
+    attention: Tensor
+    weight: dict[str, Tensor]
+
+
 class BIMHANetwork(nn.Module):
     """Vectors of the modalities, tokens of their pairs, attention over the tokens, head.
 
@@ -135,13 +149,8 @@ class BIMHANetwork(nn.Module):
             nn.Linear(c.head_width, outputs),
         )
 
-    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
-        """Return prediction and attention.
-
-        Returns:
-            ``named`` holds ``attention (B, layers, heads, Q, K)`` and for each pair ``<x>_<y>`` its share
-            ``weight_<x>_<y> (B,)``, the mean over layers, heads and queries; the shares of a sample add up to 1.
-        """
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> BIMHAOutput:
+        """Return prediction and attention."""
         vectors = self.subnetworks(inputs)
         tokens = torch.stack([token(vectors) for token in self.tokens.values()], dim=1)
         if self.embedding is not None:
@@ -154,8 +163,6 @@ class BIMHANetwork(nn.Module):
             states, weights = layer(states, tokens if self.from_vectors else states)
             maps.append(weights)
         attention = torch.stack(maps, dim=1)
-        named = {"attention": attention}
-        for name, share in zip(self.pairs, attention.mean((1, 2, 3)).unbind(-1), strict=True):
-            named[f"weight_{name}"] = share
+        weight = dict(zip(self.pairs, attention.mean((1, 2, 3)).unbind(-1), strict=True))
         joined = torch.cat([states.flatten(1), *(vectors.values() if self.keep else ())], dim=-1)
-        return Output(self.head(joined), named)
+        return BIMHAOutput(self.head(joined), attention=attention, weight=weight)

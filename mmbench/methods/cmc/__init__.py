@@ -22,7 +22,6 @@ stay, step back or step forward (see :mod:`mmbench.methods.cmc.curriculum`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.cmc.config import CMCConfig
 from mmbench.methods.cmc.curriculum import (
@@ -43,7 +42,7 @@ from mmbench.methods.cmc.curriculum import (
     difficulty_buckets,
     label_distance_targets,
 )
-from mmbench.methods.cmc.network import CMCNetwork
+from mmbench.methods.cmc.network import CMCNetwork, CMCOutput
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.methods.groups import without
 from mmbench.nn.gathering import agreed
@@ -151,34 +150,31 @@ class CMC(FusionMethod):
         groups = self.main_groups(without(self.parameters(), predictors))
         return {"main": groups + ([{"params": predictors, "lr": self.config.predictor_lr}] if predictors else [])}
 
-    def forward(self, batch: Batch) -> Output:
-        """Return the prediction ``(B, outputs)`` and, named ``h_<modality>``, the vectors ``(B, dim)``."""
+    def forward(self, batch: Batch) -> CMCOutput:
+        """Return the prediction ``(B, outputs)`` and the vectors."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the task loss and the weighted correlation loss of the pairs that are fed.
-
-        Their losses and numbers by bucket, ``(2, levels)``, join the output under the name ``fed``.
-        """
+    def objective(self, output: CMCOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return the task loss and the weighted correlation loss of the pairs that are ``fed``."""
         terms = super().objective(output, batch)
         if self.network.couples:
-            losses, buckets = self._pairs(output.named, batch)
+            losses, buckets = self._pairs(output.h, batch)
             fed = buckets < self.level
             terms["correlation"] = self.config.correlation * (losses * fed).sum() / fed.sum()
             member = fed & (buckets == torch.arange(self.config.levels, device=fed.device)[:, None, None])
-            output.named["fed"] = torch.stack([(losses.detach() * member).sum((1, 2)), member.sum((1, 2))])
+            output.fed = output.named["fed"] = torch.stack([(losses.detach() * member).sum((1, 2)), member.sum((1, 2))])
         return terms
 
-    def observe(self, output: Output, batch: Batch) -> None:
+    def observe(self, output: CMCOutput, batch: Batch) -> None:
         """Add the losses of the pairs that were fed to those of the epoch."""
-        if self.training and "fed" in output.named:
-            self._fed = self._fed.to(output.named["fed"].device) + output.named["fed"]
+        if self.training and output.fed is not None:
+            self._fed = self._fed.to(output.fed.device) + output.fed
 
-    def _pairs(self, named: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    def _pairs(self, h: dict[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Draw pairs and return their losses and buckets, ``(couples, P)`` each; while pre-training all are easy."""
         c, couples = self.config, self.network.couples.items()
         batch = replace(batch, target=self.of_all(batch.target), index=self.of_all(batch.index))
-        vectors = {name: self.of_all(named[f"h_{name}"]) for name in self.dims}
+        vectors = {name: self.of_all(vector) for name, vector in h.items()}
         first, second = self.sampler(batch.size, len(couples), batch.target.device)
         if self.gathers:
             first, second = agreed(first), agreed(second)
@@ -220,9 +216,9 @@ class CMC(FusionMethod):
         with precision.forward_context():
             for raw in loader:
                 batch = precision.convert_input(raw).to(self.device)
-                named = self(batch).named
+                output: CMCOutput = self(batch)
                 index.append(batch.index)
-                vectors.append(torch.stack([named[f"h_{name}"] for name in self.dims], dim=1))
+                vectors.append(torch.stack(list(output.h.values()), dim=1))
         self.train()
         values = torch.cat(vectors).to(self.network.head.weight.dtype)
         self.scorer.remember(self.network.predictors, self._of_all(torch.cat(index)), self._of_all(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -41,6 +42,19 @@ class CMCEncoder(nn.Module):
         return layout.last(rows) if self.transformer is None else self.transformer(rows, layout, last=True)
 
 
+@dataclass(kw_only=True)
+class CMCOutput(Output):
+    """The prediction and what pairs are made of.
+
+    Attributes:
+        h: ``(B, dim)`` by modality.
+        fed: ``(2, levels)``, the losses of the pairs that are fed and their numbers, by bucket; set by the objective.
+    """
+
+    h: dict[str, Tensor]
+    fed: Tensor | None = None
+
+
 class CMCNetwork(nn.Module):
     """Encoders, head and correlation predictors.
 
@@ -63,8 +77,8 @@ class CMCNetwork(nn.Module):
         self.couples = {f"{x}_{y}": (x, y) for x, y in combinations(dims, 2)} if c.correlation else {}
         self.predictors = nn.ModuleDict({name: PairPredictor(c.dim, c.hidden) for name in self.couples})
 
-    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
-        """Return the prediction and, named ``h_<modality>``, the vectors ``(B, dim)``."""
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> CMCOutput:
+        """Return the prediction and the vectors."""
         vectors = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
         prediction = self.head(torch.cat(list(vectors.values()), dim=-1))
-        return Output(prediction, {f"h_{name}": vector for name, vector in vectors.items()})
+        return CMCOutput(prediction, h=vectors)

@@ -32,12 +32,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.methods.groups import without
 from mmbench.methods.mesm.config import MESMConfig
-from mmbench.methods.mesm.network import MESMNetwork
+from mmbench.methods.mesm.network import MESMNetwork, MESMOutput
 from mmbench.tasks import Task
 
 _TRACK = "iemocap_mesm/mesm-waveform-faces48/mesm"
@@ -52,7 +52,7 @@ class MESM(FusionMethod):
         >>> MESM.variants(make_spec("multilabel", kinds={"audio": "waveform", "vision": "frames"}))
         {'fe2e': {'sparse': False}, 'mesm': {'sparse': True}}
         >>> spec = make_spec("multilabel")  # with features there are no places to pick
-        >>> tuple(MESM(spec)(make_batch(spec)).named["logits_vision"].shape)
+        >>> tuple(MESM(spec)(make_batch(spec)).logits["vision"].shape)
         (4, 3)
     """
 
@@ -145,11 +145,11 @@ class MESM(FusionMethod):
         if self.task.target.kind == "multilabel":
             self.positive_weight.copy_(rarity(self.task.flatten(labels.target, labels)[1]))
 
-    def forward(self, batch: Batch) -> Output:
-        """Return the prediction ``(B, outputs)``; see :meth:`MESMNetwork.forward` for what else."""
+    def forward(self, batch: Batch) -> MESMOutput:
+        """Return the prediction ``(B, outputs)`` and what it is made of."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: MESMOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss."""
         if self.task.target.kind != "multilabel" or not self.config.pos_weight:
             return super().objective(output, batch)
@@ -157,11 +157,10 @@ class MESM(FusionMethod):
         loss = F.binary_cross_entropy_with_logits(output.prediction, target, pos_weight=self.positive_weight)
         return {"task": loss}
 
-    def observe(self, output: Output, batch: Batch) -> None:
+    def observe(self, output: MESMOutput, batch: Batch) -> None:
         """Watch which share of the dense blocks' cost is kept."""
-        for name, share in output.named.items():
-            if name.startswith("flops_"):
-                self.watch(name, share)
+        for name, share in output.flops.items():
+            self.watch(f"flops_{name}", share)
 
 
 def rarity(labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,21 @@ class StateEncoder(nn.Module):
         return encode(self.layers, rows, layout, last=True)
 
 
+@dataclass(kw_only=True)
+class MESMOutput(Output):
+    """The prediction and what it is made of.
+
+    Attributes:
+        logits: ``(B, outputs)`` by modality.
+        state: ``(B, dim)`` by modality, without text that is read by its own encoder.
+        flops: ``(B,)`` by modality with a sparse tower: which share of the dense blocks' cost the kept sites have.
+    """
+
+    logits: dict[str, Tensor]
+    state: dict[str, Tensor]
+    flops: dict[str, Tensor]
+
+
 class MESMNetwork(nn.Module):
     """Encoders, heads and the weighted sum of the logits.
 
@@ -141,26 +157,22 @@ class MESMNetwork(nn.Module):
             self.heads[name] = nn.Linear(c.dim, outputs)
         self.fusion = nn.Linear(len(modalities), 1, bias=False) if len(modalities) > 1 else None
 
-    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
-        """Return prediction and what it is made of.
-
-        Returns:
-            ``named`` holds by modality ``logits_... (B, outputs)`` and but for text ``state_... (B, dim)``; of sparse
-            towers also ``flops_... (B,)``, which share of the dense blocks' cost the kept sites have.
-        """
-        named: dict[str, Tensor] = {}
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> MESMOutput:
+        """Return prediction and what it is made of."""
+        logits, states, flops = {}, {}, {}
         text = self._text(inputs["text"]) if self.reads_text else None
         for name, head in self.heads.items():
             if name not in self.encoders:
-                named[f"logits_{name}"] = head(text)
+                logits[name] = head(text)
                 continue
             vectors, share = self.encoders[name](inputs[name], text)
-            state = self.states[name](vectors)
-            named |= {f"state_{name}": state, f"logits_{name}": head(state)}
+            states[name] = self.states[name](vectors)
+            logits[name] = head(states[name])
             if share is not None:
-                named[f"flops_{name}"] = share
-        logits = torch.stack([named[f"logits_{name}"] for name in self.heads], dim=-1)
-        return Output(logits.squeeze(-1) if self.fusion is None else self.fusion(logits).squeeze(-1), named)
+                flops[name] = share
+        joined = torch.stack(list(logits.values()), dim=-1)
+        prediction = (joined if self.fusion is None else self.fusion(joined)).squeeze(-1)
+        return MESMOutput(prediction, logits=logits, state=states, flops=flops)
 
     def _text(self, text: PaddedSequence) -> Tensor:
         """Return the text vector ``t``, ``(B, D)``."""

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.groups import without
 from mmbench.methods.mmim.config import MMIMConfig
-from mmbench.methods.mmim.network import MMIMNetwork
+from mmbench.methods.mmim.network import MMIMNetwork, MMIMOutput
 from mmbench.nn.mutual_information import ClassConditionalEntropy, cosine_nce, gaussian_log_likelihood
 from mmbench.tasks import Task
 
@@ -144,17 +144,15 @@ class MMIM(FusionMethod):
     def _memories(self) -> dict[str, ClassConditionalEntropy]:
         return cast("dict[str, ClassConditionalEntropy]", dict(self.entropies))
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> MMIMOutput:
         """Return the prediction ``(B, outputs)`` and the representations that the bounds compare."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: MMIMOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the pass that the batch belongs to; in training the codes are remembered."""
-        named = output.named
+        h, mean, logvar = output.h, output.mean, output.logvar
         lld = {
-            pair: gaussian_log_likelihood(
-                named[f"h_{y}"], named[f"mean_{pair}"], named[f"logvar_{pair}"], self.config.lld_include_logvar
-            )
+            pair: gaussian_log_likelihood(h[y], mean[pair], logvar[pair], self.config.lld_include_logvar)
             for pair, (_, y) in self.network.pairs.items()
         }
         if self.phase_of(batch).name == "estimate":
@@ -163,14 +161,14 @@ class MMIM(FusionMethod):
         if not self.config.contrast:
             return terms
         nce = {
-            name: cosine_nce(self.of_all(named[f"h_{name}"]), self.of_all(named[f"predicted_{name}"]))
-            for name in self.network.predictors
+            name: cosine_nce(self.of_all(h[name]), self.of_all(predicted))
+            for name, predicted in output.predicted.items()
         }
         terms |= {"nce": self.config.alpha * _total(nce), "lld": -self.config.beta * _total(lld)}
         groups = self.of_all(self.task.groups(batch))
         entropy = {}
         for pair, memory in self._memories().items():
-            codes = self.of_all(named[f"code_{pair}"])
+            codes = self.of_all(output.code[pair])
             if memory.ready:
                 entropy[pair] = memory(codes, groups)
             if self.training:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,27 @@ from mmbench.nn.dropout import Dropout
 from mmbench.nn.mutual_information import CosinePredictor, GaussianConditional
 from mmbench.nn.pooling import masked_mean
 from mmbench.nn.recurrent import LSTMVector
+
+
+@dataclass(kw_only=True)
+class MMIMOutput(Output):
+    """The prediction and what the bounds compare.
+
+    Attributes:
+        h: ``(B, width)`` by modality.
+        z: ``(B, fusion_dim)``, what the head reads.
+        predicted: Of ``h``, from ``z``.
+        mean: Of y given x by pair ``<x>_<y>``.
+        logvar: Beside it.
+        code: By pair the code of y whose entropy is estimated.
+    """
+
+    h: dict[str, Tensor]
+    z: Tensor
+    predicted: dict[str, Tensor]
+    mean: dict[str, Tensor]
+    logvar: dict[str, Tensor]
+    code: dict[str, Tensor]
 
 
 class MMIMNetwork(nn.Module):
@@ -80,20 +102,13 @@ class MMIMNetwork(nn.Module):
             return self.encoders[name](sequence)
         return sequence.values[:, 0] if self.text_pooling == "first" else masked_mean(sequence.values, sequence.mask)
 
-    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
-        """Return prediction and representations of a batch.
-
-        Returns:
-            ``named`` holds ``h_<modality> (B, width)``, ``z (B, fusion_dim)``, ``predicted_<modality>`` (from z), and
-            for each pair ``<x>_<y>`` the moments ``mean_...``, ``logvar_...`` of y given x and the code ``code_...``
-            of y whose entropy is estimated.
-        """
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> MMIMOutput:
+        """Return prediction and representations of a batch."""
         vectors = {name: self._vector(name, inputs[name]) for name in self.widths}
         z = self.fusion(self.dropout(torch.cat(list(vectors.values()), dim=-1)))
-        named = {f"h_{name}": vector for name, vector in vectors.items()} | {"z": z}
-        for name, predictor in self.predictors.items():
-            named[f"predicted_{name}"] = predictor(z)
+        predicted = {name: predictor(z) for name, predictor in self.predictors.items()}
+        mean, logvar, code = {}, {}, {}
         for pair, (x, y) in self.pairs.items():
-            named[f"mean_{pair}"], named[f"logvar_{pair}"] = self.gaussians[pair](vectors[x])
-            named[f"code_{pair}"] = self.entropy_projectors[pair](vectors[y])
-        return Output(self.head(z), named)
+            mean[pair], logvar[pair] = self.gaussians[pair](vectors[x])
+            code[pair] = self.entropy_projectors[pair](vectors[y])
+        return MMIMOutput(self.head(z), h=vectors, z=z, predicted=predicted, mean=mean, logvar=logvar, code=code)

@@ -21,6 +21,7 @@ Every batch takes two steps, each with its own optimiser. ``estimate`` fits the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any, cast
@@ -30,13 +31,13 @@ from torch import Tensor, nn
 
 from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.groups import without
 from mmbench.methods.mmmie.club import RunningStandard, club
 from mmbench.methods.mmmie.config import MMMIEConfig
-from mmbench.methods.mmmie.network import MMMIENetwork
+from mmbench.methods.mmmie.network import MMMIENetwork, MMMIEOutput
 from mmbench.nn.contrastive import info_nce
 from mmbench.nn.mutual_information import GaussianConditional, gaussian_log_likelihood
 from mmbench.nn.pooling import masked_mean
@@ -139,38 +140,38 @@ class MMMIE(FusionMethod):
             means[name] = masked_mean(values, sequence.mask)
         return means
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> MMMIEOutput:
         """Return the prediction ``(B, outputs)`` and what the bounds compare.
 
-        ``named`` holds, beside what the network gives, the moments ``mean_<modality>`` and ``logvar_<modality>`` of the
-        vectors given the inputs. Each step of training differentiates its own part alone.
+        Each step of training differentiates its own part alone.
         """
         learns, estimating = torch.is_grad_enabled(), self.phase_of(batch).name == "estimate"
         with torch.set_grad_enabled(learns and not (estimating and self.training)):
-            output: Output = self.network(self.features(batch))
+            output: MMMIEOutput = self.network(self.features(batch))
         summaries = self.summaries(batch) if self.estimators else {}
+        means, logvars = {}, {}
         for name, x in summaries.items():
             if estimating and self.training:
                 cast(RunningStandard, self.standards[name]).update(self.of_all(x))
             with torch.set_grad_enabled(learns and estimating):
-                mean, logvar = self.estimators[name](self.standards[name](x))
-            output.named |= {f"mean_{name}": mean, f"logvar_{name}": logvar.tanh()}
-        return output
+                means[name], logvar = self.estimators[name](self.standards[name](x))
+            logvars[name] = logvar.tanh()
+        return replace(output, mean=means, logvar=logvars)
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: MMMIEOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the step that the batch belongs to."""
-        c, named = self.config, output.named
-        given = {name: (named[f"mean_{name}"], named[f"logvar_{name}"]) for name in self.estimators}
+        c, h = self.config, output.h
+        given = {name: (output.mean[name], output.logvar[name]) for name in self.estimators}
         if self.phase_of(batch).name == "estimate":
-            fits = [gaussian_log_likelihood(named[f"h_{name}"].detach(), *given[name], True) for name in given]
+            fits = [gaussian_log_likelihood(h[name].detach(), *moments, True) for name, moments in given.items()]
             return {"estimate": -torch.stack(fits).sum()}
         terms = super().objective(output, batch)
         if c.alpha:
-            codes = [self.of_all(named[f"code_{name}"]) for name in self.network.projections]
+            codes = [self.of_all(code) for code in output.code.values()]
             nce = [info_nce(first, second, c.temperature) for first, second in combinations(codes, 2)]
             terms["nce"] = c.alpha * torch.stack(nce).sum()
         if given:
-            compared = [map(self.of_all, (named[f"h_{name}"], *moments)) for name, moments in given.items()]
+            compared = [map(self.of_all, (h[name], *moments)) for name, moments in given.items()]
             bounds = torch.stack([club(*rows) for rows in compared])
             terms["club"] = self.club_weight * (bounds.clamp(min=0.0) if c.clamp else bounds).sum()
         return terms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +107,25 @@ class TokenFusion(nn.Module):
         return self.head(z), z
 
 
+@dataclass(kw_only=True)
+class MMMIEOutput(Output):
+    """The prediction and what the bounds compare.
+
+    Attributes:
+        h: ``(B, dim)`` by modality.
+        z: ``(B, dim)``, what the head reads.
+        code: ``(B, code)`` by modality, of unit length.
+        mean: Of ``h`` given the inputs, by modality; no part of what the network says.
+        logvar: Beside it.
+    """
+
+    h: dict[str, Tensor]
+    z: Tensor
+    code: dict[str, Tensor]
+    mean: dict[str, Tensor] = field(default_factory=dict)
+    logvar: dict[str, Tensor] = field(default_factory=dict)
+
+
 class MMMIENetwork(nn.Module):
     """Encoders, projections of the pairs, and fusion.
 
@@ -134,19 +154,13 @@ class MMMIENetwork(nn.Module):
         )
         self.fusion = TokenFusion(list(dims), outputs, c)
 
-    def forward(self, features: Mapping[str, PaddedSequence]) -> Output:
-        """Return prediction and representations of a batch.
-
-        Returns:
-            ``named`` holds ``h_<modality> (B, dim)``, ``code_<modality> (B, code)`` of unit length and ``z (B, dim)``.
-        """
+    def forward(self, features: Mapping[str, PaddedSequence]) -> MMMIEOutput:
+        """Return prediction and representations of a batch."""
         vectors, steps = {}, {}
         for name, encoder in self.encoders.items():
             vectors[name], states = encoder(features[name])
             if states is not None:
                 steps[name] = states
         prediction, z = self.fusion(vectors, steps)
-        named = {f"h_{name}": vector for name, vector in vectors.items()} | {"z": z}
-        for name, projection in self.projections.items():
-            named[f"code_{name}"] = F.normalize(projection(vectors[name]), dim=-1)
-        return Output(prediction, named)
+        codes = {name: F.normalize(part(vectors[name]), dim=-1) for name, part in self.projections.items()}
+        return MMMIEOutput(prediction, h=vectors, z=z, code=codes)

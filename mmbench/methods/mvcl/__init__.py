@@ -25,7 +25,6 @@ representations; a contrast trains its part of the network and, at ``earlier_rat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -34,11 +33,11 @@ from torch import Tensor, nn
 
 from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.mvcl.config import CONTRASTS, MVCLConfig
-from mmbench.methods.mvcl.network import PARTS, MVCLNetwork
+from mmbench.methods.mvcl.network import PARTS, MVCLNetwork, MVCLOutput
 from mmbench.nn.contrastive import pair_contrastive, supervised_contrastive
 from mmbench.tasks import Task
 
@@ -166,34 +165,30 @@ class MVCL(FusionMethod):
         if self.text_encoder is not None:
             self.text_encoder.train("encoders" in trained)
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> MVCLOutput:
         """Return the prediction ``(B, outputs)`` and the representations that the contrasts compare."""
         trained = self._trained(self.phase_of(batch).name) if self.training else PARTS
         with torch.set_grad_enabled(torch.is_grad_enabled() and "encoders" in trained):
             features = self.features(batch)
         return self.network(features, trained)
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: MVCLOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the phase that the batch belongs to."""
         phase = self.phase_of(batch).name
         terms = super().objective(output, batch) if phase in ("joint", "task") else {}
         for name, weight in self.config.contrasts().items():
             if phase in ("joint", name):
-                terms[name] = weight * self._contrast(name, output.named, batch.target)
+                terms[name] = weight * self._contrast(name, output.projected, batch.target)
         return terms
 
-    def _contrast(self, name: str, named: Mapping[str, Tensor], target: Tensor) -> Tensor:
+    def _contrast(self, name: str, projected: dict[str, Tensor], target: Tensor) -> Tensor:
         """Return the sum of a contrast over what it compares."""
         c = self.config
-
-        def projected(item: str) -> Tensor:
-            return self.of_all(named[f"projected_{item}"])
-
         if name == "cross":
-            pairs = [(projected(one), projected(other)) for one, other in self.pairs()]
+            pairs = [(self.of_all(projected[one]), self.of_all(projected[other])) for one, other in self.pairs()]
             return torch.stack([pair_contrastive(*pair, c.pair_temperature) for pair in pairs]).sum()
         compared = ["fused"] if name == "fused" else list(self.network.unimodal)
-        vectors, classes = [projected(item) for item in compared], self.classes(self.of_all(target))
+        vectors, classes = [self.of_all(projected[item]) for item in compared], self.classes(self.of_all(target))
         return torch.stack([supervised_contrastive(item, classes, c.supervised_temperature) for item in vectors]).sum()
 
     def pairs(self) -> list[tuple[str, str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data_modules.schema import PaddedSequence
 from mmbench.methods.mvcl.config import MVCLConfig
@@ -16,6 +17,21 @@ from mmbench.nn.dropout import Dropout
 
 PARTS = ("encoders", "interaction", "fusion", "head")
 """The network in the order of its data flow; a phase trains one part, and some train the part before it too."""
+
+
+@dataclass(kw_only=True)
+class MVCLOutput(Output):
+    """The prediction and the representations.
+
+    Attributes:
+        view: ``(B, dim)`` by view ``<x>_<y>_<z>``.
+        fused: ``(B, dim)``.
+        projected: Of unit length, by modality, by view and as ``fused``: what the contrasts compare.
+    """
+
+    view: dict[str, Tensor]
+    fused: Tensor
+    projected: dict[str, Tensor]
 
 
 class MVCLNetwork(nn.Module):
@@ -68,28 +84,23 @@ class MVCLNetwork(nn.Module):
             "head": nn.ModuleList([self.head]),
         }
 
-    def forward(self, features: Mapping[str, PaddedSequence], trained: Iterable[str] = PARTS) -> Output:
+    def forward(self, features: Mapping[str, PaddedSequence], trained: Iterable[str] = PARTS) -> MVCLOutput:
         """Return prediction and representations of a batch.
 
         Args:
             features: The modalities, ``(B, T_m, dims[m])`` each.
             trained: The parts through which gradients flow, neighbours in :data:`PARTS`.
-
-        Returns:
-            ``named`` holds the views ``view_<x>_<y>_<z> (B, dim)``, the fused vector ``fused (B, dim)``, and of unit
-            length what the contrasts compare: ``projected_<modality>``, ``projected_<view>``, ``projected_fused``.
         """
         learns, trained = torch.is_grad_enabled(), set(trained)
         with torch.set_grad_enabled(learns and "encoders" in trained):
             encoded = {name: self.encoders[name](features[name]) for name in self.encoders}
-            named = {f"projected_{name}": module(encoded[name][0]) for name, module in self.unimodal.items()}
+            projected = {name: module(encoded[name][0]) for name, module in self.unimodal.items()}
         with torch.set_grad_enabled(learns and "interaction" in trained):
             views = self.interaction({name: tokens for name, (_, tokens) in encoded.items()})
-            named |= {f"view_{view}": vector for view, vector in views.items()}
-            named |= {f"projected_{view}": module(views[view]) for view, module in self.view_projectors.items()}
+            projected |= {view: module(views[view]) for view, module in self.view_projectors.items()}
         with torch.set_grad_enabled(learns and "fusion" in trained):
-            named["fused"] = self.fusion(views.values())
+            fused = self.fusion(views.values())
             if self.fused_projector:
-                named["projected_fused"] = self.fused_projector(named["fused"])
+                projected["fused"] = self.fused_projector(fused)
         with torch.set_grad_enabled(learns and "head" in trained):
-            return Output(self.head(named["fused"]), named)
+            return MVCLOutput(self.head(fused), view=views, fused=fused, projected=projected)

@@ -72,7 +72,7 @@ def test_pre_trained_difficulty_is_a_switch():
                     parameter.data.neg_()
             batch = replace(batch, index=torch.where(torch.isin(batch.index, torch.tensor([3, 7])), 0, batch.index))
             torch.manual_seed(5)
-            buckets[mix, forget] = method._pairs(method(batch).named, batch)[1]
+            buckets[mix, forget] = method._pairs(method(batch).h, batch)[1]
     assert torch.equal(buckets[1.0, "nothing"], buckets[1.0, "cache"])
     assert not torch.equal(buckets[1.0, "nothing"], buckets[1.0, "today"])
     assert torch.equal(buckets[0.0, "nothing"], buckets[0.0, "today"])

@@ -37,7 +37,7 @@ def test_every_level_feeds_its_share_of_the_kept_pairs():
     method, batch, _ = remembering()
     for level in range(1, 6):
         method.level.fill_(level)
-        _, buckets = method._pairs(method(batch).named, batch)
+        _, buckets = method._pairs(method(batch).h, batch)
         for kinds, kept in ((buckets[:, :12], 11), (buckets[:, 12:], 44)):
             assert (kinds < 5).sum(1).tolist() == [kept] * 3
             assert (kinds < level).sum(1).tolist() == [math.ceil(level * kept / 5)] * 3

@@ -93,11 +93,8 @@ def test_a_bound_below_zero_is_clamped_on_demand():
         method = build(warmup=0, beta=1.0, clamp=clamp).eval()
         output = method(batch)
         for name in MODALITIES:  # moments that know of another sample than their own
-            output.named[f"mean_{name}"] = output.named[f"h_{name}"].roll(1, 0).detach()
-            output.named[f"logvar_{name}"] = torch.zeros(24, 8)
-        bounds = [
-            club(output.named[f"h_{name}"], output.named[f"mean_{name}"], torch.zeros(24, 8)) for name in MODALITIES
-        ]
+            output.mean[name], output.logvar[name] = output.h[name].roll(1, 0).detach(), torch.zeros(24, 8)
+        bounds = [club(output.h[name], output.mean[name], torch.zeros(24, 8)) for name in MODALITIES]
         assert min(bounds) < 0
         expected = sum(bound.clamp(min=0) if clamp else bound for bound in bounds)
         torch.testing.assert_close(method.objective(output, batch)["club"], expected)
