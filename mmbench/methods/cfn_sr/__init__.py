@@ -31,10 +31,10 @@ from torch import Tensor, nn
 
 from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.cfn_sr.config import CFNSRConfig
-from mmbench.methods.cfn_sr.network import CFNSRNetwork
+from mmbench.methods.cfn_sr.network import CFNSRNetwork, CFNSROutput
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.tasks import Task
 
@@ -140,17 +140,17 @@ class CFNSR(FusionMethod):
         alone = [parameter for part in parts for parameter in part.parameters()]
         return {"alone": [{"params": alone, "lr": self.config.pretrain_lr}], **groups}
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> CFNSROutput:
         """Return the prediction ``(B, outputs)``; in the preparation the mean of those of the two networks."""
         if not (self.training and self.phase_of(batch).name == "alone"):
             return self.network(batch.inputs)
         audio, vision = self.network.hear(batch.inputs["audio"]), self.network.see(batch.inputs["vision"])
         read = {"audio": self.network.flat(audio), "vision": vision.mean()}
-        named = {f"prediction_{name}": self.heads[name](read[name]) for name in self.heads}
-        return Output(torch.stack(list(named.values())).mean(0), named)
+        alone = {name: head(read[name]) for name, head in self.heads.items()}
+        return CFNSROutput(torch.stack(list(alone.values())).mean(0), alone=alone)
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: CFNSROutput, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss, or in the preparation that of each network."""
-        if "prediction_audio" not in output.named:
+        if not output.alone:
             return super().objective(output, batch)
-        return {name: self.task.loss(output.named[f"prediction_{name}"], batch) for name in self.heads}
+        return {name: self.task.loss(prediction, batch) for name, prediction in output.alone.items()}

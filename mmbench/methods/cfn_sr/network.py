@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import torch
@@ -158,6 +159,22 @@ class AudioGuidedBlock(nn.Module):
         return vision._replace(values=weighted + vision.values if self.residual else weighted), alpha
 
 
+@dataclass(kw_only=True)
+class CFNSROutput(Output):
+    """The prediction and what it is made of.
+
+    Attributes:
+        alpha: ``(B, S, P)`` weights of the positions, with attention.
+        summary: What the head reads.
+        alone: ``(B, outputs)`` by modality, the predictions of the two networks in the preparation; there is nothing
+            else then.
+    """
+
+    alpha: Tensor | None = None
+    summary: Tensor | None = None
+    alone: dict[str, Tensor] = field(default_factory=dict, metadata={"named": "prediction"})
+
+
 class CFNSRNetwork(nn.Module):
     """Both networks, the block between them, and the head.
 
@@ -202,14 +219,14 @@ class CFNSRNetwork(nn.Module):
         clip = imagenet_scaled(frames).to(self.vision.conv.weight.dtype)
         return VisionMap(self.vision(clip, stem_relu).flatten(3))
 
-    def fuse(self, vision: VisionMap, audio: Tensor) -> Output:
-        """Return the prediction, and named ``alpha (B, S, P)`` and ``summary``, what the head reads."""
-        named = {}
+    def fuse(self, vision: VisionMap, audio: Tensor) -> CFNSROutput:
+        """Return the prediction and what it is made of."""
+        alpha: Tensor | None = None
         if self.block is not None:
-            vision, named["alpha"] = self.block(vision, audio)
-        named["summary"] = torch.cat([vision.mean(), self.flat(audio)], dim=-1)
-        return Output(self.head(named["summary"]), named)
+            vision, alpha = self.block(vision, audio)
+        summary = torch.cat([vision.mean(), self.flat(audio)], dim=-1)
+        return CFNSROutput(self.head(summary), alpha=alpha, summary=summary)
 
-    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> CFNSROutput:
         """Return prediction and representations of a batch, as :meth:`fuse`."""
         return self.fuse(self.see(inputs["vision"], self.stem_relu), self.hear(inputs["audio"]))

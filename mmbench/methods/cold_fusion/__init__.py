@@ -29,18 +29,16 @@ The items are those of the local batch: under DDP nothing is gathered from other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.cold_fusion.config import COLDFusionConfig
 from mmbench.methods.cold_fusion.losses import matching
-from mmbench.methods.cold_fusion.network import COLDFusionNetwork
+from mmbench.methods.cold_fusion.network import COLDFusionNetwork, COLDFusionOutput
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.nn.variational import standard_normal_kl
 from mmbench.tasks import Task
@@ -104,8 +102,8 @@ class COLDFusion(FusionMethod):
         by_step = spec.aligned and c.level != "sample"
         self.network = COLDFusionNetwork(self.dims, self.task.outputs, c, by_step)
 
-    def forward(self, batch: Batch) -> Output:
-        """Return the prediction ``(B, outputs)``; see :meth:`COLDFusionNetwork.forward` for what else."""
+    def forward(self, batch: Batch) -> COLDFusionOutput:
+        """Return the prediction ``(B, outputs)`` and what every modality says."""
         return self.network(self.features(batch), batch.kept)
 
     def errors(self, prediction: Tensor, batch: Batch) -> Tensor:
@@ -126,28 +124,28 @@ class COLDFusion(FusionMethod):
             return F.mse_loss(prediction.reshape(batch.target.shape), batch.target)
         return self.task.loss(prediction, batch)
 
-    def _prior(self, named: Mapping[str, Tensor], name: str) -> Tensor:
+    def _prior(self, output: COLDFusionOutput, name: str) -> Tensor:
         """Return the distance of a modality's Gaussians to the standard normal, a scalar."""
-        elements, real = standard_normal_kl(named[f"mean_{name}"], named[f"logvar_{name}"]), named[f"real_{name}"]
+        elements, real = standard_normal_kl(output.mean[name], output.logvar[name]), output.real[name]
         if self.config.legacy_averages:  # a sum over time, a mean over the dimension
-            return elements.sum() / named[f"present_{name}"].numel() / elements.shape[-1]
+            return elements.sum() / output.present[name].numel() / elements.shape[-1]
         return (elements.sum(-1) * real).sum() / real.sum().clamp(min=1)
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: COLDFusionOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms; see the head of this file."""
-        c, named, names = self.config, output.named, list(self.dims)
+        c = self.config
         terms = {"task": self._task(output.prediction, batch)}
-        for name in names:
-            terms[f"task_{name}"] = c.unimodal_weight * self._task(named[f"prediction_{name}"], batch)
-        errors = [self.errors(named[f"prediction_{name}"], batch) for name in names]
+        for name, prediction in output.alone.items():
+            terms[f"task_{name}"] = c.unimodal_weight * self._task(prediction, batch)
+        errors = [self.errors(prediction, batch) for prediction in output.alone.values()]
         if c.detach_error:
             errors = [error.detach() for error in errors]
-        scores, present = ([named[f"{part}_{name}"] for name in names] for part in ("score", "present"))
+        scores, present = list(output.score.values()), list(output.present.values())
         if c.calibration:
             within = [matching(*items, c.temperature) for items in zip(errors, scores, present, strict=True)]
             terms["calibration"] = c.lambda_co * torch.stack(within).sum()
         if c.ordinality:
             across = matching(torch.cat(errors), torch.cat(scores), torch.cat(present), c.temperature)
             terms["ordinality"] = c.lambda_co * across
-        terms["prior"] = c.lambda_reg * torch.stack([self._prior(named, name) for name in names]).sum()
+        terms["prior"] = c.lambda_reg * torch.stack([self._prior(output, name) for name in output.mean]).sum()
         return terms

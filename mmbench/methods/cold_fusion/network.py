@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,33 @@ class ContextDistribution(nn.Module):
         return self.mean(context), self.logvar(context)
 
 
+@dataclass(kw_only=True)
+class COLDFusionOutput(Output):
+    """The fused prediction and what every modality says.
+
+    Attributes:
+        mean: ``(N, H)`` by modality, for the rows of its steps.
+        logvar: Beside it.
+        real: ``(N,)`` bool by modality.
+        step_score: ``(N,)`` by modality.
+        score: ``(B,)`` by modality.
+        present: ``(B,)`` bool by modality.
+        alone: ``(B, outputs)`` by modality, its own prediction.
+        weight: By modality ``(B, T)``, or ``(B, 1)`` where the fusion is not by step.
+        fused: ``(B, T or 1, H)``, of the same steps.
+    """
+
+    mean: dict[str, Tensor]
+    logvar: dict[str, Tensor]
+    real: dict[str, Tensor]
+    step_score: dict[str, Tensor]
+    score: dict[str, Tensor]
+    present: dict[str, Tensor]
+    alone: dict[str, Tensor] = field(metadata={"named": "prediction"})
+    weight: dict[str, Tensor]
+    fused: Tensor
+
+
 class COLDFusionNetwork(nn.Module):
     """Distributions, fusion by certainty and heads.
 
@@ -76,42 +104,47 @@ class COLDFusionNetwork(nn.Module):
         self.dropout = Dropout(c.dropout)
         self.heads = nn.ModuleDict({name: nn.Linear(c.hidden, outputs) for name in (*dims, "fused")})
 
-    def forward(self, inputs: Mapping[str, PaddedSequence], kept: Mapping[str, Tensor] | None = None) -> Output:
+    def forward(
+        self, inputs: Mapping[str, PaddedSequence], kept: Mapping[str, Tensor] | None = None
+    ) -> COLDFusionOutput:
         """Return the fused prediction and what every modality says.
 
         Args:
             inputs: ``(B, T_m, D_m)`` by modality.
             kept: ``(B, T_m)`` bool by modality, the steps that survived a corruption; a modality without any is absent.
-
-        Returns:
-            ``named`` holds by modality, for the rows of its steps, ``mean_...`` and ``logvar_...`` ``(N, H)``,
-            ``real_...`` ``(N,)`` bool and ``step_score_...`` ``(N,)``; ``score_...`` ``(B,)``, ``present_...`` ``(B,)``
-            bool, ``prediction_...`` ``(B, outputs)`` and ``weight_...``, ``(B, T)`` where the fusion is by step and
-            else ``(B, 1)``; and ``fused`` of the same steps, ``(B, T or 1, H)``.
         """
-        named: dict[str, Tensor] = {}
-        means, scores, present = [], [], []
+        mean, logvar, real, step_score, score, present, alone = {}, {}, {}, {}, {}, {}, {}
+        latents, uncertain, there = [], [], []
         for name, distribution in self.distributions.items():
             sequence = inputs[name]
             if self.legacy:  # padding is read like anything else
                 sequence = PaddedSequence(sequence.values, torch.full_like(sequence.lengths, sequence.values.shape[1]))
             layout = Layout.of(sequence)
-            mean, logvar = distribution(layout.rows(sequence.values), layout)
-            variance = logvar.exp().clamp(*VARIANCES)
-            latent = reparameterised(mean, variance.sqrt()) if self.sample and self.training else mean
-            step_score = (variance if self.score == "variance" else variance.sqrt()).norm(dim=-1)
-            pooled, score = layout.mean(latent), layout.mean(step_score)
+            mean[name], logvar[name] = distribution(layout.rows(sequence.values), layout)
+            variance = logvar[name].exp().clamp(*VARIANCES)
+            latent = reparameterised(mean[name], variance.sqrt()) if self.sample and self.training else mean[name]
+            of_steps = (variance if self.score == "variance" else variance.sqrt()).norm(dim=-1)
+            pooled, of_sample = layout.mean(latent), layout.mean(of_steps)
             survived = (sequence.mask if kept is None else kept[name]).any(1, keepdim=True)
-            named |= {f"mean_{name}": mean, f"logvar_{name}": logvar, f"real_{name}": layout.positions > 0}
-            named |= {f"step_score_{name}": step_score, f"score_{name}": score, f"present_{name}": survived[:, 0]}
-            named[f"prediction_{name}"] = self.heads[name](self.dropout(pooled))
-            means.append(layout.padded(latent) if self.by_step else pooled[:, None])
-            scores.append(layout.padded(step_score) if self.by_step else score[:, None])
-            present.append(survived & sequence.mask if self.by_step else survived)
-        there = torch.stack(present, -1)
+            real[name], step_score[name], score[name] = layout.positions > 0, of_steps, of_sample
+            present[name], alone[name] = survived[:, 0], self.heads[name](self.dropout(pooled))
+            latents.append(layout.padded(latent) if self.by_step else pooled[:, None])
+            uncertain.append(layout.padded(of_steps) if self.by_step else of_sample[:, None])
+            there.append(survived & sequence.mask if self.by_step else survived)
+        known = torch.stack(there, -1)
         # Real scores never reach the limit; that of a modality without any step is 0 and has no logarithm.
-        weights = certainty_weights(torch.stack(scores, -1).clamp(min=VARIANCES[0]), there)
-        named |= {f"weight_{name}": weights[..., number] for number, name in enumerate(self.distributions)}
-        named["fused"] = (weights[..., None, :] * torch.stack(means, -1)).sum(-1)
-        summary = masked_mean(named["fused"], there.any(-1)) if self.by_step else named["fused"][:, 0]
-        return Output(self.heads["fused"](self.dropout(summary)), named)
+        weights = certainty_weights(torch.stack(uncertain, -1).clamp(min=VARIANCES[0]), known)
+        fused = (weights[..., None, :] * torch.stack(latents, -1)).sum(-1)
+        summary = masked_mean(fused, known.any(-1)) if self.by_step else fused[:, 0]
+        return COLDFusionOutput(
+            self.heads["fused"](self.dropout(summary)),
+            mean=mean,
+            logvar=logvar,
+            real=real,
+            step_score=step_score,
+            score=score,
+            present=present,
+            alone=alone,
+            weight=dict(zip(self.distributions, weights.unbind(-1), strict=True)),
+            fused=fused,
+        )

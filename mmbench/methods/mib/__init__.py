@@ -28,12 +28,12 @@ from typing import Any
 from torch import Tensor
 
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.methods.groups import without
 from mmbench.methods.mib.config import MIBConfig
-from mmbench.methods.mib.network import MIBNetwork
+from mmbench.methods.mib.network import MIBNetwork, MIBOutput
 from mmbench.nn.variational import standard_normal_kl
 from mmbench.tasks import Task
 
@@ -135,17 +135,17 @@ class MIB(FusionMethod):
         rest = self.main_groups(without(self.parameters(), [convolution]))
         return {"main": [*rest, {"params": [convolution], "lr": self.config.text_lr}]}
 
-    def forward(self, batch: Batch) -> Output:
-        """Return the prediction ``(B, outputs)``, the vectors and the codes; see :meth:`MIBNetwork.forward`."""
+    def forward(self, batch: Batch) -> MIBOutput:
+        """Return the prediction ``(B, outputs)``, the vectors and the codes."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: MIBOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss of every decoder and the KL of every code, weighted."""
-        c, named = self.config, output.named
+        c = self.config
         terms = {"task": c.main_weight * self.task.loss(output.prediction, batch)}
-        for name in self.network.unimodal:
-            terms[f"task_{name}"] = self.task.loss(named[f"prediction_{name}"], batch)
+        for name, prediction in output.alone.items():
+            terms[f"task_{name}"] = self.task.loss(prediction, batch)
         for name in self.network.coded:
-            elements = standard_normal_kl(named[f"mean_{name}"], 2 * named[f"std_{name}"].log())
+            elements = standard_normal_kl(output.mean[name], 2 * output.std[name].log())
             terms[f"kl_{name}"] = c.beta * (elements.mean() if c.kl == "mean" else elements.sum(-1).mean())
         return terms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial, reduce
 
 import torch
@@ -69,6 +70,27 @@ class JoinedFusion(nn.Module):
         return self.layers(self.join(list(vectors.values())))
 
 
+@dataclass(kw_only=True)
+class MIBOutput(Output):
+    """The prediction, vectors and codes, ``(B, d)`` each.
+
+    Attributes:
+        x: By modality, what enters a bottleneck or goes on without one.
+        fused: The same of the fusion.
+        mean: By modality with a bottleneck, and of ``fused``.
+        std: Beside it.
+        z: What is drawn with these.
+        alone: ``(B, outputs)`` by modality with a bottleneck, its own prediction.
+    """
+
+    x: dict[str, Tensor]
+    fused: Tensor
+    mean: dict[str, Tensor]
+    std: dict[str, Tensor]
+    z: dict[str, Tensor]
+    alone: dict[str, Tensor] = field(metadata={"named": "prediction"})
+
+
 class MIBNetwork(nn.Module):
     """Encoders, bottlenecks, fusion and decoders; only what the variant uses is built.
 
@@ -107,33 +129,23 @@ class MIBNetwork(nn.Module):
     def _draw(self, mean: Tensor, std: Tensor) -> Tensor:
         return reparameterised(mean, std) if self.training or self.eval_noise else mean
 
-    def _code(self, name: str, x: Tensor, named: dict[str, Tensor]) -> Tensor:
-        mean, std = self.bottlenecks[name](x)
-        named[f"mean_{name}"], named[f"std_{name}"] = mean, std
-        named[f"z_{name}"] = self._draw(mean, std)
-        return named[f"z_{name}"]
-
-    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
-        """Return prediction, vectors and codes of a batch.
-
-        Returns:
-            ``named`` holds ``x_<modality>`` and ``fused``, what enters a bottleneck or goes on without one; per
-            bottleneck ``mean_...``, ``std_...`` and the draw ``z_...``, all ``(B, d)``; and for modalities with a
-            bottleneck ``prediction_<modality>``.
-        """
-        vectors = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
-        named = {f"x_{name}": vector for name, vector in vectors.items()}
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> MIBOutput:
+        """Return prediction, vectors and codes of a batch."""
+        x = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        mean, std, z, alone = {}, {}, {}, {}
         for name in self.unimodal:
-            vectors[name] = self._code(name, vectors[name], named)
-            named[f"prediction_{name}"] = self.decoders[name](vectors[name])
-        if self.fusion is None:
-            moments = [[named[f"{part}_{name}"] for name in self.unimodal] for part in ("mean", "std")]
-            fused = self._draw(*product_of_experts(*moments))  # the paper puts its Sigma, a deviation, in both places
+            mean[name], std[name] = self.bottlenecks[name](x[name])
+            z[name] = self._draw(mean[name], std[name])
+            alone[name] = self.decoders[name](z[name])
+        if self.fusion is None:  # the paper puts its Sigma, a deviation, in both places
+            fused = self._draw(*product_of_experts(list(mean.values()), list(std.values())))
         else:
-            fused = self.fusion(vectors)
-        named["fused"] = fused
-        z = self._code("fused", fused, named) if "fused" in self.coded else fused
-        return Output(self.decoders["fused"](z), named)
+            fused = self.fusion({**x, **z})
+        if "fused" in self.coded:
+            mean["fused"], std["fused"] = self.bottlenecks["fused"](fused)
+            z["fused"] = self._draw(mean["fused"], std["fused"])
+        prediction = self.decoders["fused"](z.get("fused", fused))
+        return MIBOutput(prediction, x=x, fused=fused, mean=mean, std=std, z=z, alone=alone)
 
 
 def _fusion(settings: MIBConfig, names: tuple[str, ...]) -> nn.Module | None:

@@ -193,7 +193,7 @@ def test_a_modality_that_was_lost_has_no_say(aligned):
     others = torch.tensor([0, 1, 3, 4, 5])
     torch.testing.assert_close(output.prediction[others], before.prediction[others])
     terms = method.objective(output, corrupted)
-    output.named["score_audio"] = output.named["score_audio"] + 100.0 * (torch.arange(6) == 2)
+    output.score["audio"] = output.score["audio"] + 100.0 * (torch.arange(6) == 2)
     again = method.objective(output, corrupted)
     for name in ("calibration", "ordinality"):
         torch.testing.assert_close(again[name], terms[name])
