@@ -31,11 +31,11 @@ import torch
 from torch import Tensor, nn
 
 from data_modules.schema import Batch, DataSpec, PaddedSequence
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig, setting
 from mmbench.methods.vsd.config import DistillationConfig
-from mmbench.methods.vsd.network import view_encoders
+from mmbench.methods.vsd.network import BranchesOutput, by_part, view_encoders
 from mmbench.nn.branches import Branch, fusion_head
 from mmbench.nn.gathering import gather_statistics
 from mmbench.tasks import Task
@@ -62,20 +62,14 @@ class MV2DNetwork(nn.Module):
         )
         self.fusion = fusion_head(len(dims) * c.z_dim, c.fusion_dim, outputs, c.fusion_dropout)
 
-    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> BranchesOutput:
         """Return what :meth:`read` says of the vectors of all views."""
         return self.read({name: encoder(inputs[name]) for name, encoder in self.encoders.items()})
 
-    def read(self, vectors: Mapping[str, Tensor]) -> Output:
-        """Return the prediction and what the branches say of vectors ``(B, width)``.
-
-        Returns:
-            ``named`` holds ``v_<modality>``, ``z_<modality>`` and the logits ``p_<modality>`` given ``v`` and
-            ``q_<modality>`` given ``z``.
-        """
-        readings = {name: branch(vectors[name]) for name, branch in self.branches.items()}
-        named = {f"{part}_{view}": value for view, item in readings.items() for part, value in item._asdict().items()}
-        return Output(self.fusion(torch.cat([item.z for item in readings.values()], dim=-1)), named)
+    def read(self, vectors: Mapping[str, Tensor]) -> BranchesOutput:
+        """Return the prediction and what the branches say of vectors ``(B, width)``."""
+        v, p, z, q = by_part({name: branch(vectors[name]) for name, branch in self.branches.items()})
+        return BranchesOutput(self.fusion(torch.cat(list(z.values()), dim=-1)), v=v, p=p, z=z, q=q)
 
 
 class MV2D(FusionMethod):
@@ -184,14 +178,13 @@ class MV2D(FusionMethod):
         """Yes: a term whose weight is 0, or not yet more, leaves the heads that it alone reaches without a gradient."""
         return True
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> BranchesOutput:
         """Return the prediction ``(B, outputs)`` and what the branches say (see :meth:`MV2DNetwork.read`)."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: BranchesOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, without those whose weight is 0."""
-        c, labels = self.config, self.labels
-        p, q = ({view: output.named[f"{part}_{view}"] for view in self.subsets} for part in "pq")
+        c, labels, p, q = self.config, self.labels, output.p, output.q
         terms = super().objective(output, batch)
         if c.heads_weight:
             heads = torch.stack([labels.cross_entropy(item, batch.target) for item in (*p.values(), *q.values())])

@@ -9,11 +9,12 @@ from torch.distributions import Categorical, kl_divergence
 
 from data_modules.batches.data_module import FusionDataModule
 from data_modules.schema import MODALITIES
-from mmbench.methods.base import Output
 from mmbench.methods.config import ConfigError
 from mmbench.methods.mv2d import MV2D
+from mmbench.methods.vsd.network import BranchesOutput
 from mmbench.tasks import Task
 from mmbench.testing.builders import DIMS, make_batch, make_spec, write_toy_store
+from tests.methods.outputs import from_names
 from tests.methods.training import assert_resumes, fit, more_padding
 
 QUIET = {"head_dropout": 0.0, "fusion_dropout": 0.0, "ramp_epochs": 0}
@@ -39,7 +40,7 @@ def logits(views=MODALITIES, size=9, seed=0):
     """Return random logits of three classes as an output of a network."""
     random = torch.Generator().manual_seed(seed)
     named = {f"{part}_{view}": torch.randn(size, 3, generator=random) for part in "pq" for view in views}
-    return Output(torch.zeros(size, 3), named), replace(sample(size), target=torch.arange(size) % 3)
+    return from_names(BranchesOutput, torch.zeros(size, 3), named), replace(sample(size), target=torch.arange(size) % 3)
 
 
 def with_large_heads(method):
@@ -179,12 +180,10 @@ def test_two_views_teach_each_other():
 def test_agreement_is_between_zero_and_the_logarithm_of_the_views():
     method = build(agree_weight=1.0)
     output, batch = logits()
-    same = {name: output.named["q_text"] if name.startswith("q") else item for name, item in output.named.items()}
-    assert method.objective(Output(output.prediction, same), batch)["agree"].item() == pytest.approx(0, abs=1e-6)
-    certain = dict(output.named)
-    for number, view in enumerate(MODALITIES):
-        certain[f"q_{view}"] = 1e3 * torch.eye(3)[number].expand(9, -1)
-    value = method.objective(Output(output.prediction, certain), batch)["agree"].item()
+    same = replace(output, q=dict.fromkeys(MODALITIES, output.q["text"]))
+    assert method.objective(same, batch)["agree"].item() == pytest.approx(0, abs=1e-6)
+    certain = {view: 1e3 * torch.eye(3)[number].expand(9, -1) for number, view in enumerate(MODALITIES)}
+    value = method.objective(replace(output, q=certain), batch)["agree"].item()
     assert value == pytest.approx(math.log(3), rel=1e-5)
 
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from data_modules.schema import TargetSpec
-from mmbench.methods.base import Output
 from mmbench.methods.mv2d import MV2D
 from mmbench.methods.vsd.labels import CategoricalLabels
+from mmbench.methods.vsd.network import BranchesOutput
 from mmbench.nn.branches import Branch
 from tests.golden.cases import Case, fill, gradient_norms, renamed
+from tests.methods.outputs import from_names
 from tests.methods.vsd.test_golden import (
     NAMES,
     PARTS,
@@ -217,7 +218,8 @@ def test_golden_two_views_are_those_of_the_predecessor(term, factor, prefix, set
         for name, part in PARTS.items():
             key = f"{prefix}{short}_{name}"
             leaves[key] = named[f"{part}_{view}"] = case[f"inputs.{key}"].requires_grad_()
-    output = Output(torch.zeros(len(case["inputs.labels"]), method.task.outputs, dtype=torch.float64), named)
+    prediction = torch.zeros(len(case["inputs.labels"]), method.task.outputs, dtype=torch.float64)
+    output = from_names(BranchesOutput, prediction, named)
     loss = factor * terms_of(method, output, case)[term]
     loss.backward()
     close(loss, case[f"losses.{official}"], tolerance(case))
@@ -235,7 +237,7 @@ def three_views(**settings):
     named = {}
     for view in views:
         named |= {f"p_{view}": case[f"inputs.obs_{view}"], f"q_{view}": case[f"inputs.rep_{view}"]}
-    return case, method, Output(torch.zeros(case.info["config"]["B"], method.task.outputs), named)
+    return case, method, from_names(BranchesOutput, torch.zeros(case.info["config"]["B"], method.task.outputs), named)
 
 
 @pytest.mark.parametrize(("term", "settings", "official"), VIEW_TERMS)

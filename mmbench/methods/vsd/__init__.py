@@ -23,19 +23,19 @@ Shapes: modalities ``(B, T_m, D_m)`` with their own lengths; ``v (B, width)``, `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import combinations, permutations
 
 import torch
 from torch import Tensor
 
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.methods.vsd.config import VSDConfig
 from mmbench.methods.vsd.losses import ranked_list_loss, sinkhorn_distance
-from mmbench.methods.vsd.network import SHARED, VSDNetwork
+from mmbench.methods.vsd.network import VSDNetwork, VSDOutput
 from mmbench.nn.gathering import gather_statistics
 from mmbench.tasks import Task
 
@@ -111,60 +111,58 @@ class VSD(FusionMethod):
         """Yes: a term whose weight is 0, or not yet more, leaves the heads that it alone reaches without a gradient."""
         return True
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> VSDOutput:
         """Return the prediction ``(B, outputs)`` and what the branches say (see :meth:`VSDNetwork.read`)."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: VSDOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of the loss, without those whose weight is 0."""
-        c, named = self.config, output.named
+        c = self.config
         parts: dict[str, tuple[float, Callable[[], Tensor]]] = {
-            "heads": (c.heads_weight, lambda: self._heads(named, batch)),
-            "vsd": (c.vsd_weight, lambda: self._self_distillation(named)),
-            "vcd": (c.vcd_weight, lambda: self._cross_distillation(named)),
-            "vml": (c.vml_weight, lambda: self._mutual_learning(named)),
-            "rank": (c.rank_weight, lambda: self.rank(named, batch)),
-            "cml": (c.cml_weight, lambda: self._transport(named)),
+            "heads": (c.heads_weight, lambda: self._heads(output, batch)),
+            "vsd": (c.vsd_weight, lambda: self._self_distillation(output)),
+            "vcd": (c.vcd_weight, lambda: self._cross_distillation(output)),
+            "vml": (c.vml_weight, lambda: self._mutual_learning(output)),
+            "rank": (c.rank_weight, lambda: self.rank(output, batch)),
+            "cml": (c.cml_weight, lambda: self._transport(output)),
         }
         terms = super().objective(output, batch)
         return terms | {name: weight * term() for name, (weight, term) in parts.items() if weight}
 
-    def _heads(self, named: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def _heads(self, output: VSDOutput, batch: Batch) -> Tensor:
         terms = [
-            weight * self.labels.cross_entropy(named[f"{part}_{prefix}{view}"], batch.target)
-            for weight, prefix in ((0.5, ""), (0.25, f"{SHARED}_"))
+            weight * self.labels.cross_entropy(part[view], batch.target)
+            for weight, parts in ((0.5, (output.p, output.q)), (0.25, (output.p_shared, output.q_shared)))
             for view in self.network.views
-            for part in "pq"
+            for part in parts
         ]
         return torch.stack(terms).sum()
 
-    def _self_distillation(self, named: Mapping[str, Tensor]) -> Tensor:
+    def _self_distillation(self, output: VSDOutput) -> Tensor:
         c = self.config
         terms = [
-            self.labels.divergence(named[f"p_{view}"], named[f"q_{view}"], c.direction, c.temperature)
+            self.labels.divergence(output.p[view], output.q[view], c.direction, c.temperature)
             for view in self.network.views
         ]
         return torch.stack(terms).sum()
 
-    def _cross_distillation(self, named: Mapping[str, Tensor]) -> Tensor:
+    def _cross_distillation(self, output: VSDOutput) -> Tensor:
         terms = [
-            self.labels.divergence(
-                named[f"p_{SHARED}_{teacher}"], named[f"q_{SHARED}_{student}"], self.config.direction
-            )
+            self.labels.divergence(output.p_shared[teacher], output.q_shared[student], self.config.direction)
             for teacher, student in permutations(self.network.views, 2)
             if teacher == "text" or self.config.vcd_pairs == "all"
         ]
         return torch.stack(terms).mean()
 
-    def _mutual_learning(self, named: Mapping[str, Tensor]) -> Tensor:
-        pairs = combinations([named[f"q_{SHARED}_{view}"] for view in self.network.views], 2)
+    def _mutual_learning(self, output: VSDOutput) -> Tensor:
+        pairs = combinations(output.q_shared.values(), 2)
         return torch.stack([self.labels.jensen_shannon(pair) for pair in pairs]).mean()
 
-    def _transport(self, named: Mapping[str, Tensor]) -> Tensor:
-        pairs = combinations([self.labels.points(self.of_all(named[f"p_{view}"])) for view in self.network.views], 2)
+    def _transport(self, output: VSDOutput) -> Tensor:
+        pairs = combinations([self.labels.points(self.of_all(p)) for p in output.p.values()], 2)
         return torch.stack([sinkhorn_distance(x, y) for x, y in pairs]).mean()
 
-    def rank(self, named: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def rank(self, output: VSDOutput, batch: Batch) -> Tensor:
         """Return the ranked-list losses of observations and representations, branch weights as in ``heads``."""
         groups, views = self.of_all(self.task.groups(batch)), self.network.views
         modality = torch.arange(len(views), device=groups.device).repeat_interleave(len(groups))
@@ -172,11 +170,11 @@ class VSD(FusionMethod):
             weight
             * len(views)
             * ranked_list_loss(
-                torch.cat([self.of_all(named[f"{part}_{prefix}{view}"]) for view in views]),
+                torch.cat([self.of_all(part[view]) for view in views]),
                 groups.repeat(len(views)),
                 modality,
             )
-            for weight, prefix in ((0.5, ""), (0.25, f"{SHARED}_"))
-            for part in "vz"
+            for weight, parts in ((0.5, (output.v, output.z)), (0.25, (output.v_shared, output.z_shared)))
+            for part in parts
         ]
         return torch.stack(terms).sum()

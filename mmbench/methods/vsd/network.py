@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from data_modules.schema import PaddedSequence
 from mmbench.methods.output import Output
 from mmbench.methods.vsd.config import DistillationConfig, VSDConfig
-from mmbench.nn.branches import Branch, GRUMean, fusion_head
+from mmbench.nn.branches import Branch, GRUMean, Reading, fusion_head
 from mmbench.nn.steps import Layout
 
 SHARED = "shared"
@@ -45,6 +46,31 @@ def view_encoders(dims: Mapping[str, int], settings: DistillationConfig) -> nn.M
     )
 
 
+@dataclass(kw_only=True)
+class BranchesOutput(Output):
+    """The prediction and what the branches say, by view; see :class:`Reading` for the parts."""
+
+    v: dict[str, Tensor]
+    p: dict[str, Tensor]
+    z: dict[str, Tensor]
+    q: dict[str, Tensor]
+
+
+@dataclass(kw_only=True)
+class VSDOutput(BranchesOutput):
+    """The same of the shared branch beside it."""
+
+    v_shared: dict[str, Tensor]
+    p_shared: dict[str, Tensor]
+    z_shared: dict[str, Tensor]
+    q_shared: dict[str, Tensor]
+
+
+def by_part(readings: Mapping[str, Reading]) -> Iterable[dict[str, Tensor]]:
+    """Return ``v``, ``p``, ``z`` and ``q`` of all views."""
+    return (dict(zip(readings, part, strict=True)) for part in zip(*readings.values(), strict=True))
+
+
 class VSDNetwork(nn.Module):
     """Encoders, branches and fusion.
 
@@ -69,7 +95,7 @@ class VSDNetwork(nn.Module):
             2 * len(dims) * (c.z_dim if c.fuse_on == "z" else c.width), c.fusion_dim, outputs, c.fusion_dropout
         )
 
-    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> VSDOutput:
         """Return what :meth:`read` says of the vectors of all views."""
         own = {name: self.encoders[name](inputs[name]) for name in self.views}
         return self.read(own, self._shared(inputs))
@@ -92,16 +118,24 @@ class VSDNetwork(nn.Module):
             vectors = [self.shared_encoder(rows, layout) for rows, layout in zip(read, layouts, strict=True)]
         return dict(zip(self.views, vectors, strict=True))
 
-    def read(self, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Output:
+    def read(self, own: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> VSDOutput:
         """Return the prediction and what the branches say of vectors ``(B, width)``.
 
         The shared branch reads one view after the other, so that a norm sees the statistics of one view at a time.
-
-        Returns:
-            ``named`` holds ``v_<view>``, ``z_<view>`` and the logits ``p_<view>`` given ``v`` and ``q_<view>`` given
-            ``z``, where a view is ``<modality>`` or ``shared_<modality>``.
         """
-        readings = {name: self.branches[name](own[name]) for name in self.views}
-        readings |= {f"{SHARED}_{name}": self.branches[SHARED](shared[name]) for name in self.views}
-        named = {f"{part}_{view}": value for view, item in readings.items() for part, value in item._asdict().items()}
-        return Output(self.fusion(torch.cat([named[f"{self.fuse_on}_{view}"] for view in readings], dim=-1)), named)
+        v, p, z, q = by_part({name: self.branches[name](own[name]) for name in self.views})
+        v_shared, p_shared, z_shared, q_shared = by_part(
+            {name: self.branches[SHARED](shared[name]) for name in self.views}
+        )
+        fused = (z, z_shared) if self.fuse_on == "z" else (v, v_shared)
+        return VSDOutput(
+            self.fusion(torch.cat([vector for vectors in fused for vector in vectors.values()], dim=-1)),
+            v=v,
+            p=p,
+            z=z,
+            q=q,
+            v_shared=v_shared,
+            p_shared=p_shared,
+            z_shared=z_shared,
+            q_shared=q_shared,
+        )

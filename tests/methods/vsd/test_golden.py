@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from data_modules.schema import Batch, DataSpec, ModalitySpec, PaddedSequence, TargetSpec
-from mmbench.methods.base import Output
 from mmbench.methods.vsd import VSD
 from mmbench.methods.vsd.losses import ranked_list_loss, sinkhorn_distance
+from mmbench.methods.vsd.network import VSDOutput
 from tests.golden.cases import Case, fill, gradient_norms, parameter_norms, renamed
+from tests.methods.outputs import from_names
 
 VIEWS = {"i": "audio", "v": "vision", "sh_i": "shared_audio", "sh_v": "shared_vision"}
 PARTS = {"obs_v": "v", "obs_logits": "p", "rep_z": "z", "rep_logits": "q"}
@@ -92,10 +93,10 @@ class Official(VSD):
 
     modality: torch.Tensor
 
-    def rank(self, named, batch):
+    def rank(self, output, batch):
         groups = self.task.groups(batch)
         return sum(
-            weight * ranked_list_loss(named[f"{part}_{view}"], groups, self.modality)
+            weight * ranked_list_loss(output.named[f"{part}_{view}"], groups, self.modality)
             for view, weight in BRANCH_WEIGHTS.items()
             for part in "vz"
         )
@@ -251,7 +252,7 @@ def prescribed(case, method, views, grad=True):
             key = f"{official}_{name}"
             leaves[key] = named[f"{part}_{view}"] = case[f"inputs.{key}"].requires_grad_(grad)
     prediction = torch.zeros(len(case["inputs.labels"]), method.task.outputs, dtype=torch.float64)
-    return Output(prediction, named), leaves
+    return from_names(VSDOutput, prediction, named), leaves
 
 
 def check_gradients(case, term, leaves):
@@ -285,8 +286,8 @@ def test_golden_self_distillation_at_equal_logits(slug, settings, official):
     case = Case.load(slug, "case_logits")
     method = Official(spec_of(case.info["config"]["C"]), config=VSD.Config(vsd_weight=1.0, **settings))
     output, leaves = prescribed(case, method, VIEWS, grad=False)
-    for official_view, view in VIEWS.items():
-        output.named[f"q_{view}"] = leaves[f"{official_view}_obs_logits"]
+    equal = {f"q_{view}": leaves[f"{official_view}_obs_logits"] for official_view, view in VIEWS.items()}
+    output = from_names(VSDOutput, output.prediction, output.named | equal)
     close(terms_of(method, output, case)["vsd"], case[f"losses.{official}"], tolerance(case))
 
 
@@ -308,7 +309,7 @@ def test_golden_three_views(term, settings, official):
             named[f"{ours}_{view}"] = case[f"inputs.{theirs}_{view}"]
             named[f"{ours}_shared_{view}"] = case[f"inputs.sh_{theirs}_{view}"]
     count = case.info["config"]["B"]
-    output = Output(torch.zeros(count, method.task.outputs), named)
+    output = from_names(VSDOutput, torch.zeros(count, method.task.outputs), named)
     terms = method.objective(output, golden_batch(torch.zeros(count, dtype=torch.long), views))
     close(terms[term], case[f"losses.{official}"], tolerance(case))
 

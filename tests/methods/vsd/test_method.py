@@ -11,12 +11,14 @@ from mmbench.methods.config import ConfigError
 from mmbench.methods.mv2d import MV2D
 from mmbench.methods.vsd import VSD
 from mmbench.methods.vsd.labels import CategoricalLabels
+from mmbench.methods.vsd.network import VSDOutput
 from mmbench.nn import branches
 from mmbench.nn.branches import Branch
 from mmbench.runner.settings import shipped_settings
 from mmbench.tasks import Task
 from mmbench.testing.builders import DIMS, changed, make_batch, make_spec
 from tests.methods.forms import assert_forms_agree
+from tests.methods.outputs import from_names
 from tests.methods.vsd.test_distillation import naive_ranked_list_loss
 
 QUIET = {"head_dropout": 0.0, "fusion_dropout": 0.0}
@@ -350,7 +352,7 @@ def test_terms_keep_their_precision_under_autocast(kind):
         terms = method.objective(output, batch)
     assert output.named["q_text"].dtype == torch.bfloat16
     same = {name: value.float() for name, value in output.named.items()}
-    expected = method.objective(replace(output, prediction=output.prediction.float(), named=same), batch)
+    expected = method.objective(from_names(VSDOutput, output.prediction.float(), same), batch)
     for name in terms.keys() - {"task"}:
         assert terms[name].dtype == torch.float32
         torch.testing.assert_close(terms[name], expected[name], rtol=1e-5, atol=1e-6)
