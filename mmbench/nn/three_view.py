@@ -117,15 +117,6 @@ class Views:
     shared: dict[str, Tensor]
     specific: dict[str, Tensor]
 
-    @classmethod
-    def of(cls, named: Mapping[str, Tensor]) -> Views:
-        """Return the views that :meth:`named` turned into tensors by name."""
-        shared, specific = (
-            {name.removeprefix(kind): tensor for name, tensor in named.items() if name.startswith(kind)}
-            for kind in ("shared_", "specific_")
-        )
-        return cls(named.get("full"), shared, specific)
-
     @property
     def common(self) -> Tensor | None:
         """The shared representation: the mean over the modalities."""

@@ -122,9 +122,6 @@ def test_there_are_one_full_one_shared_and_three_specific_views():
     torch.testing.assert_close(
         views.common, (views.shared["text"] + views.shared["audio"] + views.shared["vision"]) / 3
     )
-    again = Views.of({**views.named(), "z": torch.zeros(1)})
-    assert again.full is views.full
-    assert (again.shared, again.specific) == (views.shared, views.specific)
 
 
 def test_the_shared_map_is_one_and_the_specific_maps_are_several():

@@ -22,17 +22,15 @@ Loss: ``task + similarity * S + difference * D``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.effmulti.config import EffMultiConfig
-from mmbench.methods.effmulti.network import EffMultiNetwork
-from mmbench.nn.three_view import Views, modality_variance, overlap
+from mmbench.methods.effmulti.network import EffMultiNetwork, EffMultiOutput
+from mmbench.nn.three_view import modality_variance, overlap
 from mmbench.tasks import Task
 
 
@@ -47,7 +45,7 @@ class EffMulti(FusionMethod):
         >>> output = model(batch)
         >>> list(model.objective(output, batch))
         ['task', 'similarity', 'difference']
-        >>> [output.named[name].sum(1).round(decimals=3).tolist() for name in ("modality_weights", "kind_weights")]
+        >>> [weights.sum(1).round(decimals=3).tolist() for weights in (output.modality_weights, output.kind_weights)]
         [[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
     """
 
@@ -83,13 +81,13 @@ class EffMulti(FusionMethod):
         super().__init__(spec, task, config)
         self.network = EffMultiNetwork(spec.modalities, self.dims, self.task.outputs, self.config)
 
-    def forward(self, batch: Batch) -> Output:
-        """Return the prediction ``(B, outputs)`` and the representations, as :class:`EffMultiNetwork` names them."""
+    def forward(self, batch: Batch) -> EffMultiOutput:
+        """Return the prediction ``(B, outputs)`` and the representations."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: EffMultiOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms; they are means over samples, so that DDP averages them as it does the task."""
-        c, views = self.config, Views.of(output.named)
+        c, views = self.config, output.views
         terms = super().objective(output, batch)
         if c.similarity and c.shared:
             terms["similarity"] = c.similarity * modality_variance(views.shared)
@@ -97,18 +95,13 @@ class EffMulti(FusionMethod):
             terms["difference"] = c.difference * overlap(views)
         return terms
 
-    def observe(self, output: Output, batch: Batch) -> None:
+    def observe(self, output: EffMultiOutput, batch: Batch) -> None:
         """Watch the weights of both levels."""
-        for name, weights in self._weights(output.named):
-            self.watch(f"weight_{name}", weights)
-
-    def _weights(self, named: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
-        """Return the weights of both levels, ``(B,)``, and their names."""
         weights: list[tuple[str, Tensor]] = []
-        if "modality_weights" in named:
-            weights += zip(self.spec.modalities, named["modality_weights"].unbind(-1), strict=True)
-        if "kind_weights" in named:
-            kinds = named["kind_weights"]
+        if output.modality_weights is not None:
+            weights += zip(self.spec.modalities, output.modality_weights.unbind(-1), strict=True)
+        if (kinds := output.kind_weights) is not None:
             kinds = kinds.mean(1) if kinds.dim() == 3 else kinds  # of every modality, in the semantic order
             weights += zip(self.config.views, kinds.unbind(-1), strict=True)
-        return weights
+        for name, values in weights:
+            self.watch(f"weight_{name}", values)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +50,30 @@ class KindGate(nn.Module):
         return self.linear(kinds.flatten(-2)).softmax(-1)
 
 
+class Fused(NamedTuple):
+    """What the fusion makes of the views.
+
+    Attributes:
+        z: ``(B, width)``.
+        modality_weights: ``(B, k)``, where modalities are weighed.
+        kind_weights: ``(B, n)``, in the semantic order ``(B, k, n)``, unless everything is concatenated.
+    """
+
+    z: Tensor
+    modality_weights: Tensor | None = None
+    kind_weights: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class EffMultiOutput(Output):
+    """The prediction, the views it is made of, and the parts of :class:`Fused`."""
+
+    views: Views
+    z: Tensor
+    modality_weights: Tensor | None
+    kind_weights: Tensor | None
+
+
 class ModalitySemanticFusion(nn.Module):
     """From the views to one representation.
 
@@ -67,34 +93,30 @@ class ModalitySemanticFusion(nn.Module):
         self.gate = KindGate(len(c.views), c.width) if c.level2 and not concat else None
         self.norm = nn.LayerNorm(c.width)
 
-    def forward(self, views: Views, parts_of_full: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, views: Views, parts_of_full: Mapping[str, Tensor]) -> Fused:
         """Return the fused ``z (B, width)``, and the weights that made it.
 
         Args:
             views: The three views.
             parts_of_full: What each modality adds to the full view, ``(B, width)`` each; for the semantic order.
-
-        Returns:
-            Beside ``z``, unless everything is concatenated: ``modality_weights (B, k)``, where modalities are weighed,
-            and ``kind_weights``: ``(B, n)``, in the semantic order ``(B, k, n)``.
         """
         if self.concat is not None:
-            return {"z": self.norm(self.concat(torch.cat([*views.joint, *views.specific.values()], -1)))}
-        weights: dict[str, Tensor] = {}
+            return Fused(self.norm(self.concat(torch.cat([*views.joint, *views.specific.values()], -1))))
+        modality_weights: Tensor | None = None
         if self.semantic_first:
             kinds = [torch.stack(list(k.values()), 1) for k in (parts_of_full, views.shared, views.specific) if k]
-            mixed, weights["kind_weights"] = _average(torch.stack(kinds, 2), self.gate)  # (B, k, n, width)
-            fused, weights["modality_weights"] = _average(mixed, self.attention)
+            mixed, kind_weights = _average(torch.stack(kinds, 2), self.gate)  # (B, k, n, width)
+            fused, modality_weights = _average(mixed, self.attention)
         else:
             kinds = views.joint
             if views.specific:
                 specific = torch.stack(list(views.specific.values()), 1)
-                own, weights["modality_weights"] = _average(specific, self.attention)
+                own, modality_weights = _average(specific, self.attention)
                 kinds = [*kinds, own]
-            fused, weights["kind_weights"] = _average(torch.stack(kinds, 1), self.gate)
+            fused, kind_weights = _average(torch.stack(kinds, 1), self.gate)
         if views.full is not None:
             fused = fused + views.full
-        return {"z": self.norm(fused), **weights}
+        return Fused(self.norm(fused), modality_weights, kind_weights)
 
 
 def _average(vectors: Tensor, level: nn.Module | None) -> tuple[Tensor, Tensor]:
@@ -129,14 +151,10 @@ class EffMultiNetwork(nn.Module):
             nn.Linear(c.width, c.head_width), nn.ReLU(), Dropout(c.dropout), nn.Linear(c.head_width, outputs)
         )
 
-    def forward(self, features: Mapping[str, PaddedSequence]) -> Output:
-        """Return prediction and representations of a batch.
-
-        Returns:
-            ``named`` holds the views (:meth:`Views.named`) and what :class:`ModalitySemanticFusion` returns.
-        """
+    def forward(self, features: Mapping[str, PaddedSequence]) -> EffMultiOutput:
+        """Return prediction and representations of a batch."""
         vectors = self.vectors(features)
         views: Views = self.views(vectors)
         parts = self.views.parts_of_full(vectors) if self.fusion.semantic_first else {}
-        fused = self.fusion(views, parts)
-        return Output(self.head(fused["z"]), {**views.named(), **fused})
+        fused: Fused = self.fusion(views, parts)
+        return EffMultiOutput(self.head(fused.z), views.named(), views=views, **fused._asdict())

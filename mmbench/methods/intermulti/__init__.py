@@ -32,12 +32,12 @@ from typing import Any
 from torch import Tensor
 
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.methods.intermulti.config import InterMultiConfig
-from mmbench.methods.intermulti.network import InterMultiNetwork
-from mmbench.nn.three_view import Views, pairwise_discrepancy, view_orthogonality
+from mmbench.methods.intermulti.network import InterMultiNetwork, InterMultiOutput
+from mmbench.nn.three_view import pairwise_discrepancy, view_orthogonality
 from mmbench.tasks import Task
 
 SMALLEST_BATCH = 8
@@ -107,13 +107,13 @@ class InterMulti(FusionMethod):
             )
         return leader
 
-    def forward(self, batch: Batch) -> Output:
-        """Return the prediction ``(B, outputs)`` and the representations, as :class:`InterMultiNetwork` names them."""
+    def forward(self, batch: Batch) -> InterMultiOutput:
+        """Return the prediction ``(B, outputs)`` and the representations."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: InterMultiOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms; the two beside the task see the local batch, also under DDP."""
-        c, views = self.config, Views.of(output.named)
+        c, views = self.config, output.views
         terms = super().objective(output, batch)
         if c.similarity and c.shared and batch.size >= SMALLEST_BATCH:
             terms["similarity"] = c.similarity * pairwise_discrepancy(views.shared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
@@ -85,11 +86,28 @@ class LedProducts(nn.Module):
         )
         self.level2 = PolynomialPooling(len(modalities) * c.width, c.width, c.modality_order, c.rank)
 
-    def forward(self, specific: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return ``(B, width)`` for each ``pair_<leader>_<other>`` and, as ``modalities``, for all of them."""
+    def forward(self, specific: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return ``(B, width)`` for each pair ``<leader>_<other>``, and for all modalities."""
         lead = specific[self.leader]
-        pairs = {f"pair_{self.leader}_{name}": part([lead, specific[name]]) for name, part in self.level1.items()}
-        return {**pairs, "modalities": self.level2([lead, *pairs.values()])}
+        pairs = {f"{self.leader}_{name}": part([lead, specific[name]]) for name, part in self.level1.items()}
+        return pairs, self.level2([lead, *pairs.values()])
+
+
+@dataclass(kw_only=True)
+class InterMultiOutput(Output):
+    """The prediction and the representations, ``(B, width)`` each.
+
+    Attributes:
+        views: What the modalities are decomposed into.
+        pair: The first level by pair ``<leader>_<other>``, in a hierarchical fusion.
+        modalities: The second level.
+        z: What the head reads.
+    """
+
+    views: Views
+    pair: dict[str, Tensor]
+    modalities: Tensor | None
+    z: Tensor
 
 
 class InterMultiNetwork(nn.Module):
@@ -126,16 +144,11 @@ class InterMultiNetwork(nn.Module):
             Dropout(c.dropout), nn.Linear(c.width, c.head_width), nn.ReLU(), nn.Linear(c.head_width, outputs)
         )
 
-    def forward(self, features: Mapping[str, PaddedSequence]) -> Output:
-        """Return prediction and representations of a batch.
-
-        Returns:
-            ``named`` holds the views (:meth:`Views.named`), the first two levels (``pair_<leader>_<other>`` and
-            ``modalities``) and the fused ``z``, ``(B, width)`` each.
-        """
+    def forward(self, features: Mapping[str, PaddedSequence]) -> InterMultiOutput:
+        """Return prediction and representations of a batch."""
         views: Views = self.views(self.vectors(features))
         balance = {} if self.balance is None else self.balance()
         specific = {name: balance[name] * vector for name, vector in views.specific.items()}
-        products = {} if self.products is None else self.products(specific)
-        z = self.fusion([*views.joint, *([products["modalities"]] if products else specific.values())])
-        return Output(self.head(z), {**views.named(), **products, "z": z})
+        pairs, together = ({}, None) if self.products is None else self.products(specific)
+        z = self.fusion([*views.joint, *(specific.values() if together is None else [together])])
+        return InterMultiOutput(self.head(z), views.named(), views=views, pair=pairs, modalities=together, z=z)

@@ -9,7 +9,7 @@ from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, Padde
 from mmbench.methods.config import ConfigError
 from mmbench.methods.effmulti import EffMulti
 from mmbench.methods.effmulti.network import EffMultiNetwork, KindGate, ModalityAttention
-from mmbench.nn.three_view import ModalityVector, Views, modality_variance, overlap
+from mmbench.nn.three_view import ModalityVector, modality_variance, overlap
 from mmbench.testing.builders import DIMS, make_batch, make_spec, padded, rows, with_garbage
 from tests.methods import training
 
@@ -191,7 +191,7 @@ def whole():
 
 def test_the_terms_are_those_of_the_views(whole):
     terms, gradients, output = whole
-    views = Views.of(output.named)
+    views = output.views
     assert set(terms) == {"task", "similarity", "difference"}
     torch.testing.assert_close(terms["task"], (output.prediction[:, 0] - sample().target).abs().mean())
     torch.testing.assert_close(terms["similarity"], 0.1 * modality_variance(views.shared))

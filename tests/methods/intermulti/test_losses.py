@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmbench.nn.three_view import Views, pairwise_discrepancy, view_orthogonality
+from mmbench.nn.three_view import pairwise_discrepancy, view_orthogonality
 from tests.methods import training
 from tests.methods.intermulti.parts import build, sample
 
@@ -25,7 +25,7 @@ def whole():
 
 def test_the_terms_are_those_of_the_views(whole):
     terms, gradients, output = whole
-    views = Views.of(output.named)
+    views = output.views
     assert set(terms) == {"task", "similarity", "difference"}
     torch.testing.assert_close(terms["task"], (output.prediction[:, 0] - sample(13).target).abs().mean())
     torch.testing.assert_close(terms["similarity"], 0.3 * pairwise_discrepancy(views.shared))

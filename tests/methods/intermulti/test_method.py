@@ -160,14 +160,10 @@ def test_text_is_in_every_pair_and_no_pair_is_without_it():
     method = build().eval()
     network, batch = method.network, sample()
     views = network.views(network.vectors(batch.inputs))
-    products = network.products(views.specific)
-    assert list(products) == ["pair_text_audio", "pair_text_vision", "modalities"]
-    found = {name: [m for m in MODALITIES if reaches(products[name], views.specific[m])] for name in products}
-    assert found == {
-        "pair_text_audio": ["text", "audio"],
-        "pair_text_vision": ["text", "vision"],
-        "modalities": ["text", "audio", "vision"],
-    }
+    pairs, together = network.products(views.specific)
+    found = {name: [m for m in MODALITIES if reaches(pair, views.specific[m])] for name, pair in pairs.items()}
+    assert found == {"text_audio": ["text", "audio"], "text_vision": ["text", "vision"]}
+    assert all(reaches(together, views.specific[m]) for m in MODALITIES)
 
 
 @pytest.mark.parametrize(
@@ -191,11 +187,11 @@ def test_pairs_follow_the_leader(modalities, leader, pairs):
 def test_every_product_is_of_its_vectors():
     products = build().network.products
     specific = {name: torch.rand(4, 8) for name in MODALITIES}
-    found = products(specific)
+    found, together = products(specific)
     pairs = [products.level1[name]([specific["text"], specific[name]]) for name in ("audio", "vision")]
-    assert torch.equal(found["pair_text_audio"], pairs[0])
-    assert torch.equal(found["pair_text_vision"], pairs[1])
-    assert torch.equal(found["modalities"], products.level2([specific["text"], *pairs]))
+    assert torch.equal(found["text_audio"], pairs[0])
+    assert torch.equal(found["text_vision"], pairs[1])
+    assert torch.equal(together, products.level2([specific["text"], *pairs]))
 
 
 def test_text_meets_the_pairs_again():
@@ -204,7 +200,7 @@ def test_text_meets_the_pairs_again():
     for pair in products.level1.values():
         nn.init.zeros_(pair.norm.weight)
     specific = {name: torch.rand(4, 8, requires_grad=True) for name in MODALITIES}
-    fused = products(specific)["modalities"]
+    _, fused = products(specific)
     assert [name for name in MODALITIES if reaches(fused, specific[name])] == ["text"]
 
 
@@ -212,8 +208,9 @@ def test_the_last_level_sees_the_three_kinds():
     method, batch = build(), sample()
     named = method(batch).named
     torch.testing.assert_close(named["z"], method.network.fusion([named["full"], named["common"], named["modalities"]]))
-    products = method.network.products(balanced(method, named))
-    assert all(torch.equal(products[name], named[name]) for name in products)
+    pairs, together = method.network.products(balanced(method, named))
+    assert all(torch.equal(pair, named[f"pair_{name}"]) for name, pair in pairs.items())
+    assert torch.equal(together, named["modalities"])
 
 
 def test_prediction_is_the_head_of_the_fused_representation():
