@@ -21,10 +21,10 @@ the fusion layer sees ``(B, sum of T_j over pairs, d)``; prediction ``(B, output
 from __future__ import annotations
 
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.cmga.config import CMGAConfig
-from mmbench.methods.cmga.network import CMGANetwork
+from mmbench.methods.cmga.network import CMGANetwork, CMGAOutput
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.tasks import Task
 
@@ -37,8 +37,8 @@ class CMGA(FusionMethod):
         >>> from mmbench.methods.cmga import CMGA
         >>> spec = make_spec()
         >>> output = CMGA(spec)(make_batch(spec))
-        >>> [name for name in output.named if name.startswith("gate_")]  # who sends to whom
-        ['gate_audio_to_text', 'gate_vision_to_text', 'gate_audio_to_vision']
+        >>> list(output.gate)  # who sends to whom
+        ['audio_to_text', 'vision_to_text', 'audio_to_vision']
     """
 
     card = MethodCard(
@@ -93,6 +93,6 @@ class CMGA(FusionMethod):
             raise ConfigError(f"{config.where('pairs')} needs {', '.join(missing)}; {spec.track} has {have}.")
         return names
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> CMGAOutput:
         """Return the prediction and the mean gate of every pair."""
         return self.network(self.features(batch))

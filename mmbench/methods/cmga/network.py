@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,19 @@ class UnimodalEncoder(nn.Module):
         return self.norm(rows if self.linear is None else self.linear(rows)), layout
 
 
+@dataclass(kw_only=True)
+class CMGAOutput(Output):
+    """The prediction and what it is made of.
+
+    Attributes:
+        states: What the head reads.
+        gate: ``(B,)`` mean gate by pair ``<sender>_to_<receiver>``.
+    """
+
+    states: Tensor
+    gate: dict[str, Tensor]
+
+
 class CMGANetwork(nn.Module):
     """Encoders, one block per pair, fusion and head.
 
@@ -92,24 +106,23 @@ class CMGANetwork(nn.Module):
             Dropout(c.head_dropout), nn.Linear(width, c.dim), nn.ReLU(), nn.Linear(c.dim, outputs)
         )
 
-    def forward(self, inputs: Mapping[str, PaddedSequence]) -> Output:
-        """Return the prediction and, named, ``states`` (read by the head) and ``gate_<pair>``, ``(B,)`` mean gates."""
+    def forward(self, inputs: Mapping[str, PaddedSequence]) -> CMGAOutput:
+        """Return the prediction and what it is made of."""
         encoded = {name: self.encoders[name](self._shortened(name, inputs[name])) for name in self.names}
-        named: dict[str, Tensor] = {}
-        parts = list(encoded.values())
+        parts, gates = list(encoded.values()), {}
         if self.blocks:
             parts = []
-            for sender, receiver in self.pairs:
+            for (pair, block), (sender, receiver) in zip(self.blocks.items(), self.pairs, strict=True):
                 (source, source_layout), (target, layout) = encoded[sender], encoded[receiver]
-                found = self.blocks[f"{sender}_to_{receiver}"](source, target, layout.reads(source_layout))
+                found = block(source, target, layout.reads(source_layout))
                 parts.append((found.fused, layout))
-                named[f"gate_{sender}_to_{receiver}"] = layout.mean(found.gate.mean(1))
+                gates[pair] = layout.mean(found.gate.mean(1))
         if self.fusion_kind == "concat":
             state = torch.cat([layout.mean(rows) for rows, layout in parts], dim=-1)
         else:
             rows, layout = Steps.joined(parts)
             state = layout.mean(rows if self.fusion is None else self.fusion(rows, layout))
-        return Output(self.head(state), {"states": state, **named})
+        return CMGAOutput(self.head(state), states=state, gate=gates)
 
     def _shortened(self, name: str, sequence: PaddedSequence) -> PaddedSequence:
         factor = self.factors[name]

@@ -33,12 +33,12 @@ from torch import Tensor
 
 from data_modules.batches.phases import Phase
 from data_modules.schema import Batch, DataSpec, PaddedSequence
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.emotion_shift.config import EmotionShiftConfig
 from mmbench.methods.emotion_shift.losses import inverse_frequencies, weighted_mean
-from mmbench.methods.emotion_shift.network import EmotionShiftNetwork
+from mmbench.methods.emotion_shift.network import EmotionShiftNetwork, ShiftOutput
 from mmbench.methods.emotion_shift.shift_labels import NOBODY, EmotionGroups, at, predecessors, shift_labels
 from mmbench.methods.emotion_shift.utterances import utterance_vectors
 from mmbench.methods.groups import without
@@ -59,7 +59,7 @@ class EmotionShift(FusionMethod):
         >>> [phase.name for phase in model.phases]
         ['siamese', 'joint']
         >>> output = model(make_batch(spec, phase="joint"))  # four dialogues of five utterances or fewer
-        >>> tuple(output.prediction.shape), tuple(output.named["shift"].shape)
+        >>> tuple(output.prediction.shape), tuple(output.shift.shape)
         ((4, 5, 3), (4, 5, 2))
     """
 
@@ -179,7 +179,7 @@ class EmotionShift(FusionMethod):
         assert real is not None
         return predecessors(real, speaker)
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> ShiftOutput:
         """Return the prediction ``(B, U, outputs)`` and the logits of a shift; in the preparation the latter alone."""
         real, previous = batch.inputs["text"].mask, self._previous(batch)
         preparing, text = self._preparing(batch), None
@@ -191,7 +191,7 @@ class EmotionShift(FusionMethod):
                 with torch.no_grad():
                     text = self.features(batch)["text"].values
             shift = self.network.shifts(text.masked_fill(~real.unsqueeze(-1), 0.0), previous)
-            return Output(text.new_zeros(*real.shape, self.task.outputs), {"shift": shift})
+            return ShiftOutput(text.new_zeros(*real.shape, self.task.outputs), shift=shift)
         speaker = torch.zeros_like(real, dtype=torch.long) if batch.speaker is None else batch.speaker
         return self.network(self.features(batch), speaker, previous, text)
 
@@ -204,7 +204,7 @@ class EmotionShift(FusionMethod):
         labelled = batch.target_mask & at(batch.target_mask, previous, otherwise=True)
         return labels, labelled & (previous != NOBODY), labelled
 
-    def _task_loss(self, output: Output, batch: Batch) -> Tensor:
+    def _task_loss(self, output: ShiftOutput, batch: Batch) -> Tensor:
         kind, target, prediction = self.task.target.kind, batch.target, output.prediction
         assert batch.target_mask is not None
         if kind == "regression":
@@ -215,14 +215,14 @@ class EmotionShift(FusionMethod):
         weights = torch.where(target > 0, self.class_weights[:, 1], self.class_weights[:, 0])
         return weighted_mean(losses, weights * batch.target_mask.unsqueeze(-1))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: ShiftOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of the emotions and of the shifts; in the preparation that of shifts between pairs alone."""
         terms, c, preparing = {}, self.config, self._preparing(batch)
         if not preparing:
             terms["task"] = self._task_loss(output, batch)
-        if c.use_shift and (preparing or c.shift_weight):
+        if output.shift is not None and (preparing or c.shift_weight):
             labels, pairs, counted = self._shifts(batch, self._previous(batch))
-            losses = F.cross_entropy(output.named["shift"].flatten(0, 1), labels.flatten(), reduction="none")
+            losses = F.cross_entropy(output.shift.flatten(0, 1), labels.flatten(), reduction="none")
             weights = self.shift_weights[labels] * (pairs if preparing else counted)
             shift = weighted_mean(losses.view_as(labels), weights)
             terms["shift"] = shift if preparing else c.shift_weight * shift

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -175,6 +176,15 @@ def reordered(values: Tensor, places: Tensor) -> Tensor:
     return values.gather(1, wanted.expand(*places.shape, *values.shape[2:]))
 
 
+class NetStates(NamedTuple):
+    """The states of the nets ``<modality>_<way>``, ``(B, T, width)`` each; the backward ones are zero in padding."""
+
+    context: dict[str, Tensor]
+    history: dict[str, Tensor]
+    party: dict[str, Tensor]
+    emotion: dict[str, Tensor]
+
+
 class BothWays(nn.Module):
     """A net per modality and direction.
 
@@ -197,18 +207,14 @@ class BothWays(nn.Module):
 
     def forward(
         self, values: Mapping[str, Tensor], speaker: Tensor, real: Tensor, shift: tuple[Tensor, Tensor]
-    ) -> dict[str, Tensor]:
-        """Return the states of every net, in the dialogue's own order of utterances.
+    ) -> NetStates:
+        """Return the states of every net, forward ones first, in the dialogue's own order of utterances.
 
         Args:
             values: By modality ``(B, T, D_m)``, zero in padding.
             speaker: ``(B, T)`` roles.
             real: ``(B, T)`` bool.
             shift: ``(B, T)`` probability of a shift for the forward and for the backward nets.
-
-        Returns:
-            ``context_``, ``history_``, ``party_`` and ``emotion_<modality>_<way>``, ``(B, T, width)`` each; the
-            backward ones zero in padding.
         """
         nets, half = [net for net in self.children() if isinstance(net, PartyNet)], len(self.modalities)
         places, roles = reversed_places(real), party_roles(speaker, real)
@@ -225,10 +231,10 @@ class BothWays(nn.Module):
                 emotions(nets[half:], followed.party[half:], reordered(shift[1], places), self._drop),
             ]
         )
-        states = {"context": followed.context, "history": followed.history, "party": followed.party, "emotion": emotion}
-        named = {}
-        for kind, values_of_nets in states.items():
-            for number, (key, item) in enumerate(zip(self._modules, values_of_nets, strict=True)):
-                back = number >= half
-                named[f"{kind}_{key}"] = reordered(item, places).masked_fill(~real[..., None], 0.0) if back else item
-        return named
+
+        def by_net(states: Tensor) -> dict[str, Tensor]:
+            own = list(states.unbind())
+            own[half:] = [reordered(item, places).masked_fill(~real[..., None], 0.0) for item in own[half:]]
+            return dict(zip(self._modules, own, strict=True))
+
+        return NetStates(*map(by_net, (followed.context, followed.history, followed.party, emotion)))

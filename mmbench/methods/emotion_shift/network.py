@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from data_modules.schema import PaddedSequence
 from mmbench.methods.emotion_shift.config import EmotionShiftConfig
 from mmbench.methods.emotion_shift.gates import ShiftDetector, shift_probability
-from mmbench.methods.emotion_shift.multilogue import WAYS, BothWays, Sizes
+from mmbench.methods.emotion_shift.multilogue import BothWays, NetStates, Sizes
 from mmbench.methods.emotion_shift.shift_labels import at, successors
 from mmbench.methods.output import Output
 from mmbench.nn.dropout import dropout
@@ -35,6 +36,36 @@ def bimodal_attention(one: Tensor, other: Tensor, real: Tensor | None) -> Tensor
 
     scores = one @ other.mT
     return torch.cat([found(scores, other) * one, found(scores.mT, one) * other], dim=-1)
+
+
+@dataclass(kw_only=True)
+class ShiftOutput(Output):
+    """The prediction, and the logits of a shift ``(B, U, 2)`` if shifts are used."""
+
+    shift: Tensor | None
+
+
+@dataclass(kw_only=True)
+class EmotionShiftOutput(ShiftOutput):
+    """What the whole network says.
+
+    Attributes:
+        p_shift: ``(B, U)``, if shifts are used.
+        context: As :class:`NetStates` has it, and so have the next three.
+        history: See there.
+        party: See there.
+        emotion: See there.
+        hidden: ``(B, U, 2 hidden)`` by modality.
+        attention: ``(B, U, 4 hidden)`` by pair ``<modality>_<modality>``.
+    """
+
+    p_shift: Tensor | None
+    context: dict[str, Tensor]
+    history: dict[str, Tensor]
+    party: dict[str, Tensor]
+    emotion: dict[str, Tensor]
+    hidden: dict[str, Tensor]
+    attention: dict[str, Tensor]
 
 
 class EmotionShiftNetwork(nn.Module):
@@ -79,7 +110,7 @@ class EmotionShiftNetwork(nn.Module):
         speaker: Tensor,
         previous: Tensor,
         shift_text: Tensor | None = None,
-    ) -> Output:
+    ) -> EmotionShiftOutput:
         """Return the prediction ``(B, U, outputs)``.
 
         Args:
@@ -87,24 +118,24 @@ class EmotionShiftNetwork(nn.Module):
             speaker: ``(B, U)`` roles.
             previous: ``(B, U)`` places of the predecessors.
             shift_text: ``(B, U, D)`` what the detector reads; by default the text.
-
-        Returns:
-            ``named`` holds ``shift`` (logits, ``(B, U, 2)``), ``p_shift (B, U)``, the states of :class:`BothWays`,
-            ``hidden_<modality> (B, U, 2 hidden)`` and ``attention_<modality>_<modality> (B, U, 4 hidden)``.
         """
         c, real = self.settings, features["text"].mask
         values = {name: features[name].values.masked_fill(~real.unsqueeze(-1), 0.0) for name in self.modalities}
-        named, shift = {}, torch.zeros_like(values["text"][..., 0])
+        shift, p_shift = None, None
         if c.use_shift:
-            named["shift"] = self.shifts(values["text"] if shift_text is None else shift_text, previous)
-            named["p_shift"] = shift = shift_probability(named["shift"])
-        named |= self.nets(values, speaker, real, self._gates(shift, previous))
-        both = [torch.cat([named[f"emotion_{name}_{way}"] for way in WAYS], dim=-1) for name in self.modalities]
-        dropped = dropout(torch.stack(both), c.dropout_states, self.training)
-        hidden = dropout(self.shared(dropped).relu(), c.dropout, self.training)
-        named |= {f"hidden_{name}": item for name, item in zip(self.modalities, hidden.unbind(), strict=True)}
-        for one, other in self.pairs:
-            found = bimodal_attention(named[f"hidden_{one}"], named[f"hidden_{other}"], real if c.attn_mask else None)
-            named[f"attention_{one}_{other}"] = found
-        seen = [named[f"attention_{one}_{other}"] for one, other in self.pairs] + list(hidden.unbind())
-        return Output(self.head(torch.cat(seen, dim=-1)), named)
+            shift = self.shifts(values["text"] if shift_text is None else shift_text, previous)
+            p_shift = shift_probability(shift)
+        opening = torch.zeros_like(values["text"][..., 0]) if p_shift is None else p_shift
+        states: NetStates = self.nets(values, speaker, real, self._gates(opening, previous))
+        both = torch.stack(list(states.emotion.values())).chunk(2)  # forward and backward
+        dropped = dropout(torch.cat(both, dim=-1), c.dropout_states, self.training)
+        joined = dropout(self.shared(dropped).relu(), c.dropout, self.training)
+        hidden = dict(zip(self.modalities, joined.unbind(), strict=True))
+        attention = {
+            f"{one}_{other}": bimodal_attention(hidden[one], hidden[other], real if c.attn_mask else None)
+            for one, other in self.pairs
+        }
+        prediction = self.head(torch.cat([*attention.values(), *joined.unbind()], dim=-1))
+        return EmotionShiftOutput(
+            prediction, shift=shift, p_shift=p_shift, hidden=hidden, attention=attention, **states._asdict()
+        )

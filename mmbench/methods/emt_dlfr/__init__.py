@@ -35,11 +35,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_modules.schema import Batch, DataSpec, PaddedSequence
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard, Needs, PublishedResult
 from mmbench.methods.config import ConfigError, MethodConfig
 from mmbench.methods.emt_dlfr.config import EMTDLFRConfig
-from mmbench.methods.emt_dlfr.network import EMTNetwork, View
+from mmbench.methods.emt_dlfr.network import EMTNetwork, EMTOutput
 from mmbench.methods.emt_dlfr.simsiam import SimSiam
 from mmbench.methods.groups import without
 from mmbench.nn.gathering import gather_statistics, summed
@@ -206,19 +206,12 @@ class EMTDLFR(FusionMethod):
         """Return ``(B, T, ...)`` of the steps of an input at the places of the local features."""
         return shifted(values) if name == "text" and self.network.states else values
 
-    def forward(self, batch: Batch) -> Output:
-        """Return the prediction ``(B, outputs)`` for the damaged view.
-
-        Returns:
-            ``named`` holds ``h_<modality> (B, width)``, the flat context ``h_context (B, M D)`` and, where they are to
-            be restored from, the steps ``steps_<modality> (B, T, D)`` after the last layer.
-        """
+    def forward(self, batch: Batch) -> EMTOutput:
+        """Return the prediction ``(B, outputs)`` for the damaged view, with the steps where something is restored."""
         local = bool(self.restorers) and self._intact(batch) is not None
-        view: View = self.network(self.features(batch), local)
-        named = {f"h_{name}": vector for name, vector in view.vectors.items()}
-        return Output(view.prediction, named | {f"steps_{name}": steps for name, steps in view.steps.items()})
+        return self.network(self.features(batch), local)
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: EMTOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss and, in training on data with an intact view, what that view teaches."""
         terms = super().objective(output, batch)
         intact = self._intact(batch)
@@ -226,14 +219,14 @@ class EMTDLFR(FusionMethod):
             return terms
         features = self.features(replace(batch, inputs=intact))
         if self.attractions:
-            view: View = self.network(features)
+            view: EMTOutput = self.network(features)
             for name, simsiam in self.attractions.items():
-                attraction = simsiam(view.vectors[name], output.named[f"h_{name}"])
+                attraction = simsiam(view.h[name], output.h[name])
                 terms[f"attraction_{name}"] = self.config.attraction * attraction
             terms["complete"] = self.config.attraction * self.task.loss(view.prediction, batch)
         for name, restorer in self.restorers.items():
             target = self._local(name, features[name].values.detach())
-            restored, missing = restorer(output.named[f"steps_{name}"]), self._missing(batch, name)
+            restored, missing = restorer(output.steps[name]), self._missing(batch, name)
             lost = restoration(restored, target, missing, self.gathers)
             terms[f"restoration_{name}"] = self.config.restoration * lost
         return terms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from data_modules.schema import PaddedSequence
 from mmbench.methods.emt_dlfr.config import EMTDLFRConfig
 from mmbench.methods.emt_dlfr.mutual_promotion import MutualPromotion
+from mmbench.methods.output import Output
 from mmbench.nn.dropout import Dropout
 from mmbench.nn.recurrent import LSTMEncoder
 from mmbench.nn.steps import Steps
@@ -29,17 +31,16 @@ class Read(NamedTuple):
     steps: Steps
 
 
-class View(NamedTuple):
+@dataclass(kw_only=True)
+class EMTOutput(Output):
     """What the network makes of one view of a batch.
 
     Attributes:
-        prediction: ``(B, outputs)``.
-        vectors: By modality the utterance vector ``(B, width)``, and ``context``, the flat context ``(B, M D)``.
+        h: By modality the utterance vector ``(B, width)``, and ``context``, the flat context ``(B, M D)``.
         steps: By modality ``(B, T_m, D)`` after the last layer, zero beyond the lengths, if they were wanted.
     """
 
-    prediction: Tensor
-    vectors: dict[str, Tensor]
+    h: dict[str, Tensor]
     steps: dict[str, Tensor]
 
 
@@ -113,7 +114,7 @@ class EMTNetwork(nn.Module):
             nn.Linear(c.head, outputs),
         )
 
-    def forward(self, features: Mapping[str, PaddedSequence], local: bool = False) -> View:
+    def forward(self, features: Mapping[str, PaddedSequence], local: bool = False) -> EMTOutput:
         """Read one view of a batch.
 
         Args:
@@ -127,4 +128,5 @@ class EMTNetwork(nn.Module):
         context, promoted = self.fusion(context, steps, local)
         flat = context.flatten(1)
         prediction = self.head(torch.cat([*vectors.values(), flat], dim=-1))
-        return View(prediction, {"context": flat, **vectors}, {name: x.padded() for name, x in promoted.items()})
+        padded = {name: x.padded() for name, x in promoted.items()}
+        return EMTOutput(prediction, h={"context": flat, **vectors}, steps=padded)

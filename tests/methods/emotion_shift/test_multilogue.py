@@ -120,19 +120,19 @@ def test_nets_are_those_of_each_dialogue_alone_step_by_step(gated, speakers):
             gate = shift[way == "backward"][row, order]
             expected = naive(net, *said, speaker[row, order].tolist(), gate)
             for kind, states in zip(("context", "history", "party", "emotion"), expected, strict=True):
-                torch.testing.assert_close(found[f"{kind}_{key}"][row, order], states)
+                torch.testing.assert_close(getattr(found, kind)[key][row, order], states)
 
 
 @torch.no_grad()
 def test_forward_nets_look_back_and_backward_nets_ahead():
     nets = BothWays(DIMS, SIZES, (True, True), 0.0)
     values, speaker, real, shift = dialogues()
-    before = nets(values, speaker, real, shift)
+    before = nets(values, speaker, real, shift).emotion
     for name in DIMS:
         changed = {**values, name: values[name].clone()}
         changed[name][0, 3] += 1.0
-        after = nets(changed, speaker, real, shift)
-        for key in (f"emotion_{name}_forward", f"emotion_{name}_backward"):
+        after = nets(changed, speaker, real, shift).emotion
+        for key in (f"{name}_forward", f"{name}_backward"):
             same = (after[key][0] == before[key][0]).all(-1).tolist()
             assert same == ([True] * 3 + [False] * 3 if key.endswith("forward") else [False] * 4 + [True] * 2)
 
@@ -146,19 +146,19 @@ def test_lookup_in_the_past_is_safe_from_large_scores():
     values = {"text": torch.randn(1, 40, 4, dtype=torch.float64)}
     speaker, shift = torch.zeros(1, 40, dtype=torch.long), torch.rand(1, 40, dtype=torch.float64)
     states = nets(values, speaker, real, (shift, shift))
-    context = states["context_text_forward"][0]
+    context = states.context["text_forward"][0]
     scores = (context @ nets.text_forward.history.weight[0]).expand(40, 40)
     weights = scores.masked_fill(torch.ones(40, 40).triu().bool(), -torch.inf)[1:].softmax(-1)
-    torch.testing.assert_close(states["history_text_forward"][0, 1:], weights @ context)
-    states["emotion_text_forward"].sum().backward()
+    torch.testing.assert_close(states.history["text_forward"][0, 1:], weights @ context)
+    states.emotion["text_forward"].sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in nets.parameters())
 
 
 def test_dropout_of_new_states_is_for_training():
     nets = BothWays(DIMS, SIZES, (True, False), 1.0)
     inputs = dialogues()
-    assert not any(states.any() for states in nets.train()(*inputs).values())
-    assert all(states.any() for states in nets.eval()(*inputs).values())
+    assert not any(item.any() for states in nets.train()(*inputs) for item in states.values())
+    assert all(item.any() for states in nets.eval()(*inputs) for item in states.values())
 
 
 def test_reversal_leaves_padding_in_place():

@@ -133,9 +133,9 @@ def test_golden_outputs(suffix):
     view = method.network(batch.inputs if suffix else batch.complete, local=True)
     close(view.prediction, CASE[f"outputs.pred{suffix}"])
     close(contexts[0], CASE[f"outputs.G_0{suffix}"])
-    close(view.vectors["context"].view_as(contexts[0]), CASE[f"outputs.G_L{suffix}"])
+    close(view.h["context"].view_as(contexts[0]), CASE[f"outputs.G_L{suffix}"])
     for name in ("audio", "vision"):
-        close(view.vectors[name], CASE[f"outputs.h_{name}{suffix}"])
+        close(view.h[name], CASE[f"outputs.h_{name}{suffix}"])
     for name in MODALITIES:
         valid = CASE[f"outputs.valid_{name}"].unsqueeze(-1)
         steps = view.steps[name][:, : valid.shape[1]]  # our text has one more step, for texts without words
@@ -143,7 +143,7 @@ def test_golden_outputs(suffix):
         if suffix:
             close(method.restorers[name](steps) * valid, CASE[f"outputs.{name}_recon"])
     for name, simsiam in method.attractions.items():
-        projected = simsiam.projector(view.vectors[name])
+        projected = simsiam.projector(view.h[name])
         close(projected, CASE[f"outputs.z_{SHORT[name]}{suffix}"])
         close(simsiam.predictor(projected), CASE[f"outputs.p_{SHORT[name]}{suffix}"])
 

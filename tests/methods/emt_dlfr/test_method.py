@@ -146,7 +146,7 @@ def test_the_prediction_is_of_the_damaged_view():
 def test_attraction_is_that_of_the_views():
     method, batch = build().train(), damaged()
     terms = terms_of(method, batch)
-    intact, seen = (method.network(view).vectors for view in (batch.complete, batch.inputs))
+    intact, seen = (method.network(view).h for view in (batch.complete, batch.inputs))
     for name, simsiam in method.attractions.items():
         torch.testing.assert_close(terms[f"attraction_{name}"], simsiam(intact[name], seen[name]))
 
