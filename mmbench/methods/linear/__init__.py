@@ -46,6 +46,13 @@ CONSTANT = 1e-7
 """A feature is constant if it deviates by less, as a part of its mean: that is the rounding of its float32 values."""
 
 
+@dataclass(kw_only=True)
+class LinearOutput(Output):
+    """The prediction and the pooled features."""
+
+    features: Tensor
+
+
 class Linear(FusionMethod):
     """Ridge or logistic regression on pooled features, its penalty chosen on validation.
 
@@ -58,7 +65,7 @@ class Linear(FusionMethod):
         >>> from data_modules.toy import make_batch, make_spec
         >>> from mmbench.methods.linear import Linear
         >>> spec = make_spec()  # 7, 5 and 6 features per step
-        >>> tuple(Linear(spec)(make_batch(spec)).named["features"].shape)  # mean and deviation of each
+        >>> tuple(Linear(spec)(make_batch(spec)).features.shape)  # mean and deviation of each
         (4, 36)
     """
 
@@ -100,15 +107,15 @@ class Linear(FusionMethod):
         alone = {name: {"modality": name} for name in spec.modalities}
         return {"": {"modality": ""}, **(alone if len(alone) > 1 else {})}
 
-    def forward(self, batch: Batch) -> Output:
-        """Return the prediction ``(B, outputs)`` and the pooled ``features``."""
+    def forward(self, batch: Batch) -> LinearOutput:
+        """Return the prediction ``(B, outputs)`` and the pooled features."""
         inputs = self.features(batch)
         features = torch.cat([mean_and_deviation(inputs[name]) for name in self.dims], 1)
-        return Output(self._predict(features), {"features": features})
+        return LinearOutput(self._predict(features), features=features)
 
-    def observe(self, output: Output, batch: Batch) -> None:
+    def observe(self, output: LinearOutput, batch: Batch) -> None:
         """Collect what the solution needs."""
-        self.training_rows.update(output.named["features"], batch.target, batch.index)
+        self.training_rows.update(output.features, batch.target, batch.index)
 
     def parameter_groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the weights with a learning rate of 0: steps are counted, but only the solution changes them.
@@ -144,7 +151,7 @@ class Linear(FusionMethod):
         """Collect the features that decide the strength, or predictions when it is decided."""
         if not self._at_end_of_epoch:
             return super().validation_step(batch, batch_idx)
-        return self.validation_rows.update(self(batch).named["features"], batch.target, batch.index)
+        return self.validation_rows.update(self(batch).features, batch.target, batch.index)
 
     def on_validation_epoch_end(self) -> None:
         """Solve, choose the strength, and score the choice."""

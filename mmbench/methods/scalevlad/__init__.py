@@ -22,12 +22,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from data_modules.schema import Batch, DataSpec
-from mmbench.methods.base import FusionMethod, Output
+from mmbench.methods.base import FusionMethod
 from mmbench.methods.card import MethodCard
 from mmbench.methods.config import MethodConfig
 from mmbench.methods.scalevlad.clustering import ShiftedClustering
 from mmbench.methods.scalevlad.config import ScaleVLADConfig
-from mmbench.methods.scalevlad.network import ScaleVLADNetwork
+from mmbench.methods.scalevlad.network import ScaleVLADNetwork, ScaleVLADOutput
 from mmbench.nn.gathering import gather_statistics
 from mmbench.tasks import Task
 
@@ -41,7 +41,7 @@ class ScaleVLAD(FusionMethod):
         >>> spec = make_spec()
         >>> model, batch = ScaleVLAD(spec), make_batch(spec)
         >>> output = model(batch)
-        >>> tuple(output.named["fused"].shape), list(model.objective(output, batch))
+        >>> tuple(output.fused.shape), list(model.objective(output, batch))
         ((4, 64), ['task', 'clustering'])
     """
 
@@ -84,14 +84,14 @@ class ScaleVLAD(FusionMethod):
                 c.width, c.clusters, c.memory, c.temperature, c.momentum, c.refresh, c.balanced
             )
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch) -> ScaleVLADOutput:
         """Return the prediction ``(B, outputs)`` and the fused vector."""
         return self.network(self.features(batch))
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: ScaleVLADOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the task loss and shifted clustering, which in training remembers the batch."""
         terms = super().objective(output, batch)
-        if self.clustering is not None:
+        if self.clustering is not None and output.fused is not None:
             active = self.current_epoch >= self.config.clustering_start
-            terms["clustering"] = self.config.clustering * self.clustering(self.of_all(output.named["fused"]), active)
+            terms["clustering"] = self.config.clustering * self.clustering(self.of_all(output.fused), active)
         return terms

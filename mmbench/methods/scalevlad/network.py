@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,13 @@ class ScaleVLADFusion(nn.Module):
         return torch.stack([vlad(*found[name])[0] for name, vlad in self.vlads.items()]).sum(0)
 
 
+@dataclass(kw_only=True)
+class ScaleVLADOutput(Output):
+    """The prediction and the vector ``(B, width)`` that is clustered, if any is."""
+
+    fused: Tensor | None
+
+
 class ScaleVLADNetwork(nn.Module):
     """Encoders, fusion and head.
 
@@ -103,12 +111,12 @@ class ScaleVLADNetwork(nn.Module):
         self.top = pre_norm_transformer(width, c.top_layers, c.heads, c.dropout)
         self.head = nn.Linear(width, outputs)
 
-    def forward(self, features: Mapping[str, PaddedSequence]) -> Output:
-        """Return the prediction and, named ``fused``, the vector ``(B, width)`` that is clustered, if any is."""
+    def forward(self, features: Mapping[str, PaddedSequence]) -> ScaleVLADOutput:
+        """Return the prediction and the fused vector."""
         states = {name: encoder(features[name]) for name, encoder in self.encoders.items()}
         gathered = self.norm(F.normalize(self.fusion(states), dim=-1))
         # The token stands last, where it is read; the others have no order either.
         tokens = F.pad(gathered, (0, 0, 0, 1)) + self.index.roll(-1, 0)
         layout = Layout.of_all(tokens)
         prediction = self.head(encode(self.top, layout.rows(tokens), layout, last=True))
-        return Output(prediction, {"fused": self.fuse(gathered.flatten(1))} if self.fuse else {})
+        return ScaleVLADOutput(prediction, fused=self.fuse(gathered.flatten(1)) if self.fuse else None)

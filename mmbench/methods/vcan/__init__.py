@@ -38,6 +38,19 @@ from mmbench.nn.precision import at_least_single
 from mmbench.tasks import Task
 
 
+@dataclass(kw_only=True)
+class VCANOutput(Output):
+    """The prediction and what it is made of.
+
+    Attributes:
+        logits: Of every real frame, by network and class.
+        clip: Of every real frame, the row of its clip.
+    """
+
+    logits: Tensor
+    clip: Tensor
+
+
 class VCAN(FusionMethod):
     """A group of image classifiers on key frames.
 
@@ -49,7 +62,7 @@ class VCAN(FusionMethod):
         >>> spec = make_spec("multiclass", ("vision",), kinds={"vision": "frames"})
         >>> model = VCAN(spec, config=VCAN.Config(classifiers="tiny,tiny", size=24))
         >>> output = model(make_batch(spec))
-        >>> output.named["logits"].shape[1:]  # of every frame: two networks, three classes
+        >>> output.logits.shape[1:]  # of every frame: two networks, three classes
         torch.Size([2, 3])
         >>> output.prediction.exp().sum(1).round(decimals=3).tolist()  # of every clip: shares of the votes
         [1.0, 1.0, 1.0, 1.0]
@@ -130,8 +143,8 @@ class VCAN(FusionMethod):
         """Return vision alone."""
         return ("vision",)
 
-    def forward(self, batch: Batch) -> Output:
-        """Return the prediction ``(B, classes)`` and, named, the logits of every real frame and its clip's row."""
+    def forward(self, batch: Batch) -> VCANOutput:
+        """Return the prediction ``(B, classes)`` and what the networks say of every frame."""
         frames, mask = batch.inputs["vision"].values, batch.inputs["vision"].mask
         # Waits for the device once: running the networks on padding, and normalising by it, would be worse.
         real = mask.flatten().nonzero()[:, 0]
@@ -141,10 +154,9 @@ class VCAN(FusionMethod):
         padded = votes.new_zeros(mask.numel(), votes.shape[1]).index_copy(0, real, votes)
         probability = masked_mean(padded.unflatten(0, mask.shape), mask)
         prediction = probability.clamp(min=torch.finfo(probability.dtype).tiny).log()
-        return Output(prediction, {"logits": logits, "clip": real // mask.shape[1]})
+        return VCANOutput(prediction, logits=logits, clip=real // mask.shape[1])
 
-    def objective(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def objective(self, output: VCANOutput, batch: Batch) -> dict[str, Tensor]:
         """Return the mean cross-entropy over the frames and networks, each frame with the label of its clip."""
-        logits = output.named["logits"]
-        labels = batch.target[output.named["clip"]]
+        logits, labels = output.logits, batch.target[output.clip]
         return {"task": F.cross_entropy(logits.transpose(1, 2), labels[:, None].expand(-1, logits.shape[1]))}
