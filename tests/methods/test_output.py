@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 from torch import Tensor
 
 import mmbench.methods
+
+ROOM = Path(mmbench.methods.__file__).parent
 
 
 @dataclass(kw_only=True)
@@ -59,3 +63,32 @@ def test_what_no_field_says_cannot_be_read_or_given():
         _ = said().h_text
     with pytest.raises(TypeError, match="hidden"):
         said(hidden=torch.ones(1))
+
+
+def reads_names(code: str) -> list[int]:
+    """Return the lines in which ``named`` of something is looked at, neither written by key nor called."""
+    nodes = list(ast.walk(ast.parse(code)))
+    written = [node.value for node in nodes if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)]
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    looked_at = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "named"]
+    return [node.lineno for node in looked_at if not any(node is other for other in (*written, *called))]
+
+
+@pytest.mark.parametrize("path", sorted(ROOM.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOM)))
+def test_methods_read_fields_not_names(path):
+    """A name put together, or a prefix looked for, is a field that no tool can check."""
+    assert path.name == "output.py" or reads_names(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'output.named[f"h_{name}"]',
+        "named = output.named",
+        'share = {k: v for k, v in self(batch).named.items() if k.startswith("weight_")}',
+        "Views.of(output.named)",
+    ],
+)
+def test_reading_is_noticed(code):
+    assert reads_names(code) == [1]
+    assert reads_names('output.fed = output.named["fed"] = x\nOutput(y, views.named())') == []
