@@ -271,7 +271,9 @@ class FusionDataModule(LightningDataModule):
             device = self.trainer.strategy.root_device
             rank, world = self.trainer.global_rank, self.trainer.world_size
         if world > (count := len(self.rows[split])):  # one without any would not take part, and the others wait for it
-            raise DataError(f"The split {split} has {count} samples, and {world} processes share it: give fewer.")
+            raise DataError(
+                f"The split {split} has {count} samples, and {world} processes share it: give fewer --devices."
+            )
         options: dict[str, Any] = {"rank": rank, "world": world}
         if shuffle:
             options |= {"shuffle": True, "seed": self.seed, "phases": self.demand.phases, "bucketed": self.bucketed}

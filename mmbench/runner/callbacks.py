@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +39,21 @@ class EpochSeed(Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Seed the generators that dropout and sampling draw from."""
         pl.seed_everything((self.seed * 10_007 + trainer.current_epoch + self.rank * 15_485_863) % 2**32, verbose=False)
+
+
+class OwnTermination(Callback):
+    """Keeps what this process does when it is told to end (SIGTERM) in a training over several processes.
+
+    Lightning would have it tell the others by a broadcast, and wait for them where they do not come by.
+    """
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the handler back: Lightning's is there by now."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
 
 
 class TrainingHistory(Callback):

@@ -134,7 +134,7 @@ def others(
         while not all(group.ready() for group in groups):
             # Or this one would wait for them at the meeting point, for half an hour.
             if any(group.ended() for group in groups):
-                raise RuntimeError("Connection closed before the training began.")
+                raise ConnectionError("Connection closed before the training began: a process of it has ended.")
             time.sleep(POLL)
         watch.start()
         try:
@@ -160,9 +160,8 @@ def _watch(groups: Sequence[Processes], left: threading.Event) -> None:
     """
     while not left.wait(1.0):
         if any(group.ended() for group in groups) and not left.wait(NOTICED):
-            print(
-                "One of the processes of a training has ended, so this one ends as well.", file=sys.stderr, flush=True
-            )
+            why = "; ".join(reason.text for group in groups for reason in group.reasons())
+            print(f"A process of a training has ended, so this one ends as well: {why}", file=sys.stderr, flush=True)
             os._exit(1)
 
 
@@ -170,7 +169,7 @@ def explain(groups: Sequence[Processes], error: Exception) -> None:
     """Raise what ended another process, where this one has only lost it.
 
     Raises:
-        MachineError: When one was killed, or ended for no fault of the method.
+        MachineError: When one was killed, or ended for no fault of the method, or all have but lost each other.
         RuntimeError: When the method failed in one of them.
     """
     reasons = [reason for group in groups for reason in group.reasons()]
@@ -179,7 +178,9 @@ def explain(groups: Sequence[Processes], error: Exception) -> None:
             raise MachineError(reason.text, reason.everything) from error
     for reason in reasons:
         if not LOST.search(reason.text):
-            raise RuntimeError(reason.text) from error
+            raise RuntimeError(reason.text) from None  # what this one saw of it is no cause
+    if reasons:
+        raise MachineError(f"Its processes have lost each other: {reasons[0].text}", everything=False) from error
 
 
 class LocalProcesses:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from data_modules.files import atomic_path
 from mmbench.runner.distributed import FAREWELL, POLL, Follow, LocalProcesses, Reason, SharedTraining
 from mmbench.runner.rank import Rank
+from mmbench.runner.troubles import MachineError
 
 ANSWER = 300.0
 """Seconds within which another machine has to be about to train; a slow file system loads libraries for minutes."""
@@ -36,11 +37,18 @@ class Nodes:
     Args:
         count: Number of machines, this one included.
         meeting: The file that says where the first process is to be found.
+
+    Raises:
+        MachineError: When the others could not reach this one.
     """
 
     def __init__(self, count: int, meeting: Path) -> None:
         self.count, self.address = count, socket.gethostname()
-        self._store = dist.TCPStore(self.address, 0, is_master=True, wait_for_workers=False)
+        try:
+            self._store = dist.TCPStore(self.address, 0, is_master=True, wait_for_workers=False)
+        except dist.DistError as error:
+            text = f"{self.address} cannot be reached under its own name by the other machines of a trial: {error}"
+            raise MachineError(text, everything=True) from error
         self._trainings = 0
         meeting.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(meeting) as part:
@@ -92,10 +100,14 @@ class NodeProcesses:
     def reasons(self) -> list[Reason]:
         """Wait a moment for what the machine says."""
         key, deadline = f"{self._name}/reasons", time.monotonic() + 2 * FAREWELL  # it waits for its own as well
+        beats = self._store.add(f"{self._name}/beats", 0)
         while not self._store.check([key]):
             if time.monotonic() > deadline:
+                if self._store.add(f"{self._name}/beats", 0) > beats:
+                    return []  # it waits for this one
                 node = int(self._name.split("/")[1])
-                return [Reason(f"Nothing is heard of its machine {node + 1} any more.", everything=False)]
+                # The machines of a worker are the same for all its trials; those of others may do.
+                return [Reason(f"Nothing is heard of its machine {node + 1} any more.", everything=True)]
             time.sleep(POLL)
         return [Reason(**reason) for reason in json.loads(self._store.get(key))]
 
@@ -115,6 +127,7 @@ def serve(meeting: Path, node: int, follow: Follow) -> None:
     deadline = time.monotonic() + ANSWER
     while not meeting.is_file():
         if time.monotonic() > deadline:
+            print(f"The first machine has not begun: there is no {meeting}.", flush=True)
             return
         time.sleep(LOOK)
     address, port = json.loads(meeting.read_text("utf-8"))
@@ -123,8 +136,8 @@ def serve(meeting: Path, node: int, follow: Follow) -> None:
         number = 1
         while _answered(store, f"{number}/{node}", node, follow):
             number += 1
-    except dist.DistError:  # the first process has ended, however that was
-        return
+    except dist.DistError as error:  # the first process has ended, however that was
+        print(f"The first machine, {address}, is not reached any more: {error}", flush=True)
 
 
 def _answered(store: dist.Store, name: str, node: int, follow: Follow) -> bool:
@@ -132,6 +145,8 @@ def _answered(store: dist.Store, name: str, node: int, follow: Follow) -> bool:
     while not store.check([f"{name}/start"]):
         if store.check([CLOSED]):
             return False
+        if store.check([f"{name}/end"]):  # it ended before it began
+            return True
         time.sleep(LOOK)
     told = json.loads(store.get(f"{name}/start"))
     first = Rank(**told["first"])

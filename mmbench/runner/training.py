@@ -31,6 +31,7 @@ from mmbench.runner.callbacks import (
     AtomicCheckpointIO,
     DivergedError,
     EpochSeed,
+    OwnTermination,
     SelectionEarlyStopping,
     SelectionModelCheckpoint,
     TrainingHistory,
@@ -260,6 +261,7 @@ def fitting(
     gather_statistics(model)  # or the batches of a normalisation would be smaller than those of the trial
     rank_zero_only.rank = rank.number  # type: ignore[attr-defined] # Lightning's own way to say so
     strategy = DDPStrategy(find_unused_parameters=model.unused_parameters)
+    options["callbacks"].append(OwnTermination())
     options["plugins"] = [RankEnvironment(rank), *options["plugins"]]
     trainer = pl.Trainer(
         accelerator=accelerator, devices=rank.per_node, num_nodes=rank.nodes, strategy=strategy, **options

@@ -163,7 +163,8 @@ def _completed(
         model = build(cls, cls.Config.parse(trial.config), data.spec, trial.seed)
 
     def company(state: Path | None) -> AbstractContextManager[None]:
-        told = dataclasses.replace(shared, state=state)
+        gpus = shared.accelerator == "auto" and torch.cuda.is_available()
+        told = dataclasses.replace(shared, state=state, accelerator="gpu" if gpus else shared.accelerator)
         return others(first, follow, told, nodes.processes(told, first) if nodes else ())
 
     with watched(model):
@@ -222,7 +223,8 @@ def _data(shared: SharedTraining, rank: Rank) -> FusionDataModule:
         MachineError: When it has too few GPUs.
         DataError: When the store is another one than the plan knows.
     """
-    if shared.accelerator != "cpu" and 0 < (gpus := torch.cuda.device_count()) < rank.per_node:
+    gpus = 0 if shared.accelerator == "cpu" else torch.cuda.device_count()
+    if gpus < rank.per_node and (gpus or shared.accelerator == "gpu"):
         raise MachineError(
             f"It is to be spread over {rank.per_node} devices, and this process sees {gpus} GPUs: ask for more "
             "(--slurm.gres), or give fewer --devices.",

@@ -131,10 +131,10 @@ def run_trials(
                     busy.append(trial)
                     continue
                 except MachineError as error:
-                    given_up.add(trial.id)
                     notify(trial, error)
-                    if error.everything:
+                    if error.everything:  # in this process; those of other machines may do better
                         return
+                    given_up.add(trial.id)
                     continue
             if record is None:
                 busy.append(trial)

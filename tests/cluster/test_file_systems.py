@@ -56,8 +56,8 @@ def test_a_full_disk_stops_all_workers_and_the_same_command_goes_on(commands: Co
 
 
 def test_where_every_step_takes_long_no_trial_is_run_twice(commands: Commands, tmp_path: Path) -> None:
-    """Two commands of two workers each, whose moves of files take up to a second more."""
-    (tmp_path / "sitecustomize.py").write_text(SLOW.format(seconds=0.5))
+    """Two commands of two workers each, whose moves of files take up to half a second more."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW.format(seconds=0.25))
     variables = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     running = [commands.start("slow", "--jobs", "2", variables=variables) for _ in range(2)]
     for command in running:

@@ -130,6 +130,8 @@ def test_a_trial_over_two_machines_is_told_to_end_and_goes_on_to_the_same_record
     out = finished(command)
     assert "1 SLURM tasks of 2 machines with 1 core, 30 minutes at a time" in out
     assert commands.records("machines") == commands.records("one-machine")
+    starts = [*(commands.folder / "machines-runs").glob("*/log/version_*")]
+    assert len(starts) == 3, "one of two trials was told to end, and began again"
     until(lambda: not tasks(node), "the task has left")
 
 

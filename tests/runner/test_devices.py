@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import textwrap
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,11 +24,13 @@ from mmbench.runner import distributed
 from mmbench.runner.distributed import LocalProcesses, Reason, SharedTraining, explain
 from mmbench.runner.environment import check_devices
 from mmbench.runner.executors.local import LocalExecutor, automatic_jobs
+from mmbench.runner.executors.worker import run_worker
 from mmbench.runner.launch import launch
 from mmbench.runner.plan import Trial
 from mmbench.runner.rank import Rank
 from mmbench.runner.record import Record
 from mmbench.runner.settings import Suite
+from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.training import Training
 from mmbench.runner.trial import follow, run_trial
 from mmbench.runner.troubles import MachineError, TakenOver
@@ -191,6 +196,7 @@ class Gone:
         ("process 1 of 2: Connection closed by peer", None, signal.SIGKILL, MachineError, "ended by signal 9"),
         ("process 1 of 2: it is full", True, 0, MachineError, "it is full"),
         ("process 1 of 2: ValueError: no", None, 0, RuntimeError, "ValueError: no"),
+        ("process 1 of 2: Connection reset by peer", None, 0, MachineError, "have lost each other"),
     ],
 )
 def test_of_several_reasons_the_one_that_began_it_counts(
@@ -211,6 +217,9 @@ class Ended:
 
     def ended(self) -> bool:
         return True
+
+    def reasons(self) -> list[Reason]:
+        return []
 
 
 @pytest.mark.parametrize("noticed", [True, False])
@@ -252,6 +261,27 @@ def test_a_process_that_is_killed_is_no_fault_of_the_method(plan: Planner, optio
     ((_, trouble),) = ran.troubles
     assert isinstance(trouble, MachineError)
     assert f"One of its 2 processes was ended by signal {signal.SIGKILL:d}" in str(trouble)
+
+
+@pytest.mark.cluster
+def test_who_is_told_to_end_gives_the_trial_back(plan: Planner, options: Options) -> None:
+    """Though all processes are told at once, wherever each of them is in its step."""
+    (trial,) = spread(plan("lf_dnn", epochs=100_000), 2)
+    shared = SharedPlan.create([trial], dataclasses.replace(options, accelerator="cpu"), "local")
+    process = multiprocessing.get_context("spawn").Process(target=run_worker, args=(shared.folder, "one", 1))
+    process.start()
+    while not (options.runs / trial.id / "last.ckpt").is_file():
+        time.sleep(0.1)
+        assert process.is_alive()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (*map(int, children), process.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 0
+    assert not [news for _, news in shared.news() if isinstance(news, MachineError)]
+    assert not options.records.path(trial).exists()
+    assert not [*options.runs.glob("*.lease/*")], "its lease was not given back"
 
 
 def test_another_number_of_devices_cannot_go_on(small_store: FeatureStore, tmp_path: Path) -> None:

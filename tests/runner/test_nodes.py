@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import threading
 import time
@@ -16,6 +17,7 @@ from torch.distributed import HashStore
 
 from mmbench.methods import ConfigError
 from mmbench.runner import nodes
+from mmbench.runner.distributed import Reason
 from mmbench.runner.environment import check_nodes
 from mmbench.runner.executors.worker import run_worker, serve_worker
 from mmbench.runner.plan import Trial
@@ -121,6 +123,19 @@ def test_a_machine_that_is_lost_is_no_fault_of_the_method(
         run_worker(shared.folder, "task0", 1, meeting="one")
     assert said(shared) == {trial.id: "Nothing is heard of its machine 2 any more."}
     assert not options.records.path(trial).exists()
+
+
+def test_a_machine_that_waits_has_no_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HashStore()
+    monkeypatch.setattr(nodes, "FAREWELL", 0.1)
+    processes = nodes.NodeProcesses(store, "1/1", "")
+    processes.start()
+    threading.Timer(0.1, store.add, ("1/1/beats", 1)).start()
+    assert processes.reasons() == []
+    (lost,) = processes.reasons()
+    assert lost.everything
+    store.set("1/1/reasons", json.dumps([{"text": "it is full", "everything": True}]))
+    assert processes.reasons() == [Reason("it is full", everything=True)]
 
 
 def test_a_machine_without_signs_of_life_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:

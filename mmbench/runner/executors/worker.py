@@ -16,6 +16,7 @@ from mmbench.runner.distributed import TOLD
 from mmbench.runner.nodes import Nodes, serve
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.trial import follow
+from mmbench.runner.troubles import MachineError
 from mmbench.runner.work import EDITED, edited, run_trials
 
 
@@ -44,13 +45,15 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1, meeti
         signal.signal(signal.SIGTERM, _interrupt)
     with plan.reporter(name) as report, ExitStack() as stack:
         try:
+            nodes = stack.enter_context(Nodes(options.nodes, plan.meeting(meeting))) if meeting else None
             if apart := plan.apart():
                 report(plan.trials[0], apart)
             elif changed := edited(plan.trials):
                 report(changed, EDITED)
             else:
-                nodes = stack.enter_context(Nodes(options.nodes, plan.meeting(meeting))) if meeting else None
                 run_trials(plan.trials, options, report, plan.given_up, nodes)
+        except MachineError as error:  # of the machines of this worker
+            report(plan.trials[0], error)
         except KeyboardInterrupt:
             return True
     return False
