@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data_modules.schema import MODALITIES, Batch, DataSpec, ModalitySpec, TargetKind, TargetSpec
 from data_modules.toy import TARGETS
-from mmbench.methods import FusionMethod
+from mmbench.methods import FusionMethod, Output
 from mmbench.testing.builders import make_batch, make_spec
 
 
@@ -55,3 +55,26 @@ def count(module: nn.Module) -> int:
 def terms_of(method: FusionMethod, batch: Batch) -> Mapping[str, Tensor]:
     """Return the terms of the loss of a batch."""
     return method.objective(method(batch), batch)
+
+
+Step = tuple[Mapping[str, Tensor], Mapping[str, Tensor], Output]
+
+
+def assert_a_term_is_gone(without: Step, whole: Step, weight: str, untouched: str) -> None:
+    """Compare a training step of a method of three views without the weight of a term with one of all terms.
+
+    Args:
+        without: Terms, gradients and output without it.
+        whole: Those with it.
+        weight: The term.
+        untouched: A part of the names of parameters to which it gives no gradient.
+    """
+    terms, gradients, output = without
+    assert set(terms) == {"task", "similarity", "difference"} - {weight}
+    assert all(torch.equal(term, whole[0][name]) for name, term in terms.items())
+    assert torch.equal(output.prediction, whole[2].prediction)
+    for name, gradient in gradients.items():
+        if untouched in name:
+            torch.testing.assert_close(gradient, whole[1][name])
+    shared = "network.views.shared.0.weight"
+    assert not torch.allclose(gradients[shared], whole[1][shared])

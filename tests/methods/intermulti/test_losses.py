@@ -8,6 +8,7 @@ import torch
 from mmbench.nn.three_view import pairwise_discrepancy, view_orthogonality
 from tests.methods import training
 from tests.methods.intermulti.parts import build, sample
+from tests.methods.parts import assert_a_term_is_gone
 
 
 def step(size=13, **settings):
@@ -37,15 +38,7 @@ def test_the_terms_are_those_of_the_views(whole):
     ("weight", "untouched"), [("similarity", ".specific."), ("difference", ".full."), ("difference", ".fusion.")]
 )
 def test_a_term_without_weight_is_gone_and_nothing_else(whole, weight, untouched):
-    terms, gradients, output = step(**{weight: 0.0})
-    assert set(terms) == {"task", "similarity", "difference"} - {weight}
-    assert all(torch.equal(term, whole[0][name]) for name, term in terms.items())
-    assert torch.equal(output.prediction, whole[2].prediction)
-    for name, gradient in gradients.items():
-        if untouched in name:
-            torch.testing.assert_close(gradient, whole[1][name])
-    shared = "network.views.shared.0.weight"
-    assert not torch.allclose(gradients[shared], whole[1][shared])
+    assert_a_term_is_gone(step(**{weight: 0.0}), whole, weight, untouched)
 
 
 @pytest.mark.parametrize(("size", "there"), [(7, False), (8, True)])
