@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import re
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -108,7 +107,11 @@ class Processes(Protocol):
 
 @contextmanager
 def others(
-    first: Rank, follow: Follow, training: SharedTraining, elsewhere: Sequence[Processes] = ()
+    first: Rank,
+    follow: Follow,
+    training: SharedTraining,
+    stuck: Callable[[Exception], None],
+    elsewhere: Sequence[Processes] = (),
 ) -> Iterator[None]:
     """Have the other processes of a training run within the block, and end them with it.
 
@@ -116,6 +119,8 @@ def others(
         first: The place of this process.
         follow: What the others run.
         training: What they are told.
+        stuck: Called from a thread with what ended another process, when this one goes on waiting for that in PyTorch,
+            where no exception reaches it. It has to end this process.
         elsewhere: Those of other machines.
 
     Raises:
@@ -127,7 +132,7 @@ def others(
         return
     groups: list[Processes] = [LocalProcesses(follow, training, first.beside(0)), *elsewhere]
     left = threading.Event()
-    watch = threading.Thread(target=_watch, args=(groups, left), daemon=True)
+    watch = threading.Thread(target=_watch, args=(groups, left, stuck), daemon=True)
     try:
         for group in groups:
             group.start()
@@ -143,8 +148,8 @@ def others(
             left.set()
             watch.join()
     except Exception as error:
-        if LOST.search(str(error)):
-            explain(groups, error)
+        if LOST.search(str(error)) and (why := cause(groups)):
+            raise why from (error if isinstance(why, MachineError) else None)  # else what this one saw is no cause
         raise
     finally:
         for group in groups:
@@ -153,34 +158,29 @@ def others(
             dist.destroy_process_group()  # the next training has processes of its own, or none
 
 
-def _watch(groups: Sequence[Processes], left: threading.Event) -> None:
-    """End this process where it waits for one that has ended: PyTorch does so for half an hour, or for good.
-
-    Nothing else reaches a thread that waits in PyTorch. The trial goes on from its last epoch.
-    """
+def _watch(groups: Sequence[Processes], left: threading.Event, stuck: Callable[[Exception], None]) -> None:
+    """Have this process ended where it waits for one that has ended: PyTorch does so for half an hour, or for good."""
     while not left.wait(1.0):
         if any(group.ended() for group in groups) and not left.wait(NOTICED):
-            why = "; ".join(reason.text for group in groups for reason in group.reasons())
-            print(f"A process of a training has ended, so this one ends as well: {why}", file=sys.stderr, flush=True)
-            os._exit(1)
+            stuck(cause(groups) or MachineError("One of its processes has ended, and does not say why.", False))
+            return
 
 
-def explain(groups: Sequence[Processes], error: Exception) -> None:
-    """Raise what ended another process, where this one has only lost it.
+def cause(groups: Sequence[Processes]) -> MachineError | RuntimeError | None:
+    """Return what ended another process, where this one has only lost it.
 
-    Raises:
-        MachineError: When one was killed, or ended for no fault of the method, or all have but lost each other.
-        RuntimeError: When the method failed in one of them.
+    Returns:
+        A MachineError when one was killed, or ended for no fault of the method, or all have but lost each other; a
+        RuntimeError when the method failed in one of them; None when nothing is known.
     """
     reasons = [reason for group in groups for reason in group.reasons()]
     for reason in reasons:
         if reason.everything is not None:
-            raise MachineError(reason.text, reason.everything) from error
+            return MachineError(reason.text, reason.everything)
     for reason in reasons:
         if not LOST.search(reason.text):
-            raise RuntimeError(reason.text) from None  # what this one saw of it is no cause
-    if reasons:
-        raise MachineError(f"Its processes have lost each other: {reasons[0].text}", everything=False) from error
+            return RuntimeError(reason.text)
+    return MachineError(f"Its processes have lost each other: {reasons[0].text}", False) if reasons else None
 
 
 class LocalProcesses:

@@ -57,9 +57,10 @@ def launch(trials: Sequence[Trial], options: Options, console: Console, executor
     with display.shown():
         if changed := edited(trials):
             display(changed, EDITED)
-        elif executor is None and options.jobs <= 1:
+        # A training over several devices may take its process along when it fails: that is never the command itself.
+        elif executor is None and options.jobs <= 1 and devices == 1:
             own = torch.get_num_threads()
-            torch.set_num_threads(options.threads or max(1, own // devices))
+            torch.set_num_threads(options.threads or own)
             try:
                 run_trials(trials, options, display)
             finally:

@@ -38,6 +38,11 @@ from mmbench.runner.troubles import MachineError, TakenOver, machine_error
 TAKEN = "Another process took the trial over, for this one had not been heard of for a while: its result counts."
 
 
+def _exit(end: Record | MachineError) -> None:
+    print(f"A process of a training has ended, so this one ends as well: {end}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
 def run_trial(
     trial: Trial,
     records: Records,
@@ -48,6 +53,7 @@ def run_trial(
     media_workers: int | None = None,
     on_epoch: Callable[[int], None] = lambda epochs: None,
     still_mine: Callable[[], bool] = lambda: True,
+    on_stuck: Callable[[Record | MachineError], None] = _exit,
     nodes: Nodes | None = None,
 ) -> Record:
     """Train, select on validation, read the test split once, and write the record.
@@ -65,48 +71,67 @@ def run_trial(
         on_epoch: Called with the number of finished epochs.
         still_mine: Asked after every epoch and before the record is written: whether nobody else has taken the trial
             over meanwhile.
+        on_stuck: Called from another thread with how a trial over several devices ended, where this one waits in
+            PyTorch for a process that has ended: it has to end this process.
         nodes: The other machines that it is spread over.
 
     Raises:
         MachineError: When the trial ended for a reason that is not the method's: it leaves no record.
     """
-    record = describe(trial)
-    folder = runs / trial.id
-    predictions = None
+    planned, folder = describe(trial), runs / trial.id
 
     def finished(epochs: int) -> None:
         if not still_mine():
             raise TakenOver(TAKEN)
         on_epoch(epochs)
 
+    def written(record: Record, predictions: Predictions | None = None) -> Record:
+        if not still_mine():
+            raise TakenOver(TAKEN)
+        try:
+            record = records.write(record, predictions)
+        except OSError as error:
+            trouble = machine_error(error)
+            assert trouble is not None
+            raise trouble from error
+        (folder / SelectionModelCheckpoint.LAST).unlink(missing_ok=True)
+        return record
+
+    def stuck(error: Exception) -> None:
+        try:
+            end: Record | MachineError = written(_failed(planned, error))
+        except MachineError as trouble:
+            end = trouble
+        on_stuck(end)
+
     try:
         with quiet(), _tracking(tracker):
-            stamp = "/".join(map(str, (record.code, trial.content, accelerator, *record.environment.rounding)))
+            stamp = "/".join(map(str, (planned.code, trial.content, accelerator, *planned.environment.rounding)))
             shared = SharedTraining(trial, folder, stamp, accelerator, media_workers)
-            record, predictions = _completed(shared, record, tracker, finished, nodes)
-    except DivergedError as error:
-        record = dataclasses.replace(record, status="diverged", error=Failure("diverged", str(error)))
+            result = _completed(shared, planned, tracker, finished, stuck, nodes)
     except SystemExit as error:  # how Lightning ends on Ctrl-C
         raise KeyboardInterrupt from error
     except Exception as error:  # a method that fails must not stop the others; what happened is in the record
-        if trouble := machine_error(error):
-            raise trouble from error
-        trace = tuple(_portable(traceback.format_exc()).splitlines()[-12:])
-        line = _portable(line_of(error, method(trial.method).__module__))
-        message = f"{error} ({line})" if line else str(error)
-        record = dataclasses.replace(record, error=Failure(type(error).__name__, message, trace))
-    if not still_mine():
-        raise TakenOver(TAKEN)
-    if not record.completed:
-        record = dataclasses.replace(record, environment=environment())
-    try:
-        record = records.write(record, predictions)
-    except OSError as error:
-        trouble = machine_error(error)
-        assert trouble is not None
+        return written(_failed(planned, error))
+    return written(*result)
+
+
+def _failed(planned: Record, error: Exception) -> Record:
+    """Return the record of a trial that ended with an error.
+
+    Raises:
+        MachineError: When its method is not to blame.
+    """
+    record = dataclasses.replace(planned, environment=environment())
+    if isinstance(error, DivergedError):
+        return dataclasses.replace(record, status="diverged", error=Failure("diverged", str(error)))
+    if trouble := machine_error(error):
         raise trouble from error
-    (folder / SelectionModelCheckpoint.LAST).unlink(missing_ok=True)
-    return record
+    trace = tuple(_portable("".join(traceback.format_exception(error))).splitlines()[-12:])
+    line = _portable(line_of(error, method(planned.method).__module__))
+    return dataclasses.replace(
+        record, error=Failure(type(error).__name__, f"{error} ({line})" if line else str(error), trace)
+    )
 
 
 def _portable(text: str) -> str:
@@ -149,6 +174,7 @@ def _completed(
     record: Record,
     tracker: Tracker,
     on_epoch: Callable[[int], None],
+    stuck: Callable[[Exception], None],
     nodes: Nodes | None,
 ) -> tuple[Record, Predictions]:
     """Train and test, and return the full record and its predictions."""
@@ -165,7 +191,7 @@ def _completed(
     def company(state: Path | None) -> AbstractContextManager[None]:
         gpus = shared.accelerator == "auto" and torch.cuda.is_available()
         told = dataclasses.replace(shared, state=state, accelerator="gpu" if gpus else shared.accelerator)
-        return others(first, follow, told, nodes.processes(told, first) if nodes else ())
+        return others(first, follow, told, stuck, nodes.processes(told, first) if nodes else ())
 
     with watched(model):
         outcome = train_and_test(

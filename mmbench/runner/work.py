@@ -6,6 +6,7 @@ the same records; what another one is running is waited for, never run twice.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,14 @@ from mmbench.runner.troubles import MachineError, TakenOver, dead_context
 from mmbench.runner.verify import verify_file
 
 EDITED = MachineError("The code was edited while it started: start again.", everything=True)
+AGAIN = 75
+"""Exit status of a worker that could do nothing more, though another one in its place could."""
 Notify = Callable[[Trial, News], None]
+
+
+def exit_stuck(again: bool) -> None:
+    """End this process at once; its status says whether another one in its place could go on."""
+    os._exit(AGAIN if again else 1)
 
 
 class Marks(Protocol):
@@ -103,6 +111,7 @@ def run_trials(
     notify: Notify,
     given_up: Marks | None = None,
     nodes: Nodes | None = None,
+    leave: Callable[[bool], None] = exit_stuck,
 ) -> None:
     """Run what is left of a plan in this process; trials that another process holds come last.
 
@@ -115,8 +124,16 @@ def run_trials(
         given_up: Ids of the trials that are not to be tried, since they ended in trouble in a process that shares the
             plan.
         nodes: The other machines of this worker, if it has any.
+        leave: Ends this process, which can do nothing more; told whether one in its place could go on.
     """
     given_up = set() if given_up is None else given_up
+
+    def on_stuck(trial: Trial, end: Record | MachineError) -> None:
+        notify(trial, end)
+        if isinstance(end, MachineError) and not isinstance(end, TakenOver):
+            given_up.add(trial.id)
+        leave(not (isinstance(end, MachineError) and end.everything))
+
     busy: list[Trial] = []
     for patient, queue in ((False, trials), (True, busy)):
         for trial in queue:
@@ -125,7 +142,7 @@ def run_trials(
                 continue
             if record is None:
                 try:
-                    record = _claim_and_run(trial, options, notify, patient, nodes)
+                    record = _claim_and_run(trial, options, notify, patient, nodes, on_stuck)
                 except TakenOver as error:
                     notify(trial, str(error))
                     busy.append(trial)
@@ -145,7 +162,14 @@ def run_trials(
                 return
 
 
-def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool, nodes: Nodes | None) -> Record | None:
+def _claim_and_run(
+    trial: Trial,
+    options: Options,
+    notify: Notify,
+    patient: bool,
+    nodes: Nodes | None,
+    on_stuck: Callable[[Trial, Record | MachineError], None],
+) -> Record | None:
     """Run a trial unless it is done by now; None when another process has it and this one is not patient."""
     # Beside the record, for commands with other checkpoints; and beside these, for commands with other records.
     paths = (options.records.path(trial).with_suffix(".lease"), options.runs / f"{trial.id}.lease")
@@ -164,6 +188,11 @@ def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool
             leases.append(stack.enter_context(lease))
         if record := options.finished_record(trial):
             return record
+
+        def stuck(end: Record | MachineError) -> None:
+            stack.close()  # what others may take now
+            on_stuck(trial, end)
+
         notify(trial, 0)
         return run_trial(
             trial,
@@ -174,6 +203,7 @@ def _claim_and_run(trial: Trial, options: Options, notify: Notify, patient: bool
             media_workers=options.media_workers,
             on_epoch=lambda epochs: notify(trial, epochs),
             still_mine=lambda: all(lease.held() for lease in leases),
+            on_stuck=stuck,
             nodes=nodes,
         )
 

@@ -118,7 +118,7 @@ def test_workers_that_are_preempted_go_on_where_they_are_queued_again(commands: 
     assert commands.repeated("preempted") <= 2, "whoever goes on repeats at most the epoch that was running"
 
 
-def test_a_trial_over_two_machines_is_told_to_end_and_goes_on_to_the_same_record(
+def test_trials_over_two_machines_go_on_to_the_same_records_when_told_to_end_and_when_a_node_dies(
     commands: Commands, node: dict[str, str]
 ) -> None:
     finished(commands.start("one-machine", "--seeds", "1", "2", "--devices", "2", "--jobs", "1"))
@@ -127,12 +127,60 @@ def test_a_trial_over_two_machines_is_told_to_end_and_goes_on_to_the_same_record
     until(lambda: len(commands.epochs("machines")) == 1, "an epoch was trained", 240)
     (task,) = tasks(node)
     ask(node, "scancel", "--signal=USR2", task)  # as SLURM does before the time limit
+    until(lambda: len(commands.epochs("machines")) == 2, "the second trial trains", 240)
+    ask(node, "scontrol", "update", "NodeName=node2", "State=DOWN", "Reason=dead")
+    until(lambda: "RUNNING" not in tasks(node).values(), "the task has left the node")
+    ask(node, "scontrol", "update", "NodeName=node2", "State=RESUME")
     out = finished(command)
     assert "1 SLURM tasks of 2 machines with 1 core, 30 minutes at a time" in out
     assert commands.records("machines") == commands.records("one-machine")
     starts = [*(commands.folder / "machines-runs").glob("*/log/version_*")]
-    assert len(starts) == 3, "one of two trials was told to end, and began again"
+    assert len(starts) == 4, "each of two trials was ended, and began again"
     until(lambda: not tasks(node), "the task has left")
+
+
+WAITS = """
+import time
+import torch.distributed as dist
+from pathlib import Path
+from mmbench.methods import FusionMethod, MethodCard, Output
+from mmbench.runner import distributed
+from torch import nn
+
+distributed.NOTICED = 0.5
+begun = Path(__file__).with_suffix(".begun")
+
+class Waiting(FusionMethod):
+    card = MethodCard(title="Waiting", authors="Nobody", year=2026, fidelity="own")
+
+    def __init__(self, spec, task=None, config=None):
+        super().__init__(spec, task, config)
+        self.head = nn.Linear(self.dims["text"], self.task.outputs)
+
+    def forward(self, batch):
+        if dist.is_initialized() and not begun.exists():
+            if dist.get_rank() == 1:
+                begun.touch()
+                raise ValueError("too much")
+            time.sleep(3600)
+        return Output(self.head(batch.inputs["text"].values.sum(1)))
+"""
+
+
+def test_a_task_whose_training_waits_for_good_is_queued_again_for_the_rest(
+    commands: Commands, node: dict[str, str]
+) -> None:
+    plugin = commands.folder / "waiting.py"
+    plugin.write_text(WAITS)
+    options = ("--method", "waiting", "--seeds", "1", "2", "--max-epochs", "1", "--devices", "2")
+    variables = {**node, "MMBENCH_PLUGINS": str(plugin)}
+    command = commands.start("waits", *options, "--executor", "slurm", "--jobs", "1", variables=variables)
+    out, _ = command.communicate(timeout=300)
+    assert command.returncode == 1, out
+    found = {seed: (record["status"], record["error"]) for seed, record in commands.records("waits").items()}
+    assert found[2] == ("completed", None), out
+    assert found[1][0] == "failed", out
+    assert "ValueError: too much" in found[1][1]["message"]
 
 
 def test_what_slurm_does_not_take_is_said(commands: Commands, node: dict[str, str]) -> None:

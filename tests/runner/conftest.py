@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,29 @@ from mmbench.runner.training import Training
 from mmbench.runner.work import Options
 
 Planner = Callable[..., list[Trial]]
+Broken = Callable[..., None]
+BROKEN = """
+    import multiprocessing, os, pathlib, signal, time
+    import torch.distributed as dist
+    from mmbench.methods import FusionMethod, MethodCard, Output
+    from mmbench.runner import distributed
+    from torch import nn
+
+    class {name}(FusionMethod):
+        card = MethodCard(title="Broken", authors="Nobody", year=2026, fidelity="own")
+
+        def __init__(self, spec, task=None, config=None):
+            super().__init__(spec, task, config)
+            {early}
+            self.head = nn.Linear(self.dims["text"], self.task.outputs)
+
+        def forward(self, batch):
+            if self.training and dist.is_initialized():
+                if dist.get_rank() == 1:
+                    {what}
+                {first}
+            return Output(self.head(batch.inputs["text"].values.sum(1)))
+"""
 
 
 @pytest.fixture
@@ -45,3 +69,21 @@ def find(records: Records, trial: Trial | Record) -> Record | None:
         return read_record(records.path(trial))
     except RecordError:
         return None
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broken:
+    """Return what adds a method of a name whose second process does something when it trains."""
+
+    def make(name: str, what: str, early: str = "pass", waits: bool = False) -> None:
+        path = tmp_path / f"{name.lower()}.py"
+        path.write_text(
+            textwrap.dedent(BROKEN)
+            .replace("{what}", what)
+            .replace("{name}", name)
+            .replace("{early}", early)
+            .replace("{first}", "time.sleep(3600)" if waits else "pass")
+        )
+        monkeypatch.setenv("MMBENCH_PLUGINS", str(path))
+
+    return make

@@ -7,10 +7,8 @@ import json
 import multiprocessing
 import os
 import signal
-import textwrap
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from lightning.pytorch import Trainer
 from data_modules import FeatureStore, FusionDataModule
 from mmbench.methods import ConfigError, method
 from mmbench.runner import distributed
-from mmbench.runner.distributed import LocalProcesses, Reason, SharedTraining, explain
+from mmbench.runner.distributed import LocalProcesses, Reason, SharedTraining, cause
 from mmbench.runner.environment import check_devices
 from mmbench.runner.executors.local import LocalExecutor, automatic_jobs
 from mmbench.runner.executors.worker import run_worker
@@ -35,11 +33,10 @@ from mmbench.runner.training import Training
 from mmbench.runner.trial import follow, run_trial
 from mmbench.runner.troubles import MachineError, TakenOver
 from mmbench.runner.work import Options
-from tests.runner.conftest import Planner
+from tests.runner.conftest import Broken, Planner
 from tests.runner.test_launch import quiet_console
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-Broken = Callable[..., None]
 EXACT = {"dropout": 0.0, "batch_size": 8}
 
 
@@ -136,46 +133,11 @@ def test_a_stopped_training_over_two_devices_goes_on_to_the_same_record(plan: Pl
     assert (resumed.curve, resumed.test) == (whole.curve, whole.test)
 
 
-BROKEN = """
-    import multiprocessing, os, signal
-    import torch.distributed as dist
-    from mmbench.methods import FusionMethod, MethodCard, Output
-    from torch import nn
-
-    class {name}(FusionMethod):
-        card = MethodCard(title="Broken", authors="Nobody", year=2026, fidelity="own")
-
-        def __init__(self, spec, task=None, config=None):
-            super().__init__(spec, task, config)
-            {early}
-            self.head = nn.Linear(self.dims["text"], self.task.outputs)
-
-        def forward(self, batch):
-            if self.training and dist.is_initialized() and dist.get_rank() == 1:
-                {what}
-            return Output(self.head(batch.inputs["text"].values.sum(1)))
-"""
-
-
-@pytest.fixture
-def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broken:
-    """Return what adds a method of a name whose second process does something when it trains."""
-
-    def make(name: str, what: str, early: str = "pass") -> None:
-        path = tmp_path / f"{name.lower()}.py"
-        path.write_text(
-            textwrap.dedent(BROKEN).replace("{what}", what).replace("{name}", name).replace("{early}", early)
-        )
-        monkeypatch.setenv("MMBENCH_PLUGINS", str(path))
-
-    return make
-
-
 def test_what_fails_in_another_process_is_a_failed_record_that_says_so(
     plan: Planner, options: Options, broken: Broken
 ) -> None:
     broken("Raising", 'raise ValueError("too much")')
-    (record,) = launch(spread(plan("raising", epochs=1), 2), options, quiet_console()).records
+    record = run(*spread(plan("raising", epochs=1), 2), options)
     assert (record.status, record.error.type) == ("failed", "RuntimeError")
     assert "process 1 of 2: ValueError: too much" in record.error.message
 
@@ -208,8 +170,9 @@ def test_of_several_reasons_the_one_that_began_it_counts(
     processes = LocalProcesses(follow, training, Rank.first(2).beside(0))
     processes._said.put(Reason(reason, everything))
     processes.processes = [Gone(-number)]
-    with pytest.raises(kind, match=message):
-        explain([processes], RuntimeError("Connection closed by peer"))
+    why = cause([processes])
+    assert type(why) is kind
+    assert message in str(why)
 
 
 class Ended:
@@ -223,24 +186,32 @@ class Ended:
 
 
 @pytest.mark.parametrize("noticed", [True, False])
-def test_a_process_that_waits_for_one_that_has_ended_ends(noticed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, codes = threading.Event(), []
-
-    def leave(code: int) -> None:
-        codes.append(code)
-        left.set()
-
+def test_a_process_that_waits_for_one_that_has_ended_is_told_of(noticed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, ends = threading.Event(), []
     monkeypatch.setattr(distributed, "NOTICED", 60.0 if noticed else 0.01)
-    monkeypatch.setattr(os, "_exit", leave)
     if noticed:
         threading.Timer(1.2, left.set).start()
-    distributed._watch([Ended()], left)
-    assert codes == ([] if noticed else [1])
+    distributed._watch([Ended()], left, ends.append)
+    assert [type(end) for end in ends] == ([] if noticed else [MachineError])
+
+
+@pytest.mark.cluster
+def test_a_trial_whose_process_waits_for_good_has_its_record_and_the_rest_goes_on(
+    plan: Planner, options: Options, broken: Broken
+) -> None:
+    """As on GPUs, where nothing ends a wait for a process that has ended: its worker is replaced."""
+    broken("Waiting", 'raise ValueError("too much")', "distributed.NOTICED = 0.5", waits=True)
+    trials = spread([*plan("waiting", epochs=1), *plan("constant", epochs=1)], 2)
+    ran = launch(trials, options, quiet_console())
+    failed, completed = ran.records
+    assert (failed.status, completed.status) == ("failed", "completed")
+    assert "process 1 of 2: ValueError: too much" in failed.error.message
+    assert not [*options.runs.glob("*.lease/*")], "nobody waits for what it held"
 
 
 def test_who_ends_before_the_others_are_met_is_not_waited_for(plan: Planner, options: Options, broken: Broken) -> None:
     broken("Early", "pass", "if multiprocessing.parent_process(): raise ValueError('too early')")
-    (record,) = launch(spread(plan("early", epochs=1), 2), options, quiet_console()).records
+    record = run(*spread(plan("early", epochs=1), 2), options)
     assert record.error is not None
     assert "process 1 of 2: ValueError: too early" in record.error.message
 
@@ -257,10 +228,8 @@ def test_too_few_gpus_stop_the_plan_and_make_no_record(
 
 def test_a_process_that_is_killed_is_no_fault_of_the_method(plan: Planner, options: Options, broken: Broken) -> None:
     broken("Killed", "os.kill(os.getpid(), signal.SIGKILL)")
-    ran = launch(spread(plan("killed", epochs=1), 2), options, quiet_console())
-    ((_, trouble),) = ran.troubles
-    assert isinstance(trouble, MachineError)
-    assert f"One of its 2 processes was ended by signal {signal.SIGKILL:d}" in str(trouble)
+    with pytest.raises(MachineError, match=f"One of its 2 processes was ended by signal {signal.SIGKILL:d}"):
+        run(*spread(plan("killed", epochs=1), 2), options)
 
 
 @pytest.mark.cluster

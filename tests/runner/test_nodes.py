@@ -26,7 +26,7 @@ from mmbench.runner.record import Record
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
 from mmbench.runner.work import Options
-from tests.runner.conftest import Planner
+from tests.runner.conftest import Broken, Planner
 from tests.runner.test_devices import run, spread
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,6 +122,38 @@ def test_a_machine_that_is_lost_is_no_fault_of_the_method(
         threading.Thread(target=kill_after_an_epoch, daemon=True).start()
         run_worker(shared.folder, "task0", 1, meeting="one")
     assert said(shared) == {trial.id: "Nothing is heard of its machine 2 any more."}
+    assert not options.records.path(trial).exists()
+
+
+@pytest.mark.cluster
+def test_a_machine_ends_what_it_runs_when_the_first_one_dies(plan: Planner, options: Options) -> None:
+    (trial,) = spread(plan("lf_dnn", epochs=500), 2)
+    shared = over_two_machines([trial], options)
+    first = multiprocessing.get_context("spawn").Process(
+        target=run_worker, args=(shared.folder, "task0", 1), kwargs={"meeting": "one"}
+    )
+    with another_machine(shared.folder) as process:
+        first.start()
+        while not (options.runs / trial.id / "last.ckpt").is_file():
+            time.sleep(0.05)
+        (training,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[-1:]
+        first.kill()
+        process.join(60)
+        assert process.exitcode == 0
+    assert not Path(f"/proc/{training}").exists()
+    assert not options.records.path(trial).exists()
+
+
+@pytest.mark.cluster
+def test_a_machine_with_other_code_is_refused(plan: Planner, options: Options, broken: Broken) -> None:
+    """It was edited after the first machine had loaded it."""
+    edit = "pathlib.Path(__file__).write_text(pathlib.Path(__file__).read_text() + '    other = 1')"
+    broken("Edited", "pass", f"multiprocessing.parent_process() or {edit}")
+    (trial,) = spread(plan("edited", epochs=1), 2)
+    shared = over_two_machines([trial], options)
+    with another_machine(shared.folder):
+        run_worker(shared.folder, "task0", 1, meeting="one")
+    assert "The code was edited while it ran" in said(shared)[trial.id]
     assert not options.records.path(trial).exists()
 
 

@@ -20,6 +20,7 @@ from mmbench.runner.callbacks import AtomicCheckpointIO
 from mmbench.runner.launch import launch
 from mmbench.runner.lease import Lease
 from mmbench.runner.plan import Trial, make_plan
+from mmbench.runner.record import Record
 from mmbench.runner.records import Records
 from mmbench.runner.settings import Suite
 from mmbench.runner.training import Training
@@ -32,6 +33,13 @@ from tests.runner.conftest import Planner, find
 
 def console() -> Console:
     return Console(file=io.StringIO(), force_terminal=False, width=300)
+
+
+def claim(trial: Trial, options: Options) -> Record | None:
+    """Do as a worker does with the next trial that it does not have to wait for."""
+    return work_module._claim_and_run(
+        trial, options, lambda *said: None, patient=False, nodes=None, on_stuck=lambda *end: None
+    )
 
 
 @pytest.mark.parametrize(
@@ -265,7 +273,7 @@ def test_two_commands_with_other_runs_share_the_work(
     again = work_module.run_trial
 
     def meanwhile(*arguments: object, **settings: object) -> object:
-        asked.append(work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False, nodes=None))
+        asked.append(claim(trial, other))
         return again(*arguments, **settings)
 
     monkeypatch.setattr(work_module, "run_trial", meanwhile)
@@ -299,8 +307,8 @@ def test_commands_with_other_records_do_not_share_the_folder_of_a_trial(
     (trial,) = plan("lf_dnn", epochs=1)
     other = dataclasses.replace(options, leaderboard=tmp_path / "other leaderboard")
     with Lease.take(options.runs / f"{trial.id}.lease"):
-        assert work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False, nodes=None) is None
-    record = work_module._claim_and_run(trial, other, lambda trial, news: None, patient=False, nodes=None)
+        assert claim(trial, other) is None
+    record = claim(trial, other)
     assert record is not None
     assert record.completed
 

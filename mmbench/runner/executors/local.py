@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mmbench.runner.distributed import die_with_parent
 from mmbench.runner.executors.worker import run_worker
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
+from mmbench.runner.work import AGAIN
 
 GRACE = 10.0
 """Seconds that a process has to end by itself, once it was told so."""
@@ -70,36 +71,49 @@ class LocalExecutor:
 
     def start(self, plan: SharedPlan) -> LocalWorkers:
         """Start the processes of a plan; each sees only its own device."""
-        context = multiprocessing.get_context("spawn")
-        # No daemons, which may not start processes of their own: trials on raw media have some that read.
-        processes = [
-            context.Process(target=_work, args=(plan.folder, f"process{number}", self.threads, self.jobs))
-            for number in range(self.jobs)
-        ]
-        visible = os.environ.get(VISIBLE)
+        started: list[SpawnProcess] = []
         try:
-            for number, process in enumerate(processes):
-                os.environ[VISIBLE] = ",".join(self._visible_to(number))
-                process.start()
+            for number in range(self.jobs):
+                started.append(self._process(plan, number))
         except BaseException:
-            LocalWorkers([process for process in processes if process.pid is not None]).end()
+            LocalWorkers(started).end()
             raise
+        return LocalWorkers(started, lambda number: self._process(plan, number))
+
+    def _process(self, plan: SharedPlan, number: int) -> SpawnProcess:
+        """Start a process."""
+        # No daemon, which may not start processes of its own: trials on raw media have some that read.
+        process = multiprocessing.get_context("spawn").Process(
+            target=_work, args=(plan.folder, f"process{number}", self.threads, self.jobs)
+        )
+        visible = os.environ.get(VISIBLE)
+        os.environ[VISIBLE] = ",".join(self._visible_to(number))
+        try:
+            process.start()
         finally:
             if visible is None:
                 os.environ.pop(VISIBLE, None)
             else:
                 os.environ[VISIBLE] = visible
-        return LocalWorkers(processes)
+        return process
 
 
 class LocalWorkers:
-    """Processes of this machine."""
+    """Processes of this machine.
 
-    def __init__(self, processes: Sequence[SpawnProcess]) -> None:
-        self.processes = processes
+    Args:
+        processes: What runs.
+        start: Starts the process of a number in the place of one that could do nothing more.
+    """
+
+    def __init__(self, processes: list[SpawnProcess], start: Callable[[int], SpawnProcess] | None = None) -> None:
+        self.processes, self._start = processes, start
 
     def alive(self) -> bool:
         """Say whether any of them runs."""
+        for number, process in enumerate(self.processes):
+            if process.exitcode == AGAIN and self._start is not None:
+                self.processes[number] = self._start(number)
         return any(process.is_alive() for process in self.processes)
 
     def end(self) -> None:

@@ -23,9 +23,12 @@ from mmbench.methods.config import ConfigError
 from mmbench.runner.executors.worker import run_worker, serve_worker
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
+from mmbench.runner.work import exit_stuck
 
 NOTICE = 120
 """Seconds before its end in which a worker is told."""
+OURS = {"array", "nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "time", "signal", "output", "error", "wrap"}
+"""Options of ``sbatch`` on which workers rest."""
 ASK = 5.0
 """Seconds between two questions to SLURM."""
 
@@ -64,6 +67,11 @@ class SlurmSettings:
             raise ConfigError(
                 f"A worker of {self.cpus} cores and {self.minutes} minutes: give at least 1 core, and 4 minutes, of "
                 "which the last two are for its end."
+            )
+        if taken := sorted(name for name in self.more if str(name).replace("_", "-") in OURS):
+            raise ConfigError(
+                f"Of SLURM's options {', '.join(taken)} cannot be among `more`: --jobs and --nodes say how many "
+                "workers on how many machines there are, the other settings of slurm what each asks for."
             )
 
 
@@ -167,14 +175,25 @@ class SlurmWorker:
         # In the place of submitit's own, which would queue again in the middle of a step: an error of SLURM would then
         # look like one of the method.
         signal.signal(signal.SIGUSR2, limit)
-        if not run_worker(self.folder, self.name, self.threads, meeting=meeting):
-            return
-        if told:
-            job, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
-            own = f"{job}_{task}" if job else os.environ["SLURM_JOB_ID"]
-            subprocess.run(["scontrol", "requeue", own], check=True)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has been heard
-        time.sleep(NOTICE)  # who ended now would have finished, and is not queued again
+        if run_worker(self.folder, self.name, self.threads, meeting=meeting, leave=_leave):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has been heard
+            _end(again=bool(told))
+
+
+def _leave(again: bool) -> None:
+    """End this task from another thread than the one that waits for good."""
+    if again:
+        _end(again)
+    exit_stuck(again)
+
+
+def _end(again: bool) -> None:
+    """Wait for the end of this task, which is queued again if it is to be; if not, SLURM may have done so."""
+    if again:
+        job, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+        own = f"{job}_{task}" if job else os.environ["SLURM_JOB_ID"]
+        subprocess.run(["scontrol", "requeue", own], check=True)
+    time.sleep(NOTICE)  # who ended now would have finished, and is not queued again
 
 
 class SlurmWorkers:

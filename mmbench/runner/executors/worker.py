@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,17 @@ from mmbench.runner.nodes import Nodes, serve
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.trial import follow
 from mmbench.runner.troubles import MachineError
-from mmbench.runner.work import EDITED, edited, run_trials
+from mmbench.runner.work import EDITED, edited, exit_stuck, run_trials
 
 
-def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1, meeting: str = "") -> bool:
+def run_worker(
+    folder: Path,
+    name: str,
+    threads: int = 0,
+    beside: int = 1,
+    meeting: str = "",
+    leave: Callable[[bool], None] = exit_stuck,
+) -> bool:
     """Work on a plan until nothing is left of it, or until this process is told to end (SIGTERM, Ctrl-C).
 
     Then the trial that runs is given back: it goes on from its last epoch, here or elsewhere.
@@ -31,6 +39,7 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1, meeti
         threads: Threads to compute with; 0 leaves that to PyTorch.
         beside: How many workers share this machine, and so its processes that load media.
         meeting: Where this worker has other machines: what they know it by.
+        leave: Ends this process where it waits for good; told whether another one in its place could go on.
 
     Returns:
         Whether it was told to end.
@@ -51,7 +60,7 @@ def run_worker(folder: Path, name: str, threads: int = 0, beside: int = 1, meeti
             elif changed := edited(plan.trials):
                 report(changed, EDITED)
             else:
-                run_trials(plan.trials, options, report, plan.given_up, nodes)
+                run_trials(plan.trials, options, report, plan.given_up, nodes, leave)
         except MachineError as error:  # of the machines of this worker
             report(plan.trials[0], error)
         except KeyboardInterrupt:

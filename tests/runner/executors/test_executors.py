@@ -31,6 +31,12 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
         make()
 
 
+@pytest.mark.parametrize("name", ["ntasks-per-node", "ntasks_per_node", "time"])
+def test_options_of_sbatch_on_which_workers_rest_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"Of SLURM's options {name} cannot be among `more`"):
+        SlurmSettings(more={name: 2, "nice": 9})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
