@@ -5,16 +5,18 @@ All of them train, with Lightning's DDP; only the first one writes, and it alone
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import re
 import signal
+import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +31,8 @@ LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|\bgloo\b|\bncc
 """What a process says when it was another one that ended."""
 POLL = 0.02
 """Seconds between two looks whether the others are ready."""
+LATE = 60.0
+"""Seconds in which a file of the first process has to be seen by the others."""
 FAREWELL = 10.0
 """Seconds that the others have to end by themselves."""
 TOLD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)]
@@ -48,6 +52,7 @@ class SharedTraining:
         accelerator: Lightning's accelerator.
         media_workers: Processes that load frames and waveforms for each; None for as many as the data module takes.
         state: The checkpoint that they go on from; None from the start.
+        state_digest: What that holds, for machines that may see it late.
     """
 
     trial: Trial
@@ -56,6 +61,28 @@ class SharedTraining:
     accelerator: str
     media_workers: int | None
     state: Path | None = None
+    state_digest: str = ""
+
+    def going_on(self, state: Path | None) -> SharedTraining:
+        """Return the same training, from a checkpoint on."""
+        return replace(self, state=state, state_digest=_digest(state) if state else "")
+
+    def wait_for_state(self) -> None:
+        """Wait until this machine sees the checkpoint that the first process sees.
+
+        Raises:
+            MachineError: When it sees another one, or none, for too long.
+        """
+        deadline = time.monotonic() + LATE
+        while self.state and (found := _digest(self.state)) != self.state_digest:
+            if time.monotonic() > deadline:
+                what = "another state of" if found else "no"
+                raise MachineError(
+                    f"{socket.gethostname()} sees {what} {self.state}, from which the training goes on: give --runs on "
+                    "a file system that all machines share.",
+                    everything=True,
+                )
+            time.sleep(1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, for another machine."""
@@ -67,6 +94,15 @@ class SharedTraining:
         """Return what :meth:`to_dict` was made from."""
         state = Path(content["state"]) if content["state"] else None
         return cls(**{**content, "trial": Trial(**content["trial"]), "folder": Path(content["folder"]), "state": state})
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a file; an empty text of one that is not there."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 Follow = Callable[[SharedTraining, Rank, Callable[[], None]], None]

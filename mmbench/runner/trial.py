@@ -190,7 +190,7 @@ def _completed(
 
     def company(state: Path | None) -> AbstractContextManager[None]:
         gpus = shared.accelerator == "auto" and torch.cuda.is_available()
-        told = dataclasses.replace(shared, state=state, accelerator="gpu" if gpus else shared.accelerator)
+        told = dataclasses.replace(shared, accelerator="gpu" if gpus else shared.accelerator).going_on(state)
         return others(first, follow, told, stuck, nodes.processes(told, first) if nodes else ())
 
     with watched(model):
@@ -224,6 +224,7 @@ def follow(shared: SharedTraining, rank: Rank, ready: Callable[[], None]) -> Non
     trial = shared.trial
     if code_hash(trial.method, trial.dataset) != trial.code:
         raise MachineError("The code was edited while it ran: start again.", everything=True)
+    shared.wait_for_state()
     data = _data(shared, rank)
     cls = method(trial.method)
     model = build(cls, cls.Config.parse(trial.config), data.spec, trial.seed)

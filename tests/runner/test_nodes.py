@@ -16,8 +16,8 @@ import pytest
 from torch.distributed import HashStore
 
 from mmbench.methods import ConfigError
-from mmbench.runner import nodes
-from mmbench.runner.distributed import Reason
+from mmbench.runner import distributed, nodes
+from mmbench.runner.distributed import Reason, SharedTraining
 from mmbench.runner.environment import check_nodes
 from mmbench.runner.executors.worker import run_worker, serve_worker
 from mmbench.runner.plan import Trial
@@ -155,6 +155,23 @@ def test_a_machine_with_other_code_is_refused(plan: Planner, options: Options, b
         run_worker(shared.folder, "task0", 1, meeting="one")
     assert "The code was edited while it ran" in said(shared)[trial.id]
     assert not options.records.path(trial).exists()
+
+
+def test_a_machine_that_sees_an_old_checkpoint_waits_and_then_says_so(
+    plan: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_text("second epoch")
+    told = SharedTraining(plan("lf_dnn")[0], tmp_path, "", "cpu", None).going_on(path)
+    told = SharedTraining.from_dict(json.loads(json.dumps(told.to_dict())))
+    path.write_text("first epoch")
+    threading.Timer(0.2, path.write_text, ("second epoch",)).start()
+    told.wait_for_state()
+    monkeypatch.setattr(distributed, "LATE", 0.0)
+    for change, message in ((lambda: path.write_text("first"), "sees another state of"), (path.unlink, "sees no")):
+        change()
+        with pytest.raises(MachineError, match=message):
+            told.wait_for_state()
 
 
 def test_a_machine_that_waits_has_no_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
