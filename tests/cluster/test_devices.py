@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import pytest
 from data_modules.datasets.synthetic.clips import write_clips
 from data_modules.datasets.synthetic.dialogues import write_dialogues
 from data_modules.datasets.synthetic.generator import write_synthetic
+from mmbench.cli import main
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 
@@ -39,22 +37,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_leave_a_record_and_its_row_says_so(folder: Path, kind: str) -> None:
+def test_two_processes_leave_a_record_and_its_row_says_so(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     dataset, method, settings = KINDS[kind]
     own = [part for name, value in settings.items() for part in (f"--method.{name}", value)]
     places = ["--leaderboard", "results", "--runs", "runs", "--store", f"{dataset}.h5", "--dataset", dataset]
     suite = ["--suite", "ci-clips"] if kind == "clips" else []
     plan = ["--method", method, "--seeds", "1", "--max-epochs", "5", "--devices", "2", "--accelerator", "cpu"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mmbench", "run", *plan, *places, *suite, *own],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "devices=2" in done.stdout
+    monkeypatch.chdir(folder)
+    assert main(["run", *plan, *places, *suite, *own]) == 0
+    assert "devices=2" in capsys.readouterr().out
     (path,) = (folder / "results/records").rglob(f"{method}/*.json")
     record = json.loads(path.read_text())
     assert (record["status"], record["training"]["devices"]) == ("completed", 2)
