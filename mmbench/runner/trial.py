@@ -100,8 +100,8 @@ def run_trial(
     def stuck(error: Exception) -> None:
         try:
             end: Record | MachineError = written(_failed(planned, error))
-        except MachineError as trouble:
-            end = trouble
+        except Exception as trouble:  # whatever it is, nobody else would hear of it
+            end = trouble if isinstance(trouble, MachineError) else MachineError(str(trouble), everything=False)
         on_stuck(end)
 
     try:

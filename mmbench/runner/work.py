@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -128,11 +129,14 @@ def run_trials(
     """
     given_up = set() if given_up is None else given_up
 
-    def on_stuck(trial: Trial, end: Record | MachineError) -> None:
-        notify(trial, end)
-        if isinstance(end, MachineError) and not isinstance(end, TakenOver):
-            given_up.add(trial.id)
-        leave(not (isinstance(end, MachineError) and end.everything))
+    def on_stuck(trial: Trial, leases: ExitStack, end: Record | MachineError) -> None:
+        try:
+            with leases:
+                notify(trial, end)
+                if isinstance(end, MachineError) and not isinstance(end, TakenOver):
+                    given_up.add(trial.id)
+        finally:
+            leave(not (isinstance(end, MachineError) and end.everything))
 
     busy: list[Trial] = []
     for patient, queue in ((False, trials), (True, busy)):
@@ -168,7 +172,7 @@ def _claim_and_run(
     notify: Notify,
     patient: bool,
     nodes: Nodes | None,
-    on_stuck: Callable[[Trial, Record | MachineError], None],
+    on_stuck: Callable[[Trial, ExitStack, Record | MachineError], None],
 ) -> Record | None:
     """Run a trial unless it is done by now; None when another process has it and this one is not patient."""
     # Beside the record, for commands with other checkpoints; and beside these, for commands with other records.
@@ -188,11 +192,6 @@ def _claim_and_run(
             leases.append(stack.enter_context(lease))
         if record := options.finished_record(trial):
             return record
-
-        def stuck(end: Record | MachineError) -> None:
-            stack.close()  # what others may take now
-            on_stuck(trial, end)
-
         notify(trial, 0)
         return run_trial(
             trial,
@@ -203,7 +202,7 @@ def _claim_and_run(
             media_workers=options.media_workers,
             on_epoch=lambda epochs: notify(trial, epochs),
             still_mine=lambda: all(lease.held() for lease in leases),
-            on_stuck=stuck,
+            on_stuck=partial(on_stuck, trial, stack),
             nodes=nodes,
         )
 

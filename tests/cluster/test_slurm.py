@@ -15,6 +15,7 @@ import pytest
 
 from tests.cluster.conftest import SEEDS, Commands, finished, until
 from tests.cluster.small_slurm import missing, slurm
+from tests.runner.conftest import write_broken
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -141,39 +142,12 @@ def test_trials_over_two_machines_go_on_to_the_same_records_when_told_to_end_and
     until(lambda: not tasks(node), "the task has left")
 
 
-WAITS = """
-import time
-import torch.distributed as dist
-from pathlib import Path
-from mmbench.methods import FusionMethod, MethodCard, Output
-from mmbench.runner import distributed
-from torch import nn
-
-distributed.NOTICED = 0.5
-begun = Path(__file__).with_suffix(".begun")
-
-class Waiting(FusionMethod):
-    card = MethodCard(title="Waiting", authors="Nobody", year=2026, fidelity="own")
-
-    def __init__(self, spec, task=None, config=None):
-        super().__init__(spec, task, config)
-        self.head = nn.Linear(self.dims["text"], self.task.outputs)
-
-    def forward(self, batch):
-        if dist.is_initialized() and not begun.exists():
-            if dist.get_rank() == 1:
-                begun.touch()
-                raise ValueError("too much")
-            time.sleep(3600)
-        return Output(self.head(batch.inputs["text"].values.sum(1)))
-"""
-
-
 def test_a_task_whose_training_waits_for_good_is_queued_again_for_the_rest(
     commands: Commands, node: dict[str, str]
 ) -> None:
-    plugin = commands.folder / "waiting.py"
-    plugin.write_text(WAITS)
+    first = "'SLURM_RESTART_COUNT' not in os.environ"
+    raises = f"if {first}: raise ValueError('too much')"
+    plugin = write_broken(commands.folder, "Waiting", raises, "distributed.NOTICED = 0.5", waits=first)
     options = ("--method", "waiting", "--seeds", "1", "2", "--max-epochs", "1", "--devices", "2")
     variables = {**node, "MMBENCH_PLUGINS": str(plugin)}
     command = commands.start("waits", *options, "--executor", "slurm", "--jobs", "1", variables=variables)

@@ -38,7 +38,8 @@ BROKEN = """
             if self.training and dist.is_initialized():
                 if dist.get_rank() == 1:
                     {what}
-                {first}
+                elif {waits}:
+                    time.sleep(3600)
             return Output(self.head(batch.inputs["text"].values.sum(1)))
 """
 
@@ -71,19 +72,28 @@ def find(records: Records, trial: Trial | Record) -> Record | None:
         return None
 
 
+def write_broken(folder: Path, name: str, what: str, early: str = "pass", waits: str = "False") -> Path:
+    """Write a method whose second process does something when it trains.
+
+    Args:
+        folder: Where it goes.
+        name: Its class.
+        what: What the second process does, as a statement.
+        early: What every process does when it makes the method.
+        waits: Whether the first process does nothing more when it trains, as an expression.
+
+    Returns:
+        The file, for ``MMBENCH_PLUGINS``.
+    """
+    text = textwrap.dedent(BROKEN)
+    for key, value in {"what": what, "name": name, "early": early, "waits": waits}.items():
+        text = text.replace(f"{{{key}}}", value)
+    path = folder / f"{name.lower()}.py"
+    path.write_text(text)
+    return path
+
+
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Broken:
-    """Return what adds a method of a name whose second process does something when it trains."""
-
-    def make(name: str, what: str, early: str = "pass", waits: bool = False) -> None:
-        path = tmp_path / f"{name.lower()}.py"
-        path.write_text(
-            textwrap.dedent(BROKEN)
-            .replace("{what}", what)
-            .replace("{name}", name)
-            .replace("{early}", early)
-            .replace("{first}", "time.sleep(3600)" if waits else "pass")
-        )
-        monkeypatch.setenv("MMBENCH_PLUGINS", str(path))
-
-    return make
+    """Return what adds a method as :func:`write_broken` writes them."""
+    return lambda *how, **more: monkeypatch.setenv("MMBENCH_PLUGINS", str(write_broken(tmp_path, *how, **more)))

@@ -200,7 +200,7 @@ def test_a_trial_whose_process_waits_for_good_has_its_record_and_the_rest_goes_o
     plan: Planner, options: Options, broken: Broken
 ) -> None:
     """As on GPUs, where nothing ends a wait for a process that has ended: its worker is replaced."""
-    broken("Waiting", 'raise ValueError("too much")', "distributed.NOTICED = 0.5", waits=True)
+    broken("Waiting", 'raise ValueError("too much")', "distributed.NOTICED = 0.5", waits="True")
     trials = spread([*plan("waiting", epochs=1), *plan("constant", epochs=1)], 2)
     ran = launch(trials, options, quiet_console())
     failed, completed = ran.records

@@ -71,17 +71,17 @@ class LocalExecutor:
 
     def start(self, plan: SharedPlan) -> LocalWorkers:
         """Start the processes of a plan; each sees only its own device."""
-        started: list[SpawnProcess] = []
+        workers = LocalWorkers(lambda number: self._start(plan, number))
         try:
             for number in range(self.jobs):
-                started.append(self._process(plan, number))
+                workers.processes.append(self._start(plan, number))
         except BaseException:
-            LocalWorkers(started).end()
+            workers.end()
             raise
-        return LocalWorkers(started, lambda number: self._process(plan, number))
+        return workers
 
-    def _process(self, plan: SharedPlan, number: int) -> SpawnProcess:
-        """Start a process."""
+    def _start(self, plan: SharedPlan, number: int) -> SpawnProcess:
+        """Start the process of a number."""
         # No daemon, which may not start processes of its own: trials on raw media have some that read.
         process = multiprocessing.get_context("spawn").Process(
             target=_work, args=(plan.folder, f"process{number}", self.threads, self.jobs)
@@ -90,6 +90,10 @@ class LocalExecutor:
         os.environ[VISIBLE] = ",".join(self._visible_to(number))
         try:
             process.start()
+        except BaseException:
+            if process.pid is not None:  # else it would train on, and the command wait for it
+                process.kill()
+            raise
         finally:
             if visible is None:
                 os.environ.pop(VISIBLE, None)
@@ -102,17 +106,20 @@ class LocalWorkers:
     """Processes of this machine.
 
     Args:
-        processes: What runs.
-        start: Starts the process of a number in the place of one that could do nothing more.
+        start: Starts the process of a number, in the place of one that could do nothing more.
+
+    Attributes:
+        processes: What was started, by number.
     """
 
-    def __init__(self, processes: list[SpawnProcess], start: Callable[[int], SpawnProcess] | None = None) -> None:
-        self.processes, self._start = processes, start
+    def __init__(self, start: Callable[[int], SpawnProcess]) -> None:
+        self.processes: list[SpawnProcess] = []
+        self._start = start
 
     def alive(self) -> bool:
-        """Say whether any of them runs."""
+        """Say whether any of them runs, once those that can be replaced have been."""
         for number, process in enumerate(self.processes):
-            if process.exitcode == AGAIN and self._start is not None:
+            if process.exitcode == AGAIN:
                 self.processes[number] = self._start(number)
         return any(process.is_alive() for process in self.processes)
 

@@ -182,9 +182,11 @@ class SlurmWorker:
 
 def _leave(again: bool) -> None:
     """End this task from another thread than the one that waits for good."""
-    if again:
-        _end(again)
-    exit_stuck(again)
+    try:
+        if again:
+            _end(again)
+    finally:
+        exit_stuck(again)
 
 
 def _end(again: bool) -> None:
