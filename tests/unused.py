@@ -23,7 +23,7 @@ CALLED_BY_LIBRARIES = (
     ),  # Lightning
     *("is_differentiable", "full_state_update", "get_extra_state", "set_extra_state", "_check_input_dim"),  # torch
     *("pytest_generate_tests", "repr_instance", "thread_type", "fill_uninitialized_memory", "storage_options"),
-    *("signum", "factory", "verbose", "early_stop", "set_device", "batch_sampler"),
+    *("dataloader_idx", "factory", "verbose", "early_stop", "set_device", "batch_sampler"),
 )
 READ_BY_CONSTRUCTED_NAMES = (
     *("hidden_*", "out_*", "kernel_*", "dropout_*", "post_*", "pair_*", "cross_*", "fused_*", "unimodal_*"),  # settings

@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from data_modules.files import atomic_path
 from mmbench.methods import FusionMethod
+from mmbench.runner.interruption import heed
 
 
 class DivergedError(RuntimeError):
@@ -42,9 +43,10 @@ class EpochSeed(Callback):
 
 
 class OwnTermination(Callback):
-    """Keeps what this process does when it is told to end (SIGTERM) in a training over several processes.
+    """Keeps what this process does when it is told to end, and sees to it that it does.
 
-    Lightning would have it tell the others by a broadcast, and wait for them where they do not come by.
+    At SIGTERM Lightning would have it tell the other processes of its training by a broadcast, and wait for them where
+    they do not come by.
     """
 
     def __init__(self) -> None:
@@ -54,6 +56,18 @@ class OwnTermination(Callback):
         """Put the handler back: Lightning's is there by now."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handler)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """End if this process was told so and nobody noticed."""
+        heed()
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """End if this process was told so and nobody noticed."""
+        heed()
 
 
 class TrainingHistory(Callback):

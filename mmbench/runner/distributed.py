@@ -9,7 +9,6 @@ import hashlib
 import multiprocessing
 import os
 import re
-import signal
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from mmbench.runner.interruption import deaf
 from mmbench.runner.plan import Trial
 from mmbench.runner.rank import Rank
 from mmbench.runner.troubles import MachineError, machine_error
@@ -35,8 +35,6 @@ LATE = 60.0
 """Seconds in which a file of the first process has to be seen by the others."""
 FAREWELL = 10.0
 """Seconds that the others have to end by themselves."""
-TOLD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)]
-"""Signals by which the first process is told to end, and all may get; it ends the others. The last one is of SLURM."""
 NOTICED = 60.0
 """Seconds within which this process has to notice that another one has ended."""
 
@@ -279,8 +277,7 @@ class LocalProcesses:
 
 def _run(follow: Follow, training: SharedTraining, rank: Rank, threads: int, said: Any, ready: Any) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
-    for number in TOLD:
-        signal.signal(number, signal.SIG_IGN)
+    deaf()  # all may be told to end; the first process ends the others
     torch.set_num_threads(threads)
     try:
         follow(training, rank, lambda: ready.put(rank.number))

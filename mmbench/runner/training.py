@@ -247,7 +247,7 @@ def fitting(
     options: dict[str, Any] = {
         "max_epochs": training.max_epochs,
         "precision": training.precision,
-        "callbacks": [EpochSeed(seed, rank.number), curve, stop, checkpoints],
+        "callbacks": [OwnTermination(), EpochSeed(seed, rank.number), curve, stop, checkpoints],
         "logger": logger,
         "plugins": [AtomicCheckpointIO()],
         "deterministic": "warn",
@@ -261,7 +261,6 @@ def fitting(
     gather_statistics(model)  # or the batches of a normalisation would be smaller than those of the trial
     rank_zero_only.rank = rank.number  # type: ignore[attr-defined] # Lightning's own way to say so
     strategy = DDPStrategy(find_unused_parameters=model.unused_parameters)
-    options["callbacks"].append(OwnTermination())
     options["plugins"] = [RankEnvironment(rank), *options["plugins"]]
     trainer = pl.Trainer(
         accelerator=accelerator, devices=rank.per_node, num_nodes=rank.nodes, strategy=strategy, **options

@@ -19,6 +19,7 @@ import torch
 from mmbench.methods import methods
 from mmbench.runner.code import code_hash
 from mmbench.runner.environment import Tracker
+from mmbench.runner.interruption import heed
 from mmbench.runner.lease import Lease, LeaseError, owner, wait
 from mmbench.runner.nodes import Nodes
 from mmbench.runner.plan import Trial
@@ -141,6 +142,7 @@ def run_trials(
     busy: list[Trial] = []
     for patient, queue in ((False, trials), (True, busy)):
         for trial in queue:
+            heed()
             record = options.finished_record(trial)
             if record is None and trial.id in given_up:
                 continue
@@ -175,6 +177,11 @@ def _claim_and_run(
     on_stuck: Callable[[Trial, ExitStack, Record | MachineError], None],
 ) -> Record | None:
     """Run a trial unless it is done by now; None when another process has it and this one is not patient."""
+
+    def done() -> bool:
+        heed()
+        return options.finished_record(trial) is not None
+
     # Beside the record, for commands with other checkpoints; and beside these, for commands with other records.
     paths = (options.records.path(trial).with_suffix(".lease"), options.runs / f"{trial.id}.lease")
     with ExitStack() as stack:
@@ -184,7 +191,7 @@ def _claim_and_run(
                 lease = Lease.take(path)
                 if lease is None and patient:
                     notify(trial, f"waiting for {owner(path) or 'another process'}, which runs it")
-                    lease = wait(path, lambda: options.finished_record(trial) is not None)
+                    lease = wait(path, done)
             except LeaseError as error:
                 raise MachineError(str(error), everything=True) from error
             if lease is None:

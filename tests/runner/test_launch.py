@@ -188,7 +188,6 @@ def test_processes_that_train_share_those_that_read(
     given = []
     monkeypatch.setattr(worker, "run_trials", lambda trials, options, *rest: given.append(options.media_workers))
     monkeypatch.setattr(worker, "automatic_workers", lambda trainings: 10 * trainings)
-    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
     shared = SharedPlan.create(plan("lf_dnn"), options, "local")
     worker.run_worker(shared.folder, "one", beside=3)
     assert given == [30]

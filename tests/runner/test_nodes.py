@@ -82,7 +82,7 @@ def test_two_machines_do_as_two_devices_of_one(plan: Planner, options: Options) 
     alone = run(trials[0], elsewhere)
     shared = over_two_machines(trials, options)
     with another_machine(shared.folder) as process:
-        assert run_worker(shared.folder, "task0", 1, meeting="one") is False
+        assert run_worker(shared.folder, "task0", 1, meeting="one") == []
         process.join(60)
         assert process.exitcode == 0, "it has not ended with its worker"
     records = [record for _, record in shared.news() if isinstance(record, Record)]

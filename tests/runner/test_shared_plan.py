@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import LightningModule, Trainer
 
 from mmbench.runner import work as work_module
+from mmbench.runner.callbacks import EpochSeed
 from mmbench.runner.executors.worker import run_worker
+from mmbench.runner.interruption import SIGNALS, heed, listening
 from mmbench.runner.shared_plan import SharedPlan, plans, state
 from mmbench.runner.trial import run_trial
 from mmbench.runner.troubles import MachineError
@@ -21,7 +26,6 @@ from tests.runner.conftest import Planner
 @pytest.fixture
 def shared(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> SharedPlan:
     """Return a plan of two trials in a folder; what a worker does to its process is undone afterwards."""
-    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.chdir(Path.cwd())
     return SharedPlan.create(plan("lf_dnn", epochs=1, seeds=(1, 2)), options, "local")
@@ -101,20 +105,54 @@ def test_a_worker_that_is_told_to_end_gives_its_trial_back(
     shared: SharedPlan, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever takes the trial next goes on with it."""
-    handlers: list[object] = []
-    monkeypatch.setattr(signal, "signal", lambda number, handler: handlers.append(handler))
+    before = signal.getsignal(signal.SIGTERM)
     trial = shared.trials[0]
     seen: list[tuple[str, str]] = []
 
     def told(*arguments: object, **settings: object) -> None:
         seen.append(state(trial, options))
-        handlers[0](signal.SIGTERM, None)
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(work_module, "run_trial", told)
-    run_worker(shared.folder, "one")
+    assert run_worker(shared.folder, "one") == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) == before
     assert [what for what, _ in seen] == ["running"]
     assert f"process {os.getpid()}" in seen[0][1]
     assert state(trial, options) == ("waiting", "")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_worker_ends_though_python_loses_what_told_it_so(
+    number: int, shared: SharedPlan, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is raised in the callback of a weak reference is printed and forgotten."""
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+
+    def seeded(self: EpochSeed, trainer: Trainer, model: LightningModule) -> None:
+        something = EpochSeed(0)
+        reference = weakref.ref(something, lambda _: signal.raise_signal(number))
+        del something
+        assert reference() is None
+
+    monkeypatch.setattr(EpochSeed, "on_train_epoch_start", seeded)
+    assert run_worker(shared.folder, "one") == [number]
+    assert [type(one.exc_value) for one in lost] == [KeyboardInterrupt]
+    assert not options.records.path(shared.trials[0]).exists()
+    assert state(shared.trials[0], options) == ("waiting", "")
+
+
+def test_only_the_first_signal_interrupts() -> None:
+    """Others come while what the first one interrupted is being cleaned up."""
+    with listening() as told:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert told == [signal.SIGTERM, signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            heed()
+    with listening():
+        heed()
 
 
 def test_workers_have_the_variables_and_the_folder_of_the_command(

@@ -16,11 +16,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from mmbench.methods.config import ConfigError
 from mmbench.runner.executors.worker import run_worker, serve_worker
+from mmbench.runner.interruption import deaf
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.troubles import MachineError
 from mmbench.runner.work import exit_stuck
@@ -166,18 +166,12 @@ class SlurmWorker:
         if node := int(os.environ.get("SLURM_NODEID", "0")):
             serve_worker(self.folder, meeting, node, self.threads)
             return
-        told: list[int] = []
-
-        def limit(number: int, frame: FrameType | None) -> None:
-            told.append(number)
-            raise KeyboardInterrupt
-
-        # In the place of submitit's own, which would queue again in the middle of a step: an error of SLURM would then
+        # Heard in the place of submitit, which would queue again in the middle of a step: an error of SLURM would then
         # look like one of the method.
-        signal.signal(signal.SIGUSR2, limit)
-        if run_worker(self.folder, self.name, self.threads, meeting=meeting, leave=_leave):
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has been heard
-            _end(again=bool(told))
+        told = run_worker(self.folder, self.name, self.threads, meeting=meeting, leave=_leave)
+        deaf()
+        if told:
+            _end(again=signal.SIGUSR2 in told)
 
 
 def _leave(again: bool) -> None:

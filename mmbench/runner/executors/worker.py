@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from data_modules.batches.streaming import automatic_workers
-from mmbench.runner.distributed import TOLD
+from mmbench.runner.interruption import deaf, listening
 from mmbench.runner.nodes import Nodes, serve
 from mmbench.runner.shared_plan import SharedPlan
 from mmbench.runner.trial import follow
@@ -28,8 +25,8 @@ def run_worker(
     beside: int = 1,
     meeting: str = "",
     leave: Callable[[bool], None] = exit_stuck,
-) -> bool:
-    """Work on a plan until nothing is left of it, or until this process is told to end (SIGTERM, Ctrl-C).
+) -> list[int]:
+    """Work on a plan until nothing is left of it, or until this process is told to end by a signal.
 
     Then the trial that runs is given back: it goes on from its last epoch, here or elsewhere.
 
@@ -42,7 +39,7 @@ def run_worker(
         leave: Ends this process where it waits for good; told whether another one in its place could go on.
 
     Returns:
-        Whether it was told to end.
+        The signals by which it was told to end.
     """
     plan = SharedPlan(folder)
     plan.enter()
@@ -50,9 +47,7 @@ def run_worker(
         torch.set_num_threads(threads)
     devices = max(trial.devices for trial in plan.trials) // plan.options.nodes
     options = replace(plan.options, media_workers=automatic_workers(beside * devices))
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
-    with plan.reporter(name) as report, ExitStack() as stack:
+    with listening() as told, plan.reporter(name) as report, ExitStack() as stack:
         try:
             nodes = stack.enter_context(Nodes(options.nodes, plan.meeting(meeting))) if meeting else None
             if apart := plan.apart():
@@ -64,8 +59,8 @@ def run_worker(
         except MachineError as error:  # of the machines of this worker
             report(plan.trials[0], error)
         except KeyboardInterrupt:
-            return True
-    return False
+            pass
+        return list(told)
 
 
 def serve_worker(folder: Path, meeting: str, node: int, threads: int = 0) -> None:
@@ -77,14 +72,9 @@ def serve_worker(folder: Path, meeting: str, node: int, threads: int = 0) -> Non
         node: Number of this machine among those of the worker, from 1.
         threads: Threads to compute with; 0 leaves that to PyTorch.
     """
-    for number in TOLD:  # the worker lets this machine go
-        signal.signal(number, signal.SIG_IGN)
+    deaf()  # the worker lets this machine go
     plan = SharedPlan(folder)
     plan.enter()
     if threads:
         torch.set_num_threads(threads)
     serve(plan.meeting(meeting), node, follow)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
