@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from filelock import FileLock
 
 from data_modules.datasets.synthetic.generator import write_synthetic
+from tests.cluster.small_slurm import slurm
 
 EPOCHS, SEEDS = 12, ("1", "2", "3", "4")
 DATED = ("environment", "cost", "digest")
@@ -119,3 +122,15 @@ def commands(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Comman
             finished(made.start("serial", "--jobs", "1"))
     assert len(made.records("serial")) == len(SEEDS)
     return made
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[dict[str, str]]:
+    """Return the environment variables of a SLURM, one for each file of tests, so that these can run side by side."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))
+    folder.chmod(0o755)
+    try:
+        with slurm(folder) as variables:
+            yield variables
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -109,6 +109,19 @@ def _running(command: list[str], folder: Path, variables: dict[str, str]) -> Ite
                 process.wait()
 
 
+def ask(node: dict[str, str], *command: str) -> str:
+    """Run one of its programs, and return what it says."""
+    return subprocess.run(
+        command, env={**os.environ, **node}, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def tasks(node: dict[str, str]) -> dict[str, str]:
+    """Return the state of each task by its id."""
+    lines = ask(node, "squeue", "--noheader", "--array", "--format=%i %T").splitlines()
+    return dict(line.split() for line in lines)
+
+
 def _state(variables: dict[str, str]) -> str:
     ran = subprocess.run(
         ["sinfo", "--noheader", "--format=%T"], env={**os.environ, **variables}, capture_output=True, text=True

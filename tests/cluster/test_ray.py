@@ -15,10 +15,12 @@ pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="not installed: ray"),
 ]
+EAGER = {"RAY_worker_niceness": "0"}
+"""Ray's tasks would leave the cores to the tests that run beside these."""
 
 
 def test_a_worker_that_is_killed_leaves_what_one_process_leaves(commands: Commands) -> None:
-    command = commands.start("ray", "--executor", "ray", "--jobs", "2")
+    command = commands.start("ray", "--executor", "ray", "--jobs", "2", variables=EAGER)
     until(lambda: len(commands.workers("ray")) == 2, "two workers train", 240)
     os.kill(next(iter(commands.workers("ray").values())), signal.SIGKILL)
     out = finished(command)
@@ -28,7 +30,7 @@ def test_a_worker_that_is_killed_leaves_what_one_process_leaves(commands: Comman
 
 
 def test_an_interrupt_ends_the_tasks_and_the_same_command_goes_on(commands: Commands) -> None:
-    command = commands.start("stopped", "--executor", "ray", "--jobs", "2")
+    command = commands.start("stopped", "--executor", "ray", "--jobs", "2", variables=EAGER)
     until(lambda: len(commands.workers("stopped")) == 2, "two workers train", 240)
     running = commands.workers("stopped").values()
     command.send_signal(signal.SIGINT)

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.conftest import SEEDS, Commands, finished, until
-from tests.cluster.small_slurm import missing, slurm
-from tests.runner.conftest import write_broken
+from tests.cluster.small_slurm import ask, missing, tasks
 
 pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.cluster,
     pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
 ]
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[dict[str, str]]:
-    """Return the environment variables of a SLURM."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm"))
-    folder.chmod(0o755)
-    try:
-        with slurm(folder) as variables:
-            yield variables
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def ask(node: dict[str, str], *command: str) -> str:
-    return subprocess.run(
-        command, env={**os.environ, **node}, capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-def tasks(node: dict[str, str]) -> dict[str, str]:
-    """Return the state of each task by its id."""
-    lines = ask(node, "squeue", "--noheader", "--array", "--format=%i %T").splitlines()
-    return dict(line.split() for line in lines)
 
 
 def test_workers_that_are_killed_at_their_limit_or_told_to_end_leave_what_one_process_leaves(
@@ -118,45 +88,6 @@ def test_workers_that_are_preempted_go_on_where_they_are_queued_again(commands: 
     finished(command)
     assert commands.records("preempted") == commands.records("serial")
     assert commands.repeated("preempted") <= 2, "whoever goes on repeats at most the epoch that was running"
-
-
-def test_trials_over_two_machines_go_on_to_the_same_records_when_told_to_end_and_when_a_node_dies(
-    commands: Commands, node: dict[str, str]
-) -> None:
-    finished(commands.start("one-machine", "--seeds", "1", "2", "--devices", "2", "--jobs", "1"))
-    options = ("--seeds", "1", "2", "--nodes", "2", "--executor", "slurm", "--jobs", "1", "--slurm.minutes", "30")
-    command = commands.start("machines", *options, variables=node)
-    until(lambda: len(commands.epochs("machines")) == 1, "an epoch was trained", 240)
-    (task,) = tasks(node)
-    ask(node, "scancel", "--signal=USR2", task)  # as SLURM does before the time limit
-    until(lambda: len(commands.epochs("machines")) == 2, "the second trial trains", 240)
-    ask(node, "scontrol", "update", "NodeName=node2", "State=DOWN", "Reason=dead")
-    until(lambda: "RUNNING" not in tasks(node).values(), "the task has left the node")
-    with suppress(subprocess.CalledProcessError):  # it may be back by itself
-        ask(node, "scontrol", "update", "NodeName=node2", "State=RESUME")
-    out = finished(command)
-    assert "1 SLURM tasks of 2 machines with 1 core, 30 minutes at a time" in out
-    assert commands.records("machines") == commands.records("one-machine")
-    starts = [*(commands.folder / "machines-runs").glob("*/log/version_*")]
-    assert len(starts) == 4, "each of two trials was ended, and began again"
-    until(lambda: not tasks(node), "the task has left")
-
-
-def test_a_task_whose_training_waits_for_good_is_queued_again_for_the_rest(
-    commands: Commands, node: dict[str, str]
-) -> None:
-    first = "'SLURM_RESTART_COUNT' not in os.environ"
-    raises = f"if {first}: raise ValueError('too much')"
-    plugin = write_broken(commands.folder, "Waiting", raises, "distributed.NOTICED = 0.5", waits=first)
-    options = ("--method", "waiting", "--seeds", "1", "2", "--max-epochs", "1", "--devices", "2")
-    variables = {**node, "MMBENCH_PLUGINS": str(plugin)}
-    command = commands.start("waits", *options, "--executor", "slurm", "--jobs", "1", variables=variables)
-    out, _ = command.communicate(timeout=300)
-    assert command.returncode == 1, out
-    found = {seed: (record["status"], record["error"]) for seed, record in commands.records("waits").items()}
-    assert found[2] == ("completed", None), out
-    assert found[1][0] == "failed", out
-    assert "ValueError: too much" in found[1][1]["message"]
 
 
 def test_what_slurm_does_not_take_is_said(commands: Commands, node: dict[str, str]) -> None:
