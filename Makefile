@@ -71,7 +71,7 @@ test-gpu: $(BIN)/.done ## run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 test-cluster: $(BIN)/.done ## run the tests on a small SLURM and on Ray (apt-get install slurm-wlm munge)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile -m cluster tests/cluster tests/runner $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m cluster tests/cluster tests/runner $(ARGS)
 
 injections: $(BIN)/.done $(GENERATED) ## put known bugs in, one at a time, and see who notices (hours; can be continued)
 	$(BIN)/python -m tests.injections $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 from filelock import FileLock
 
 from data_modules.datasets.synthetic.generator import write_synthetic
+from mmbench.cli import main
 from tests.cluster.small_slurm import slurm
 
 EPOCHS, SEEDS = 12, ("1", "2", "3", "4")
@@ -51,8 +54,9 @@ class Commands:
 
     def status(self, name: str) -> str:
         """Return what ``mmbench status`` says."""
-        command = [sys.executable, "-m", "mmbench", "status", "--runs", f"{name}-runs"]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=True).stdout
+        with redirect_stdout(io.StringIO()) as out:  # in this process: at once, while what it tells of goes on
+            assert main(["status", "--runs", str(self.folder / f"{name}-runs")]) == 0
+        return out.getvalue()
 
     def records(self, name: str) -> dict[int, dict[str, Any]]:
         """Return by seed what a run has recorded, without when and where."""

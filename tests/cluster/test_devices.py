@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,47 +12,58 @@ from data_modules.datasets.synthetic.clips import write_clips
 from data_modules.datasets.synthetic.dialogues import write_dialogues
 from data_modules.datasets.synthetic.generator import write_synthetic
 from mmbench.cli import main
+from mmbench.runner.settings import benchmarks_folder, read_mapping
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.cluster]
 
-KINDS = {
-    "one phase": ("synthetic", "late_fusion", {}),
-    "an objective and a memory": ("synthetic", "mmim", {"gather_negatives": "true"}),
-    "phases": ("synthetic", "mvcl", {"unimodal_epochs": "1", "cross_epochs": "1", "fused_epochs": "1"}),
-    "two steps on a batch": ("synthetic", "mmmie", {"warmup": "0", "gather_negatives": "true"}),
-    "a curriculum": ("synthetic", "cmc", {"pretrain_epochs": "1", "batch_size": "16", "gather_negatives": "true"}),
-    "labels that are counted": ("synthetic", "constant", {}),
-    "dialogues": ("synthetic_dialogues", "emotion_shift", {"siamese_epochs": "1", "batch_size": "4"}),
-    "clips": ("synthetic_clips", "cfn_sr", {"batch_size": "4"}),
+KINDS: dict[str, dict[str, dict[str, Any]]] = {
+    "synthetic": {
+        "late_fusion": {},  # one phase
+        "mmim": {"text_pooling": "mean", "gather_negatives": True},  # an objective and a memory
+        "mvcl": {"unimodal_epochs": 1, "cross_epochs": 1, "fused_epochs": 1},  # phases
+        "mmmie": {"warmup": 0, "gather_negatives": True},  # two steps on a batch
+        "cmc": {"pretrain_epochs": 1, "batch_size": 16, "gather_negatives": True},  # a curriculum
+        "constant": {},  # labels that are counted
+    },
+    "synthetic_dialogues": {"emotion_shift": {"siamese_epochs": 1, "batch_size": 4}},
+    "synthetic_clips": {"cfn_sr": {"batch_size": 4}},
 }
+"""By data set methods of every kind, and their settings."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a small store of every form."""
-    made = tmp_path_factory.mktemp("devices")
-    write_synthetic(made / "synthetic.h5", samples=(96, 24, 24))
-    write_dialogues(made / "synthetic_dialogues.h5", dialogues=(16, 4, 4))
-    write_clips(made / "synthetic_clips.h5", clips=(16, 4, 4))
-    return made
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with a small store of every form, and the settings."""
+    write_synthetic(tmp_path / "synthetic.h5", samples=(96, 24, 24))
+    write_dialogues(tmp_path / "synthetic_dialogues.h5", dialogues=(16, 4, 4))
+    write_clips(tmp_path / "synthetic_clips.h5", clips=(16, 4, 4))
+    settings = tmp_path / "benchmarks" / "methods"
+    settings.mkdir(parents=True)
+    shipped = read_mapping(benchmarks_folder() / "methods" / "cfn_sr.yaml")["suite:ci"]
+    for dataset, methods in KINDS.items():
+        for name, own in methods.items():
+            own = {**shipped, **own} if name == "cfn_sr" else own
+            (settings / f"{name}.yaml").write_text(json.dumps({dataset: own}))  # which is YAML too
+    suites = tmp_path / "benchmarks" / "suites"
+    suites.mkdir()
+    (suites / "default.yaml").write_text("seeds: [1]\ntraining: {max_epochs: 5}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_leave_a_record_and_its_row_says_so(
-    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("dataset", KINDS)
+def test_two_processes_leave_records_and_their_rows_say_so(
+    folder: Path, dataset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dataset, method, settings = KINDS[kind]
-    own = [part for name, value in settings.items() for part in (f"--method.{name}", value)]
     places = ["--leaderboard", "results", "--runs", "runs", "--store", f"{dataset}.h5", "--dataset", dataset]
-    suite = ["--suite", "ci-clips"] if kind == "clips" else []
-    plan = ["--method", method, "--seeds", "1", "--max-epochs", "5", "--devices", "2", "--accelerator", "cpu"]
-    monkeypatch.chdir(folder)
-    assert main(["run", *plan, *places, *suite, *own]) == 0
-    assert "devices=2" in capsys.readouterr().out
-    (path,) = (folder / "results/records").rglob(f"{method}/*.json")
-    record = json.loads(path.read_text())
-    assert (record["status"], record["training"]["devices"]) == ("completed", 2)
-    assert record["samples"]["test"] == len({*record_ids(path)})
+    assert main(["run", "--method", *KINDS[dataset], *places, "--devices", "2", "--accelerator", "cpu"]) == 0
+    said = capsys.readouterr().out
+    for method in KINDS[dataset]:
+        assert f"{method} [devices=2" in said
+        (path,) = (folder / "results/records").rglob(f"{method}/*.json")
+        record = json.loads(path.read_text())
+        assert (record["status"], record["training"]["devices"]) == ("completed", 2)
+        assert record["samples"]["test"] == len({*record_ids(path)})
 
 
 def record_ids(path: Path) -> list[str]:
