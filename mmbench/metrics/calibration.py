@@ -110,9 +110,11 @@ def expected_error(confidence: Tensor) -> float:
     bin_of, total = bins_of(confidence), 0.0
     for number in bin_of.unique():
         chances = confidence[bin_of == number].double().numpy()
-        right = np.ones(1)  # by number of right predictions its probability
-        for chance in chances:
-            right = np.append(right, 0.0) * (1 - chance) + np.append(0.0, right) * chance
+        right = np.zeros(len(chances) + 1)  # by number of right predictions its probability
+        right[0] = 1
+        for count, chance in enumerate(chances, 1):
+            right[1 : count + 1] = right[1 : count + 1] * (1 - chance) + right[:count] * chance
+            right[0] *= 1 - chance
         total += float(right @ np.abs(np.arange(len(right)) - chances.sum()))
     return total / len(confidence)
 

@@ -14,6 +14,7 @@ from typing import Any
 from mmbench.metrics import DESCRIPTIONS
 from mmbench.report.judgement import Evidence, Judgement
 from mmbench.report.rows import Row
+from mmbench.report.trust import Trust, trust
 from mmbench.report.values import commonest
 from mmbench.runner.predictions import Predictions, PredictionsError
 from mmbench.runner.record import Record
@@ -57,6 +58,11 @@ class Board:
     def judgement(self) -> Judgement:
         """What the rows show of each other."""
         return Judgement(self.rows, self.metric, self.higher, self.evidence)
+
+    @cached_property
+    def trusts(self) -> dict[Row, Trust]:
+        """By row how far its confidences and values can be trusted."""
+        return {row: trust(row, self.evidence) for row in self.rows}
 
     @cached_property
     def records(self) -> list[Record]:

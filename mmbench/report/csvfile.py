@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Any
 
 from mmbench.report.boards import Board
-from mmbench.report.calibration import trust
 from mmbench.report.cells import joined, middle, parameters, selected_epoch
 from mmbench.report.classes import confusion
 from mmbench.report.judgement import REFERENCES, Judgement
@@ -156,7 +155,7 @@ def _facts(board: Board, row: Row) -> dict[str, Any]:
         **_against(judged, row),
         "detectable": _digits(found.detectable) if (found := judged.comparison) and found.detectable else None,
         "confusion": _confusion(board, row),
-        **{name: None if value is None else _digits(value) for name, value in asdict(trust(board, row)).items()},
+        **{name: None if value is None else _digits(value) for name, value in asdict(board.trusts[row]).items()},
         "parameters": parameters(row),
         **{name: getattr(cost, name, None) for name in MEASURED},
         "cost_device": cost.environment.device if cost else None,

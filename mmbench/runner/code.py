@@ -29,8 +29,6 @@ ROOT = Path(__file__).parents[2]
 ALL = "*"
 """Everything that a file defines."""
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-Places = Mapping[str, Path]
-"""The folder of every top-level package whose files count."""
 
 
 def code_hash(method: str, dataset: str = "", root: Path = ROOT) -> str:
@@ -48,20 +46,20 @@ def code_hash(method: str, dataset: str = "", root: Path = ROOT) -> str:
         DataError: When a plug-in takes the key of another data set.
         FileNotFoundError: When a source is missing.
     """
-    begin, places = _begin(method, dataset, root)
+    begin, files = _begin(method, dataset, root)
     total = hashlib.sha256()
-    for module, taken in sorted(_closure(begin, places).items()):
-        total.update(f"{module} {_find(module, places).digest(taken)}\n".encode())
+    for module, taken in sorted(_closure(begin, files).items()):
+        total.update(f"{module} {files.find(module).digest(taken)}\n".encode())
     return total.hexdigest()[:16]
 
 
 def code_sources(method: str, dataset: str = "", root: Path = ROOT) -> dict[str, Path]:
     """Return by dotted name where the files lie that decide such results; see :func:`code_hash`."""
-    begin, places = _begin(method, dataset, root)
-    return {module: _find(module, places).path for module in _closure(begin, places)}
+    begin, files = _begin(method, dataset, root)
+    return {module: files.find(module).path for module in _closure(begin, files)}
 
 
-def _begin(method: str, dataset: str, root: Path) -> tuple[list[str], Places]:
+def _begin(method: str, dataset: str, root: Path) -> tuple[list[str], _Files]:
     """Return the files to begin with, and where files lie."""
     import data_modules
     from data_modules import plugins
@@ -84,10 +82,10 @@ def _begin(method: str, dataset: str, root: Path) -> tuple[list[str], Places]:
         places[top] = Path(source).parents[depth]
         if Path(source) in plugins.files():  # not of an installed package: what lies beside is the author's, too
             places = {**plugins.beside(Path(source)), **places}
-    return begin, places
+    return begin, _Files(places)
 
 
-def _closure(begin: Iterable[str], places: Places) -> dict[str, set[str]]:
+def _closure(begin: Iterable[str], files: _Files) -> dict[str, set[str]]:
     """Return some files and all that they import, by dotted name, and what is taken from each."""
     found: dict[str, set[str]] = {}
     ahead = [(module, "") for module in begin]
@@ -97,30 +95,30 @@ def _closure(begin: Iterable[str], places: Places) -> dict[str, set[str]]:
             found[module].add(name)
             continue
         found[module] = {name}
-        for target, wanted in _find(module, places).imports:
-            ahead += _sources(target, wanted, places)
+        for target, wanted in files.find(module).imports:
+            ahead += _sources(target, wanted, files)
         for package in _packages(module):  # which Python runs first
-            if _path(package, places) and _find(package, places).acts:
+            if files.path(package) and files.find(package).acts:
                 ahead.append((package, ALL))
     return found
 
 
 def _sources(
-    module: str, name: str, places: Places, passed: frozenset[tuple[str, str]] = frozenset()
+    module: str, name: str, files: _Files, passed: frozenset[tuple[str, str]] = frozenset()
 ) -> Iterator[tuple[str, str]]:
     """Yield the files that ``from module import name`` leads to, and what it takes from them."""
-    if module.partition(".")[0] not in places or (module, name) in passed:
+    if not files.has(module) or (module, name) in passed:
         return
-    path = _path(module, places)
+    path = files.path(module)
     if name != ALL and (path is None or path.name == "__init__.py"):
-        source = _find(module, places) if path else None
+        source = files.find(module) if path else None
         # As Python has it: what a package defines comes before a file of that name, such as data_modules.datasets.
-        if _path(f"{module}.{name}", places) and not (source and name in source.own):
+        if files.path(f"{module}.{name}") and not (source and name in source.own):
             yield f"{module}.{name}", ALL
             return
         passed_on = source.passed_on.get(name, ()) if source else ()
         for target, original in passed_on:
-            yield from _sources(target, original, places, passed | {(module, name)})
+            yield from _sources(target, original, files, passed | {(module, name)})
         if passed_on:
             return
     if path is not None:
@@ -133,26 +131,44 @@ def _packages(module: str) -> Iterator[str]:
     yield from (".".join(names[:end]) for end in range(1, len(names)))
 
 
-def _path(module: str, places: Places) -> Path | None:
-    """Return the file of a module, None when it is none of those that count."""
-    top, *_ = names = module.split(".")
-    if top not in places:
-        return None
-    path = places[top].joinpath(*names)
-    return next((file for file in (path / "__init__.py", path.with_name(f"{path.name}.py")) if file.is_file()), None)
+class _Files:
+    """The files of some packages, as they are now: each is looked for once.
 
-
-def _find(module: str, places: Places) -> _Source:
-    """Return what the file of a module says.
-
-    Raises:
-        FileNotFoundError: When there is none.
+    Args:
+        places: The folder of every top-level package whose files count.
     """
-    path = _path(module, places)
-    if path is None:
-        raise FileNotFoundError(f"There is no source of {module} in {places[module.partition('.')[0]]}.")
-    status = path.stat()
-    return _read(module, path, (status.st_mtime_ns, status.st_size))
+
+    def __init__(self, places: Mapping[str, Path]) -> None:
+        self._places = places
+        self._paths: dict[str, Path | None] = {}
+        self._sources: dict[str, _Source] = {}
+
+    def has(self, module: str) -> bool:
+        """Say whether a module is of a package whose files count."""
+        return module.partition(".")[0] in self._places
+
+    def path(self, module: str) -> Path | None:
+        """Return the file of a module, None when it is none of those that count."""
+        if module not in self._paths:
+            top, *_ = names = module.split(".")
+            path = self._places[top].joinpath(*names) if top in self._places else None
+            ways = (path / "__init__.py", path.with_name(f"{path.name}.py")) if path else ()
+            self._paths[module] = next((file for file in ways if file.is_file()), None)
+        return self._paths[module]
+
+    def find(self, module: str) -> _Source:
+        """Return what the file of a module says.
+
+        Raises:
+            FileNotFoundError: When there is none.
+        """
+        if module not in self._sources:
+            path = self.path(module)
+            if path is None:
+                raise FileNotFoundError(f"There is no source of {module} in {self._places[module.partition('.')[0]]}.")
+            status = path.stat()
+            self._sources[module] = _read(module, path, (status.st_mtime_ns, status.st_size))
+        return self._sources[module]
 
 
 class _Source:

@@ -10,9 +10,10 @@ import math
 import numpy as np
 import pytest
 
-from mmbench.report.calibration import Trust, calibration, trust
+from mmbench.report.calibration import calibration
 from mmbench.report.leaderboard import render
 from mmbench.report.markdown import NONE
+from mmbench.report.trust import Trust
 from mmbench.runner.facts import Calibration, TaskFacts
 from mmbench.runner.predictions import Predictions
 from mmbench.runner.record import Record
@@ -54,7 +55,7 @@ FLOOR = sum(
 
 def test_confidences_are_held_against_what_a_calibrated_classifier_has() -> None:
     board = only(classified(None), evidence=sure)
-    assert trust(board, board.rows[0]) == Trust(ece=pytest.approx(0.25), ece_floor=pytest.approx(FLOOR / 4))
+    assert board.trusts[board.rows[0]] == Trust(ece=pytest.approx(0.25), ece_floor=pytest.approx(FLOOR / 4))
     (line,) = lines_of("x\n" + "\n".join(calibration(board)), "x")
     assert (line["ECE"], line["floor"], line["temperature"]) == ("0.2500", f"{FLOOR / 4:.4f}", NONE)
 
@@ -62,11 +63,11 @@ def test_confidences_are_held_against_what_a_calibrated_classifier_has() -> None
 def test_a_temperature_of_validation_is_applied_to_the_test() -> None:
     board = only(classified(2.0), evidence=sure)
     confidence = SHARE**0.5 / (SHARE**0.5 + (1 - SHARE) ** 0.5)
-    found = trust(board, board.rows[0])
+    found = board.trusts[board.rows[0]]
     assert (found.ece, found.temperature) == (pytest.approx(0.25), 2.0)
     assert found.ece_scaled == pytest.approx(((1 - confidence) + (confidence - 0.5)) / 2)
     half = only([*classified(2.0)[:1], *classified(None)[1:]], evidence=sure)
-    assert trust(half, half.rows[0]).ece_scaled is None
+    assert half.trusts[half.rows[0]].ece_scaled is None
 
 
 def test_coverage_is_counted_on_the_test() -> None:
@@ -75,13 +76,13 @@ def test_coverage_is_counted_on_the_test() -> None:
     errors = [np.abs(evidence(one).prediction) for one in noted]
     shares = [np.mean(error <= 0.7) for error in errors]
     assert 0.2 < shares[0] < 0.8
-    assert trust(board, board.rows[0]) == Trust(
+    assert board.trusts[board.rows[0]] == Trust(
         interval_width=pytest.approx(1.4), interval_coverage=pytest.approx(np.mean(shares))
     )
     few = [dataclasses.replace(one, calibration=Calibration(half_widths=(None,))) for one in noted]
     for unknown in (few, runs("a", [0.7, 0.7])):
         board = only(unknown, evidence=evidence)
-        assert trust(board, board.rows[0]) == Trust()
+        assert board.trusts[board.rows[0]] == Trust()
         assert calibration(board) == []
 
 
@@ -100,7 +101,7 @@ def test_rows_without_predictions_or_with_some_that_are_no_numbers_have_none() -
         return dataclasses.replace(sure(found), prediction=np.full((4, 2), np.nan))
 
     for board in (only(classified(2.0)), only(classified(2.0), evidence=broken)):
-        assert trust(board, board.rows[0]) == Trust()
+        assert board.trusts[board.rows[0]] == Trust()
 
 
 def test_shuffled_rows_stand_beside_the_track() -> None:
