@@ -52,7 +52,7 @@ def _head(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Reading(NamedTuple):
+class ViewOutput(NamedTuple):
     """What a branch says of a view.
 
     Attributes:
@@ -108,11 +108,11 @@ class Branch(nn.Module):
             )
         )
 
-    def forward(self, vector: Tensor) -> Reading:
+    def forward(self, vector: Tensor) -> ViewOutput:
         """Read a vector ``(B, dim)``."""
         v = self.neck(vector)
         z = self.bottleneck(v)
-        return Reading(v, self.observation_head(v), z, self.representation_head(z))
+        return ViewOutput(v, self.observation_head(v), z, self.representation_head(z))
 
 
 class GRUMean(nn.Module):

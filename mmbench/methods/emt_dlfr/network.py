@@ -19,7 +19,7 @@ from mmbench.nn.steps import Steps
 from mmbench.nn.words import without_marks
 
 
-class Read(NamedTuple):
+class Encoded(NamedTuple):
     """What an encoder makes of a modality.
 
     Attributes:
@@ -44,7 +44,7 @@ class EMTOutput(Output):
     steps: dict[str, Tensor]
 
 
-class RecurrentReader(nn.Module):
+class RecurrentEncoder(nn.Module):
     """An LSTM and one linear layer on its final state and on every state; none where the width fits already.
 
     Args:
@@ -58,19 +58,19 @@ class RecurrentReader(nn.Module):
         self.lstm = LSTMEncoder(dim, hidden)
         self.linear = nn.Identity() if hidden == out else nn.Linear(hidden, out)
 
-    def forward(self, sequence: PaddedSequence) -> Read:
-        """Read ``(B, T, dim)``."""
+    def forward(self, sequence: PaddedSequence) -> Encoded:
+        """Encode ``(B, T, dim)``."""
         states, final = self.lstm(sequence)
         rows, layout = Steps.of(states)
-        return Read(self.linear(final), Steps(self.linear(rows), layout))
+        return Encoded(self.linear(final), Steps(self.linear(rows), layout))
 
 
-class StateReader(nn.Module):
+class FirstStateEncoder(nn.Module):
     """Text states as they are: the first one stands for the utterance, those up to the last one are the words."""
 
-    def forward(self, sequence: PaddedSequence) -> Read:
-        """Read ``(B, T, dim)``."""
-        return Read(sequence.values[:, 0], Steps.of(without_marks(sequence)))
+    def forward(self, sequence: PaddedSequence) -> Encoded:
+        """Encode ``(B, T, dim)``."""
+        return Encoded(sequence.values[:, 0], Steps.of(without_marks(sequence)))
 
 
 class EMTNetwork(nn.Module):
@@ -90,7 +90,9 @@ class EMTNetwork(nn.Module):
         for name, dim in dims.items():
             plain = name == "text" and states
             self.widths[name] = width = dim if plain else getattr(c, f"out_{name}")
-            self.readers[name] = StateReader() if plain else RecurrentReader(dim, getattr(c, f"hidden_{name}"), width)
+            self.readers[name] = (
+                FirstStateEncoder() if plain else RecurrentEncoder(dim, getattr(c, f"hidden_{name}"), width)
+            )
             self.project[name] = nn.Identity() if width == c.dim else nn.Linear(width, c.dim, bias=False)
         self.fusion = MutualPromotion(
             list(dims),
@@ -115,13 +117,13 @@ class EMTNetwork(nn.Module):
         )
 
     def forward(self, features: Mapping[str, PaddedSequence], local: bool = False) -> EMTOutput:
-        """Read one view of a batch.
+        """Encode one view of a batch.
 
         Args:
             features: By modality ``(B, T_m, dims[m])``.
             local: Whether the steps after the last layer are wanted.
         """
-        read: dict[str, Read] = {name: reader(features[name]) for name, reader in self.readers.items()}
+        read: dict[str, Encoded] = {name: reader(features[name]) for name, reader in self.readers.items()}
         vectors = {name: item.vector for name, item in read.items()}
         context = torch.stack([self.project[name](vector) for name, vector in vectors.items()], dim=1)
         steps = {name: Steps(self.project[name](item.steps.rows), item.steps.layout) for name, item in read.items()}

@@ -34,7 +34,7 @@ def levels_read(block: int, fusion: str, window: int = 0) -> range:
     return range(max(0, block - (1 if fusion == "last" else window or block)), block)
 
 
-class LevelReader(nn.Module):
+class LevelEncoder(nn.Module):
     """Runs a transformer layer whose keys and values are several levels of a source.
 
     With one level this is the layer itself, but for the mark of ``concat``. With several, ``gated_sum`` adds what the

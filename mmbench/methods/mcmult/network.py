@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from mmbench.methods.mcmult.config import MCMulTConfig
-from mmbench.methods.mcmult.cooperative import Level, LevelReader, levels_read
+from mmbench.methods.mcmult.cooperative import Level, LevelEncoder, levels_read
 from mmbench.methods.mult.network import MulTNetwork, Stream
 from mmbench.nn.transformer import CrossmodalEncoder, TransformerLayer
 
@@ -36,7 +36,7 @@ class MCMulTNetwork(MulTNetwork):
         self.readers = nn.ModuleDict(
             {
                 key: nn.ModuleList(
-                    LevelReader(cast("TransformerLayer", layer), len(read), c.level_fusion, c.share_attention)
+                    LevelEncoder(cast("TransformerLayer", layer), len(read), c.level_fusion, c.share_attention)
                     for layer, read in zip(self._encoder(key).layers, self.reads, strict=True)
                 )
                 for key in self.crossmodal

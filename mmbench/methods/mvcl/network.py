@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from data_modules.schema import PaddedSequence
 from mmbench.methods.mvcl.config import MVCLConfig
-from mmbench.methods.mvcl.reading import ConvolutionTokens, LSTMTokens, MutualReading, Reader, TextTokens, ViewFusion
+from mmbench.methods.mvcl.encoders import (
+    ConvolutionTokens,
+    LSTMTokens,
+    MutualEncoder,
+    TextTokens,
+    TokenEncoder,
+    ViewFusion,
+)
 from mmbench.methods.output import Output
 from mmbench.nn.contrastive import Projector
 from mmbench.nn.dropout import Dropout
@@ -55,7 +62,7 @@ class MVCLNetwork(nn.Module):
             for name, width in vector_widths.items():
                 post, dropout = getattr(c, f"post_{name}"), Dropout(getattr(c, f"dropout_{name}"))
                 self.unimodal[name] = nn.Sequential(dropout, nn.Linear(width, post), nn.ReLU(), Projector(post))
-        self.interaction = MutualReading(token_widths, c.dim, c.heads, c.layers, c.attention_dropout)
+        self.interaction = MutualEncoder(token_widths, c.dim, c.heads, c.layers, c.attention_dropout)
         views = self.interaction.views
         self.view_projectors = nn.ModuleDict({view: Projector(c.dim) for view in views if "cross" in contrasts})
         self.fusion = ViewFusion(len(views), c.dim, c.heads, c.attention_dropout_fusion, c.dropout_fusion)
@@ -72,7 +79,7 @@ class MVCLNetwork(nn.Module):
             hidden: int = getattr(c, f"hidden_{name}")
             return LSTMTokens(dim, hidden, out, c.legacy_no_mask), out, hidden
         dropouts = (getattr(c, f"attention_dropout_{name}"), 0.0, 0.0, c.embed_dropout)
-        reader = Reader(c.dim, c.heads, c.unimodal_layers, *dropouts, project=out, pooled=out > 0)
+        reader = TokenEncoder(c.dim, c.heads, c.unimodal_layers, *dropouts, project=out, pooled=out > 0)
         return ConvolutionTokens(dim, c.dim, getattr(c, f"kernel_{name}"), reader, c.legacy_no_mask), out, 0
 
     def parts(self) -> dict[str, nn.ModuleList]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data_modules.schema import PaddedSequence
 from mmbench.methods.output import Output
 from mmbench.methods.vsd.config import DistillationConfig, VSDConfig
-from mmbench.nn.branches import Branch, GRUMean, Reading, fusion_head
+from mmbench.nn.branches import Branch, GRUMean, ViewOutput, fusion_head
 from mmbench.nn.steps import Layout
 
 SHARED = "shared"
@@ -48,7 +48,7 @@ def view_encoders(dims: Mapping[str, int], settings: DistillationConfig) -> nn.M
 
 @dataclass(kw_only=True)
 class BranchesOutput(Output):
-    """The prediction and what the branches say, by view; see :class:`Reading` for the parts."""
+    """The prediction and what the branches say, by view; see :class:`ViewOutput` for the parts."""
 
     v: dict[str, Tensor]
     p: dict[str, Tensor]
@@ -66,9 +66,9 @@ class VSDOutput(BranchesOutput):
     q_shared: dict[str, Tensor]
 
 
-def by_part(readings: Mapping[str, Reading]) -> Iterable[dict[str, Tensor]]:
+def by_part(outputs: Mapping[str, ViewOutput]) -> Iterable[dict[str, Tensor]]:
     """Return ``v``, ``p``, ``z`` and ``q`` of all views."""
-    return (dict(zip(readings, part, strict=True)) for part in zip(*readings.values(), strict=True))
+    return (dict(zip(outputs, part, strict=True)) for part in zip(*outputs.values(), strict=True))
 
 
 class VSDNetwork(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmbench.methods.mcmult import MCMulT
-from mmbench.methods.mcmult.cooperative import LevelReader, levels_read
+from mmbench.methods.mcmult.cooperative import LevelEncoder, levels_read
 from mmbench.methods.mcmult.network import MCMulTNetwork
 from mmbench.nn.transformer import TransformerLayer, position_vectors
 from tests.methods.forms import assert_forms_agree
@@ -156,5 +156,5 @@ def test_a_window_of_one_is_the_last_level():
 
 
 def test_attentions_of_their_own_take_over_heads_and_dropout():
-    reader = LevelReader(TransformerLayer(8, 2, attention_dropout=0.3), 3, "mean", shared=False)
+    reader = LevelEncoder(TransformerLayer(8, 2, attention_dropout=0.3), 3, "mean", shared=False)
     assert [(part.heads, part.dropout) for part in reader.others] == [(2, 0.3), (2, 0.3)]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from data_modules.schema import MODALITIES, PaddedSequence
-from mmbench.methods.mvcl.reading import Reader
+from mmbench.methods.mvcl.encoders import TokenEncoder
 from mmbench.nn.contrastive import pair_contrastive, supervised_contrastive
 from mmbench.nn.steps import Steps
 from tests.golden.cases import Case, fill, gradient_norms, renamed
@@ -133,7 +133,7 @@ def test_official_unimodal_terms():
 def test_official_block(use):
     case = Case.load("mvcl", "case_block")
     out = 10 if use == "unimodal" else 0
-    block = Reader(16, 4, 2, project=out).double()
+    block = TokenEncoder(16, 4, 2, project=out).double()
     to_ours = renamed(*BLOCK)
 
     def names(name):

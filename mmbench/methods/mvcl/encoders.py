@@ -21,7 +21,7 @@ from mmbench.nn.transformer import CrossmodalEncoder
 from mmbench.nn.words import without_marks
 
 
-class Reader(nn.Module):
+class TokenEncoder(nn.Module):
     """A transformer in which one sequence reads another, without the future: every layer reads the same input.
 
     Args:
@@ -104,7 +104,7 @@ class LSTMTokens(nn.Module):
 
 
 class ConvolutionTokens(nn.Module):
-    """The transformer encoder of audio or vision: a convolution, then a :class:`Reader` of the sequence by itself.
+    """The encoder of audio or vision: a convolution, then a :class:`TokenEncoder` of the sequence by itself.
 
     The convolution has one zero step on either side, as in the rebuild, so that a kernel ``k`` above 3 shortens a
     sequence by ``k - 3`` steps, to one step at least. A kernel of 1 has no padding.
@@ -117,7 +117,7 @@ class ConvolutionTokens(nn.Module):
         whole: Whether padding counts as real steps.
     """
 
-    def __init__(self, dim: int, width: int, kernel: int, reader: Reader, whole: bool) -> None:
+    def __init__(self, dim: int, width: int, kernel: int, reader: TokenEncoder, whole: bool) -> None:
         super().__init__()
         self.conv = nn.Conv1d(dim, width, kernel)
         self.reader, self.whole = reader, whole
@@ -134,10 +134,10 @@ class ConvolutionTokens(nn.Module):
         return self.reader.pool(states), states
 
 
-class MutualReading(nn.Module):
+class MutualEncoder(nn.Module):
     """Crossmodal transformers: each modality reads the two others, merged in either order.
 
-    With three modalities a view ``x_y_z`` is ``X(x, X(y, z))``, where ``X(q, c)`` is a :class:`Reader` of its own;
+    With three modalities a view ``x_y_z`` is ``X(x, X(y, z))``, where ``X(q, c)`` is one :class:`TokenEncoder` each;
     with two, ``x_y`` is ``X(x, y)``.
 
     Args:
@@ -157,9 +157,9 @@ class MutualReading(nn.Module):
         self.views = {"_".join(order): order for order in permutations(widths)}
         merged = {"_".join(order[1:]) for order in self.views.values() if len(order) == 3}
         self.mergers = nn.ModuleDict(
-            {pair: Reader(dim, heads, layers, dropout, pooled=False) for pair in sorted(merged)}
+            {pair: TokenEncoder(dim, heads, layers, dropout, pooled=False) for pair in sorted(merged)}
         )
-        self.readers = nn.ModuleDict({view: Reader(dim, heads, layers, dropout) for view in self.views})
+        self.readers = nn.ModuleDict({view: TokenEncoder(dim, heads, layers, dropout) for view in self.views})
 
     def forward(self, tokens: Mapping[str, Steps]) -> dict[str, Tensor]:
         """Return the views of every sample by name, ``(B, dim)`` each, from rows ``(N_m, widths[m])``."""
@@ -169,7 +169,7 @@ class MutualReading(nn.Module):
             streams[pair] = merger(streams[first], streams[second])
         vectors = {}
         for view, (query, *rest) in self.views.items():
-            reader = cast(Reader, self.readers[view])
+            reader = cast(TokenEncoder, self.readers[view])
             vectors[view] = reader.pool(reader(streams[query], streams["_".join(rest)]))
         return vectors
 
@@ -189,7 +189,7 @@ class ViewFusion(nn.Module):
 
     def __init__(self, views: int, dim: int, heads: int, attention_dropout: float, dropout: float) -> None:
         super().__init__()
-        self.reader = Reader(views * dim, heads, 2, attention_dropout, project=dim)
+        self.reader = TokenEncoder(views * dim, heads, 2, attention_dropout, project=dim)
         self.post = nn.Sequential(Dropout(dropout), nn.Linear(dim, dim), nn.ReLU())
 
     def forward(self, vectors: Iterable[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from data_modules.schema import PaddedSequence
-from mmbench.methods.mvcl.reading import ConvolutionTokens, LSTMTokens, Reader, TextTokens, without_padding
+from mmbench.methods.mvcl.encoders import ConvolutionTokens, LSTMTokens, TextTokens, TokenEncoder, without_padding
 from mmbench.nn.steps import Layout, Steps
 from mmbench.nn.transformer import position_vectors
 
@@ -37,14 +37,14 @@ def test_sizes_of_a_block():
     """At width 32 with two layers, as counted in the rebuild, of whose 27,648 some are never used."""
     layer = (3 * 32 * 32 + 96) + (32 * 32 + 32) + (32 * 128 + 128) + (128 * 32 + 32) + 2 * 64
     assert layer == 12_704
-    assert count(Reader(32, 4, 2, pooled=False)) == 2 * layer + 64 == 25_472
-    assert count(Reader(32, 4, 2)) == 25_472 + 32 * 32 + 32 == 26_528
-    assert count(Reader(32, 4, 2, project=32)) == 26_528 + 32 * 32 + 32 + 64 == 27_648
+    assert count(TokenEncoder(32, 4, 2, pooled=False)) == 2 * layer + 64 == 25_472
+    assert count(TokenEncoder(32, 4, 2)) == 25_472 + 32 * 32 + 32 == 26_528
+    assert count(TokenEncoder(32, 4, 2, project=32)) == 26_528 + 32 * 32 + 32 + 64 == 27_648
 
 
 def test_a_reader_ignores_padding_of_both_sides():
     torch.manual_seed(0)
-    reader = Reader(4, 2, 2, project=3).double()
+    reader = TokenEncoder(4, 2, 2, project=3).double()
     query, context = sequence([5, 2, 3]), sequence([2, 6, 4], seed=1)
     states = reader(Steps.of(query), Steps.of(context))
     other = reader(Steps.of(grown(query)), Steps.of(grown(context, 5)))
@@ -79,7 +79,7 @@ def naive_read(reader, query, context):
 def test_a_reader_is_what_its_formulas_say_of_each_sample(monkeypatch, packed):
     monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
     torch.manual_seed(0)
-    reader = Reader(4, 2, 2, project=3).double()
+    reader = TokenEncoder(4, 2, 2, project=3).double()
     query, context = sequence([5, 2, 3, 1]), sequence([2, 6, 3, 4], seed=1)
     states = reader(Steps.of(query), Steps.of(context))
     found, pooled = states.padded(), reader.pool(states)
@@ -92,7 +92,7 @@ def test_a_reader_is_what_its_formulas_say_of_each_sample(monkeypatch, packed):
 
 def test_a_reader_does_not_see_the_future():
     torch.manual_seed(0)
-    reader = Reader(4, 2, 1).double()
+    reader = TokenEncoder(4, 2, 1).double()
     query, context = sequence([4]), sequence([6], seed=1)
     before = reader(Steps.of(query), Steps.of(context)).padded()
     for step in range(6):
@@ -139,7 +139,7 @@ def test_convolution_sees_zeros_on_both_sides_and_loses_what_is_left(monkeypatch
     """Against torch's own convolution with a padding of 1, where the sequence is long enough."""
     monkeypatch.setattr(Layout.__init__, "__defaults__", (packed,))
     torch.manual_seed(0)
-    module = ConvolutionTokens(4, 6, kernel, Reader(6, 2, 1, project=3), whole=False).double()
+    module = ConvolutionTokens(4, 6, kernel, TokenEncoder(6, 2, 1, project=3), whole=False).double()
     seen = []
     module.reader.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     item = sequence([9, 5, 2])
@@ -158,7 +158,7 @@ def test_convolution_sees_zeros_on_both_sides_and_loses_what_is_left(monkeypatch
 @pytest.mark.parametrize("kernel", [1, 5])
 def test_a_convolution_of_no_steps_is_that_of_zeros(kernel):
     torch.manual_seed(0)
-    module = ConvolutionTokens(4, 6, kernel, Reader(6, 2, 1, project=3), whole=False).double()
+    module = ConvolutionTokens(4, 6, kernel, TokenEncoder(6, 2, 1, project=3), whole=False).double()
     nothing, zeros = sequence([6, 0]), sequence([6, 1])
     zeros.values[1] = 0
     torch.testing.assert_close(module(nothing)[0], module(zeros)[0])
