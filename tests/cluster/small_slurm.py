@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 WAIT = 60.0
 """Seconds until it has to be there."""
@@ -51,6 +53,14 @@ PartitionName=urgent Nodes=node[1-2] MaxTime=INFINITE State=UP PriorityTier=10
 def missing() -> list[str]:
     """Return the programs that are not installed."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+NEEDED = [
+    pytest.mark.timeout(900),
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
+]
+"""Marks of tests that use it."""
 
 
 @contextmanager

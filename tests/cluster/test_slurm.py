@@ -6,16 +6,10 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
 from tests.cluster.conftest import SEEDS, Commands, finished, until
-from tests.cluster.small_slurm import ask, missing, tasks
+from tests.cluster.small_slurm import NEEDED, ask, tasks
 
-pytestmark = [
-    pytest.mark.timeout(900),
-    pytest.mark.cluster,
-    pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
-]
+pytestmark = NEEDED
 
 
 def test_workers_that_are_killed_at_their_limit_or_told_to_end_leave_what_one_process_leaves(

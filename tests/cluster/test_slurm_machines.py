@@ -5,17 +5,11 @@ from __future__ import annotations
 import subprocess
 from contextlib import suppress
 
-import pytest
-
 from tests.cluster.conftest import Commands, finished, until
-from tests.cluster.small_slurm import ask, missing, tasks
+from tests.cluster.small_slurm import NEEDED, ask, tasks
 from tests.runner.conftest import write_broken
 
-pytestmark = [
-    pytest.mark.timeout(900),
-    pytest.mark.cluster,
-    pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
-]
+pytestmark = NEEDED
 
 
 def test_a_trial_over_two_machines_goes_on_to_the_same_record_when_told_to_end_and_when_a_node_dies(
