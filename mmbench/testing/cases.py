@@ -112,6 +112,19 @@ def first_of_subset(every: Sequence[Case]) -> list[Case]:
     return list({(case.key, case.modalities, case.steps, case.media): case for case in reversed(every)}.values())[::-1]
 
 
+def first_of_either(every: Sequence[Case]) -> list[Case]:
+    """Return cases in which every method meets each kind of target and each set of modalities, not all pairs."""
+    return list(dict.fromkeys([*first_of_kind(every), *first_of_subset(every)]))
+
+
+def kinds_in_turn(every: Sequence[Case]) -> list[Case]:
+    """Return one case for every method and form, of the kinds of target in turn."""
+    found: dict[tuple[str, bool], list[Case]] = {}
+    for case in first_of_kind(every):
+        found.setdefault((case.key, case.media), []).append(case)
+    return [kinds[number % len(kinds)] for number, kinds in enumerate(found.values())]
+
+
 def build(case: Case, **settings: object) -> FusionMethod:
     """Return a method with fixed weights; the settings replace its defaults."""
     cls = method(case.key)

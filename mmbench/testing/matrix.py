@@ -31,8 +31,10 @@ from mmbench.testing.cases import (
     cases,
     descend,
     evaluated,
+    first_of_either,
     first_of_kind,
     first_of_subset,
+    kinds_in_turn,
     media_kinds,
     predict,
     task_loss,
@@ -49,6 +51,8 @@ OF_CASES: dict[str, Callable[[Sequence[Case]], Sequence[Case]]] = {
     "trained": first_of_kind,
 }
 """By argument of a test the cases that it is run on."""
+OF_FEWER_CASES = {**OF_CASES, "case": first_of_either, "trained": kinds_in_turn}
+"""Likewise, of a class that is not thorough."""
 CONTRACT = (
     *(f"mmbench.methods.{name}" for name in ("base", "config", "scoring", "stepping")),
     *("mmbench.runner.", "mmbench.metrics.", "data_modules."),
@@ -95,14 +99,17 @@ class MethodTests:
     Attributes:
         methods: Keys of the methods.
         benchmarks: Folder with settings of ``suite:ci`` for methods of media, whose networks are large.
+        thorough: Whether every kind of target is met with every set of modalities, and trained on; for many methods
+            that takes minutes.
     """
 
     methods: ClassVar[Sequence[str]] = ()
+    thorough: ClassVar[bool] = True
     benchmarks: ClassVar[Path] = BENCHMARKS
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run every test on the cases, or the methods, that its argument names."""
-        for name, choose in OF_CASES.items():
+        for name, choose in (OF_CASES if self.thorough else OF_FEWER_CASES).items():
             if name in metafunc.fixturenames:
                 chosen = choose(cases(self.methods, self.benchmarks))
                 metafunc.parametrize(name, chosen, ids=str, scope="class" if name == "trained" else None)

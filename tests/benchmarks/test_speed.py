@@ -219,6 +219,7 @@ def test_rows_of_a_method_compare_it_with_the_reference() -> None:
 
 
 @LINUX
+@pytest.mark.slow
 def test_memory_of_a_method_has_its_gradients_and_the_state_of_adam(setting: Setting) -> None:
     found = methods.in_own_process(setting.store, "lf_dnn", {"text_hidden": 1500}, setting, 1)
     assert found.parameters > 4 * 1500 * (1500 + 8)
@@ -255,6 +256,7 @@ def test_methods_of_dialogues_and_raw_media_are_measured_beside_the_same_referen
 
 
 @LINUX
+@pytest.mark.slow
 def test_memory_of_streaming_is_that_of_a_few_batches(setting: Setting) -> None:
     (row,) = streaming_memory.measure(setting)
     raw = 3 * TINY.clips * (8 * 3 * 48 * 48 + 2 * 16_000) / 1e6  # on average eight frames and a second of sound

@@ -14,6 +14,12 @@ from mmbench.testing import MethodTests
 
 class TestMethods(MethodTests):
     methods = tuple(methods())
+    thorough = False
+
+
+@pytest.mark.slow
+class TestMethodsThoroughly(MethodTests):
+    methods = tuple(methods())
 
 
 def test_every_module_that_defines_a_method_is_registered():

@@ -117,7 +117,7 @@ def test_an_interrupt_keeps_what_is_done(plan: Planner, options: Options, monkey
 
 
 def test_an_interrupt_ends_the_processes(plan: Planner, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only this process hears of it here, while two others train; no trial goes on unseen."""
+    """Only this process hears of it here, while another one trains; no trial goes on unseen."""
     daemons: list[bool] = []
 
     def interrupted(self: object, trial: object, news: object) -> None:
@@ -128,9 +128,9 @@ def test_an_interrupt_ends_the_processes(plan: Planner, options: Options, monkey
 
     monkeypatch.setattr(launch_module.Display, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        launch(plan("lf_dnn", epochs=2000, seeds=(1, 2)), dataclasses.replace(options, jobs=2), quiet_console())
+        launch(plan("lf_dnn", epochs=2000), options, quiet_console(), local.LocalExecutor(1, cpu=True))
     assert not multiprocessing.active_children()
-    assert daemons == [False, False], "a daemon may not start processes that read media"
+    assert daemons == [False], "a daemon may not start processes that read media"
 
 
 def deaf(folder: Path, name: str, threads: int, beside: int) -> None:
@@ -153,7 +153,7 @@ def test_an_interrupt_ends_processes_that_do_not_listen(
     monkeypatch.setattr(local, "_work", deaf)
     monkeypatch.setattr(local, "GRACE", 0.5)
     with pytest.raises(KeyboardInterrupt):
-        launch(plan("lf_dnn", epochs=1, seeds=(1, 2)), dataclasses.replace(options, jobs=2), quiet_console())
+        launch(plan("lf_dnn", epochs=1), options, quiet_console(), local.LocalExecutor(1, cpu=True))
     assert not multiprocessing.active_children()
 
 
@@ -177,7 +177,7 @@ def test_a_second_interrupt_ends_the_processes_at_once(
     monkeypatch.setattr(SpawnProcess, "join", impatient)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        launch(plan("lf_dnn", epochs=1, seeds=(1, 2)), dataclasses.replace(options, jobs=2), quiet_console())
+        launch(plan("lf_dnn", epochs=1), options, quiet_console(), local.LocalExecutor(1, cpu=True))
     assert not multiprocessing.active_children()
     assert time.monotonic() - start < 600, "the processes would have slept for longer"
 
